@@ -1,0 +1,505 @@
+//! The configuration files of a diffusers folder: `model_index.json`, `unet/config.json`,
+//! `scheduler/scheduler_config.json`.
+//!
+//! Parsing is strict: a key or value that this crate does not honour is an error that names it,
+//! because a picture made with an option silently ignored looks plausible and is wrong.
+
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+
+/// How a block changes resolution (`downsample_type`, `upsample_type`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resample {
+    /// One 3×3 convolution (of stride 2, or after nearest-neighbour upsampling).
+    Conv,
+    /// A residual block that resamples inside.
+    Resnet,
+}
+
+/// How a residual block takes in the time embedding (`resnet_time_scale_shift`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimeScaleShift {
+    /// Added to the feature map before the second norm.
+    Default,
+    /// Scale and shift of the second norm's output: `norm(h)·(1 + scale) + shift`.
+    ScaleShift,
+}
+
+/// One level of the encoder or decoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockType {
+    /// An attention layer follows each residual block.
+    pub attention: bool,
+    /// How the level's resampler is built, on every level that has one.
+    pub resample: Resample,
+}
+
+/// `UNet2DModel`'s configuration, as far as consistency checkpoints use it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UNetConfig {
+    /// Height and width of the images, in pixels.
+    pub sample_size: [usize; 2],
+    /// Channels of the input: 1 for grey, 3 for RGB.
+    pub in_channels: usize,
+    /// Channels of the output; equal to `in_channels`.
+    pub out_channels: usize,
+    /// Feature channels of each level, finest first.
+    pub block_out_channels: Vec<usize>,
+    /// Residual blocks per encoder level; a decoder level has one more.
+    pub layers_per_block: usize,
+    /// Encoder levels, finest first.
+    pub down_blocks: Vec<BlockType>,
+    /// Decoder levels, coarsest first.
+    pub up_blocks: Vec<BlockType>,
+    /// Whether there is a middle block at all.
+    pub mid_block: bool,
+    /// Whether the middle block attends.
+    pub mid_attention: bool,
+    /// Groups of the middle attention's norm; `None`: no norm there.
+    pub mid_attention_groups: Option<usize>,
+    /// Channels of one attention head; `None`: one head over all channels.
+    pub attention_head_dim: Option<usize>,
+    /// Groups of every other GroupNorm.
+    pub norm_num_groups: usize,
+    /// ε inside the norms' square root.
+    pub norm_eps: f32,
+    /// How time enters a residual block.
+    pub time_scale_shift: TimeScaleShift,
+    /// Zero padding of stride-2 convolutions; 0 means one row and column at the far edges only.
+    pub downsample_padding: usize,
+    /// Length of the time embedding.
+    pub time_embed_dim: usize,
+    /// Whether the sinusoidal features are `[cos, sin]` instead of `[sin, cos]`.
+    pub flip_sin_to_cos: bool,
+    /// δ in the frequencies `10000^(−k / (half − δ))`.
+    pub freq_shift: f32,
+    /// Number of classes; `None`: unconditional.
+    pub num_class_embeds: Option<usize>,
+}
+
+/// `CMStochasticIterativeScheduler`'s configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SchedulerConfig {
+    /// N of the Karras schedule: timesteps are indices 0 (most noise) … N−1.
+    pub num_train_timesteps: usize,
+    /// ε, the least noise level: f(x, ε) = x.
+    pub sigma_min: f64,
+    /// The greatest noise level.
+    pub sigma_max: f64,
+    /// Standard deviation of the data.
+    pub sigma_data: f64,
+    /// Factor on the noise that is added between steps.
+    pub s_noise: f64,
+    /// Exponent of the Karras schedule.
+    pub rho: f64,
+    /// Whether each denoised image is clamped to ±1.
+    pub clip_denoised: bool,
+}
+
+/// Reads `model_index.json` and checks that the folder holds a consistency model.
+pub fn check_model_index(json: &str) -> Result<()> {
+    let fields = Fields::parse("model_index.json", json)?;
+    fields.class("ConsistencyModelPipeline")
+}
+
+impl UNetConfig {
+    /// Parses `unet/config.json`. Absent keys take `UNet2DModel`'s defaults.
+    pub fn parse(json: &str) -> Result<Self> {
+        let mut f = Fields::parse("unet/config.json", json)?;
+        f.class("UNet2DModel")?;
+        f.take("num_train_timesteps"); // sizes a learned time embedding, which is refused below
+
+        // One value each is supported; anything else would change the forward.
+        f.only("center_input_sample", Value::from(false))?;
+        f.only("time_embedding_type", Value::from("positional"))?;
+        f.only("mid_block_scale_factor", Value::from(1))?;
+        f.only("class_embed_type", Value::Null)?;
+        let act = f.string("act_fn", "silu")?;
+        if act != "silu" && act != "swish" {
+            return Err(f.unsupported("act_fn", &act, "\"silu\""));
+        }
+        f.number("dropout", 0.0)?; // acts in training alone
+
+        let in_channels = f.size("in_channels", Some(3))?;
+        let out_channels = f.size("out_channels", Some(3))?;
+        let block_out_channels = f.sizes("block_out_channels", &[224, 448, 672, 896])?;
+        let layers_per_block = f.size("layers_per_block", Some(2))?;
+        let downsample = f.resample("downsample_type")?;
+        let upsample = f.resample("upsample_type")?;
+        let down_blocks =
+            f.strings("down_block_types", &["DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"])?;
+        let down_blocks = down_blocks
+            .iter()
+            .map(|name| match name.as_str() {
+                "DownBlock2D" => Ok(BlockType { attention: false, resample: Resample::Conv }),
+                "ResnetDownsampleBlock2D" => Ok(BlockType { attention: false, resample: Resample::Resnet }),
+                "AttnDownBlock2D" => Ok(BlockType { attention: true, resample: downsample }),
+                other => Err(f.unsupported(
+                    "down_block_types",
+                    other,
+                    "DownBlock2D, AttnDownBlock2D or ResnetDownsampleBlock2D",
+                )),
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let up_blocks =
+            f.strings("up_block_types", &["AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"])?;
+        let up_blocks = up_blocks
+            .iter()
+            .map(|name| match name.as_str() {
+                "UpBlock2D" => Ok(BlockType { attention: false, resample: Resample::Conv }),
+                "ResnetUpsampleBlock2D" => Ok(BlockType { attention: false, resample: Resample::Resnet }),
+                "AttnUpBlock2D" => Ok(BlockType { attention: true, resample: upsample }),
+                other => {
+                    Err(f.unsupported("up_block_types", other, "UpBlock2D, AttnUpBlock2D or ResnetUpsampleBlock2D"))
+                }
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let mid_block = match f.take("mid_block_type") {
+            None => true,
+            Some(Value::Null) => false,
+            Some(Value::String(s)) if s == "UNetMidBlock2D" => true,
+            Some(v) => return Err(f.unsupported("mid_block_type", &v.to_string(), "\"UNetMidBlock2D\" or null")),
+        };
+        let mid_attention = f.boolean("add_attention", true)?;
+        let time_scale_shift = match f.string("resnet_time_scale_shift", "default")?.as_str() {
+            "default" => TimeScaleShift::Default,
+            "scale_shift" => TimeScaleShift::ScaleShift,
+            other => return Err(f.unsupported("resnet_time_scale_shift", other, "\"default\" or \"scale_shift\"")),
+        };
+        let norm_num_groups = f.size("norm_num_groups", Some(32))?;
+        // diffusers: without `attn_norm_num_groups` the middle attention has a norm only under `default`.
+        let mid_attention_groups = f
+            .optional_size("attn_norm_num_groups", None)?
+            .or((time_scale_shift == TimeScaleShift::Default).then_some(norm_num_groups));
+        let norm_eps = f.number("norm_eps", 1e-5)? as f32;
+        let attention_head_dim = f.optional_size("attention_head_dim", Some(8))?;
+        let downsample_padding = match f.take("downsample_padding") {
+            None => 1,
+            Some(v) => match v.as_u64() {
+                Some(p @ (0 | 1)) => p as usize,
+                _ => return Err(f.unsupported("downsample_padding", &v.to_string(), "0 or 1")),
+            },
+        };
+        let sample_size = match f.take("sample_size") {
+            Some(Value::Array(a)) if a.len() == 2 => [f.as_size("sample_size", &a[0])?, f.as_size("sample_size", &a[1])?],
+            Some(v) if !v.is_null() => [f.as_size("sample_size", &v)?; 2],
+            _ => return Err(f.error("\"sample_size\" is missing: expected the image size in pixels")),
+        };
+        let time_embed_dim = f
+            .optional_size("time_embedding_dim", None)?
+            .unwrap_or(4 * block_out_channels.first().copied().unwrap_or_default());
+        let flip_sin_to_cos = f.boolean("flip_sin_to_cos", true)?;
+        let freq_shift = f.number("freq_shift", 0.0)? as f32;
+        let num_class_embeds = f.optional_size("num_class_embeds", None)?;
+        f.nothing_left()?;
+
+        let config = Self {
+            sample_size,
+            in_channels,
+            out_channels,
+            block_out_channels,
+            layers_per_block,
+            down_blocks,
+            up_blocks,
+            mid_block,
+            mid_attention,
+            mid_attention_groups,
+            attention_head_dim,
+            norm_num_groups,
+            norm_eps,
+            time_scale_shift,
+            downsample_padding,
+            time_embed_dim,
+            flip_sin_to_cos,
+            freq_shift,
+            num_class_embeds,
+        };
+        config.check().map_err(|m| f.error(&m))?;
+        Ok(config)
+    }
+
+    /// What no single key can show: the keys must agree with one another.
+    fn check(&self) -> Result<(), String> {
+        let levels = self.block_out_channels.len();
+        if self.down_blocks.len() != levels || self.up_blocks.len() != levels {
+            return Err(format!(
+                "block_out_channels, down_block_types and up_block_types must be of one length, found {levels}, {} and {}",
+                self.down_blocks.len(),
+                self.up_blocks.len()
+            ));
+        }
+        if !matches!(self.in_channels, 1 | 3) || self.in_channels != self.out_channels {
+            return Err(format!(
+                "in_channels and out_channels must both be 1 or both be 3, found {} and {}",
+                self.in_channels, self.out_channels
+            ));
+        }
+        for (level, &c) in self.block_out_channels.iter().enumerate() {
+            let last = level + 1 == levels;
+            let mid_groups = self.mid_attention_groups.filter(|_| last && self.mid_block && self.mid_attention);
+            for groups in [Some(self.norm_num_groups), mid_groups].into_iter().flatten() {
+                if c % groups != 0 {
+                    return Err(format!("block_out_channels: {c} channels cannot be split into {groups} norm groups"));
+                }
+            }
+            let attends = self.down_blocks[level].attention
+                || self.up_blocks[levels - 1 - level].attention
+                || (last && self.mid_block && self.mid_attention);
+            if let Some(d) = self.attention_head_dim.filter(|&d| attends && d > c) {
+                return Err(format!("attention_head_dim {d} is larger than an attending block of {c} channels"));
+            }
+        }
+        let half = self.block_out_channels[0] / 2;
+        if half as f32 <= self.freq_shift {
+            return Err(format!("freq_shift must be less than {half}, found {}", self.freq_shift));
+        }
+        let [h, w] = self.sample_size;
+        let factor = 1 << (levels - 1);
+        if h % factor != 0 || w % factor != 0 {
+            return Err(format!("sample_size {h}×{w} must be divisible by {factor} for {levels} levels"));
+        }
+        Ok(())
+    }
+}
+
+impl SchedulerConfig {
+    /// Parses `scheduler/scheduler_config.json`. Absent keys take the defaults of
+    /// `CMStochasticIterativeScheduler` (N = 40, σ from 0.002 to 80, σ_data = 0.5, ρ = 7).
+    pub fn parse(json: &str) -> Result<Self> {
+        let mut f = Fields::parse("scheduler/scheduler_config.json", json)?;
+        f.class("CMStochasticIterativeScheduler")?;
+        let config = Self {
+            num_train_timesteps: f.size("num_train_timesteps", Some(40))?,
+            sigma_min: f.number("sigma_min", 0.002)?,
+            sigma_max: f.number("sigma_max", 80.0)?,
+            sigma_data: f.number("sigma_data", 0.5)?,
+            s_noise: f.number("s_noise", 1.0)?,
+            rho: f.number("rho", 7.0)?,
+            clip_denoised: f.boolean("clip_denoised", true)?,
+        };
+        f.nothing_left()?;
+        if config.num_train_timesteps < 2 {
+            return Err(f.error("\"num_train_timesteps\" must be at least 2"));
+        }
+        if !(0.0 < config.sigma_min && config.sigma_min < config.sigma_max && config.sigma_max.is_finite()) {
+            return Err(f.error(&format!(
+                "expected 0 < sigma_min < sigma_max, found {} and {}",
+                config.sigma_min, config.sigma_max
+            )));
+        }
+        for (key, value) in [("sigma_data", config.sigma_data), ("rho", config.rho)] {
+            if !(value > 0.0 && value.is_finite()) {
+                return Err(f.error(&format!("\"{key}\" must be positive, found {value}")));
+            }
+        }
+        Ok(config)
+    }
+}
+
+impl Default for SchedulerConfig {
+    fn default() -> Self {
+        Self {
+            num_train_timesteps: 40,
+            sigma_min: 0.002,
+            sigma_max: 80.0,
+            sigma_data: 0.5,
+            s_noise: 1.0,
+            rho: 7.0,
+            clip_denoised: true,
+        }
+    }
+}
+
+/// The keys of one JSON object, taken out one by one so that what is left over is known.
+struct Fields {
+    file: &'static str,
+    map: Map<String, Value>,
+}
+
+/// The largest size that any key may name; above it products of sizes could overflow.
+const MAX_SIZE: u64 = 1 << 16;
+
+impl Fields {
+    fn parse(file: &'static str, json: &str) -> Result<Self> {
+        match serde_json::from_str(json) {
+            Ok(Value::Object(map)) => Ok(Self { file, map }),
+            Ok(_) => Err(Error::Config(format!("{file}: expected a JSON object"))),
+            Err(e) => {
+                let html = if json.trim_start().starts_with('<') { " (it looks like HTML)" } else { "" };
+                Err(Error::Config(format!("{file}: not JSON{html}: {e}")))
+            }
+        }
+    }
+
+    fn error(&self, message: &str) -> Error {
+        Error::Config(format!("{}: {message}", self.file))
+    }
+
+    fn unsupported(&self, key: &str, found: &str, expected: &str) -> Error {
+        self.error(&format!("\"{key}\" is {found}: expected {expected}"))
+    }
+
+    fn class(&self, expected: &str) -> Result<()> {
+        match self.map.get("_class_name").and_then(Value::as_str) {
+            Some(found) if found == expected => Ok(()),
+            Some(found) => Err(self.unsupported("_class_name", found, expected)),
+            None => Err(self.error(&format!("\"_class_name\" is missing: expected {expected}"))),
+        }
+    }
+
+    fn take(&mut self, key: &str) -> Option<Value> {
+        self.map.remove(key)
+    }
+
+    fn only(&mut self, key: &str, expected: Value) -> Result<()> {
+        match self.take(key) {
+            Some(v) if v != expected && (v.is_null() || v.as_f64() != expected.as_f64() || v.as_f64().is_none()) => {
+                Err(self.error(&format!("\"{key}\" is {v}: only {expected} is supported")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn number(&mut self, key: &str, default: f64) -> Result<f64> {
+        match self.take(key) {
+            None => Ok(default),
+            Some(v) => v.as_f64().ok_or_else(|| self.unsupported(key, &v.to_string(), "a number")),
+        }
+    }
+
+    fn boolean(&mut self, key: &str, default: bool) -> Result<bool> {
+        match self.take(key) {
+            None => Ok(default),
+            Some(v) => v.as_bool().ok_or_else(|| self.unsupported(key, &v.to_string(), "true or false")),
+        }
+    }
+
+    fn string(&mut self, key: &str, default: &str) -> Result<String> {
+        match self.take(key) {
+            None => Ok(default.to_owned()),
+            Some(Value::String(s)) => Ok(s),
+            Some(v) => Err(self.unsupported(key, &v.to_string(), "a string")),
+        }
+    }
+
+    fn as_size(&self, key: &str, v: &Value) -> Result<usize> {
+        match v.as_u64() {
+            Some(n @ 1..=MAX_SIZE) => Ok(n as usize),
+            _ => Err(self.unsupported(key, &v.to_string(), &format!("a whole number from 1 to {MAX_SIZE}"))),
+        }
+    }
+
+    fn optional_size(&mut self, key: &str, default: Option<usize>) -> Result<Option<usize>> {
+        match self.take(key) {
+            None => Ok(default),
+            Some(Value::Null) => Ok(None),
+            Some(v) => self.as_size(key, &v).map(Some),
+        }
+    }
+
+    fn size(&mut self, key: &str, default: Option<usize>) -> Result<usize> {
+        let found = self.map.get(key).cloned();
+        self.optional_size(key, default)?.ok_or_else(|| {
+            let found = found.map_or("missing".to_owned(), |v| v.to_string());
+            self.unsupported(key, &found, &format!("a whole number from 1 to {MAX_SIZE}"))
+        })
+    }
+
+    fn array(&mut self, key: &str) -> Result<Option<Vec<Value>>> {
+        match self.take(key) {
+            None => Ok(None),
+            Some(Value::Array(a)) if (1..=16).contains(&a.len()) => Ok(Some(a)),
+            Some(v) => Err(self.unsupported(key, &v.to_string(), "a list of 1 to 16 entries")),
+        }
+    }
+
+    fn sizes(&mut self, key: &str, default: &[usize]) -> Result<Vec<usize>> {
+        match self.array(key)? {
+            None => Ok(default.to_vec()),
+            Some(a) => a.iter().map(|v| self.as_size(key, v)).collect(),
+        }
+    }
+
+    fn strings(&mut self, key: &str, default: &[&str]) -> Result<Vec<String>> {
+        match self.array(key)? {
+            None => Ok(default.iter().map(|s| (*s).to_owned()).collect()),
+            Some(a) => a
+                .iter()
+                .map(|v| {
+                    v.as_str().map(str::to_owned).ok_or_else(|| self.unsupported(key, &v.to_string(), "a list of names"))
+                })
+                .collect(),
+        }
+    }
+
+    fn resample(&mut self, key: &str) -> Result<Resample> {
+        match self.string(key, "conv")?.as_str() {
+            "conv" => Ok(Resample::Conv),
+            "resnet" => Ok(Resample::Resnet),
+            other => Err(self.unsupported(key, other, "\"conv\" or \"resnet\"")),
+        }
+    }
+
+    /// Keys that begin with an underscore are diffusers' notes to itself.
+    fn nothing_left(&self) -> Result<()> {
+        match self.map.keys().find(|k| !k.starts_with('_')) {
+            None => Ok(()),
+            Some(key) => Err(self.error(&format!("unknown option \"{key}\""))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PROBE: &str = r#"{
+        "_class_name": "UNet2DModel", "in_channels": 1, "out_channels": 1, "sample_size": 28,
+        "block_out_channels": [32, 48, 64], "layers_per_block": 1, "attention_head_dim": 16,
+        "down_block_types": ["ResnetDownsampleBlock2D", "ResnetDownsampleBlock2D", "AttnDownBlock2D"],
+        "up_block_types": ["AttnUpBlock2D", "ResnetUpsampleBlock2D", "ResnetUpsampleBlock2D"],
+        "norm_num_groups": 16, "resnet_time_scale_shift": "scale_shift", "downsample_type": "resnet",
+        "upsample_type": "resnet", "num_class_embeds": 10, "mid_block_scale_factor": 1.0"#;
+
+    fn error_of(extra: &str) -> String {
+        UNetConfig::parse(&format!("{PROBE}{extra}}}")).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_real_configuration_parses() {
+        let c = UNetConfig::parse(&format!("{PROBE}}}")).unwrap();
+        assert_eq!(c.sample_size, [28, 28]);
+        assert_eq!(c.time_embed_dim, 128);
+        assert_eq!(c.mid_attention_groups, None, "scale_shift without attn_norm_num_groups has no middle norm");
+        assert_eq!(c.down_blocks[2], BlockType { attention: true, resample: Resample::Resnet });
+    }
+
+    #[test]
+    fn what_is_not_honoured_is_named() {
+        assert_eq!(error_of(r#", "conv_in_kernel": 5"#), "unet/config.json: unknown option \"conv_in_kernel\"");
+        assert_eq!(error_of(r#", "act_fn": "mish""#), "unet/config.json: \"act_fn\" is mish: expected \"silu\"");
+        assert_eq!(
+            error_of(r#", "time_embedding_type": "fourier""#),
+            "unet/config.json: \"time_embedding_type\" is \"fourier\": only \"positional\" is supported"
+        );
+        assert!(error_of(r#", "class_embed_type": "timestep""#).contains("class_embed_type"));
+        assert!(error_of(r#", "mid_block_scale_factor": 1.4"#).contains("mid_block_scale_factor"));
+        assert!(error_of(r#", "sample_size": 30"#).contains("divisible by 4"));
+        assert!(error_of(r#", "norm_num_groups": 7"#).contains("7 norm groups"));
+        assert!(error_of(r#", "block_out_channels": [32, 99999999999, 64]"#).contains("block_out_channels"));
+        assert!(UNetConfig::parse("<html>").unwrap_err().to_string().contains("looks like HTML"));
+        assert!(UNetConfig::parse(r#"{"_class_name": "UNet2DConditionModel"}"#).unwrap_err().to_string().contains("UNet2DModel"));
+    }
+
+    #[test]
+    fn the_scheduler_is_read_and_checked() {
+        let json = r#"{"_class_name": "CMStochasticIterativeScheduler", "num_train_timesteps": 18, "sigma_max": 50.0}"#;
+        let c = SchedulerConfig::parse(json).unwrap();
+        assert_eq!(c, SchedulerConfig { num_train_timesteps: 18, sigma_max: 50.0, ..Default::default() });
+        let bad = r#"{"_class_name": "CMStochasticIterativeScheduler", "sigma_min": 90}"#;
+        assert!(SchedulerConfig::parse(bad).unwrap_err().to_string().contains("sigma_min < sigma_max"));
+        let other = r#"{"_class_name": "EulerDiscreteScheduler"}"#;
+        assert!(SchedulerConfig::parse(other).unwrap_err().to_string().contains("EulerDiscreteScheduler"));
+    }
+}

@@ -1,0 +1,26 @@
+//! Consistency models (Song et al., ICML 2023): the U-Net and the multistep sampler, on WebGPU and on the CPU.
+//!
+//! # Layout
+//! - [`config`], [`weights`], `folder`: what a diffusers folder says and holds.
+//! - [`consistency`], [`sampler`], [`rng`]: the algebra of noise levels, Algorithm 1, PyTorch's random numbers.
+//! - [`unet`]: the network's forward, once, over a trait of operations.
+//! - `gpu` (feature `gpu`): the interpreter that records a static WebGPU plan.
+//! - `reference` (feature `burn`): the interpreter on burn tensors.
+//! - `web` (feature `web`): the only file that knows JavaScript exists.
+//! - `cli` (feature `cli`): the command line.
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod consistency;
+pub mod error;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod folder;
+pub mod network;
+#[cfg(feature = "burn")]
+pub mod reference;
+pub mod rng;
+pub mod sampler;
+pub mod unet;
+pub mod weights;
+
+pub use error::{Error, Result};

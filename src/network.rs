@@ -1,0 +1,71 @@
+//! What every interpreter of the U-Net offers.
+
+use crate::config::UNetConfig;
+use crate::error::{Error, Result};
+use crate::sampler::ConsistencyFunction;
+
+/// The arguments of one call of the bare network, as `UNet2DModel` takes them.
+#[derive(Debug, Clone, Copy)]
+pub struct ForwardInput<'a> {
+    /// (B, C, H, W), row-major.
+    pub sample: &'a [f32],
+    /// One timestep per sample; any finite number (250·ln σ for a consistency model).
+    pub timestep: &'a [f32],
+    /// One class per sample, or empty for an unconditional model.
+    pub class_labels: &'a [u32],
+}
+
+impl ForwardInput<'_> {
+    /// Checks the arguments against the model and returns the batch size.
+    ///
+    /// # Errors
+    /// [`Error::Input`] naming the argument, what was expected and what was found.
+    pub fn check(&self, config: &UNetConfig) -> Result<usize> {
+        let bad = |m: String| Err(Error::Input(m));
+        let batch = self.timestep.len();
+        let [h, w] = config.sample_size;
+        let expected = batch * config.in_channels * h * w;
+        if batch == 0 {
+            return bad("timestep: expected at least one, found none".into());
+        }
+        if let Some(t) = self.timestep.iter().find(|t| !t.is_finite()) {
+            return bad(format!("timestep: expected finite numbers, found {t}"));
+        }
+        if self.sample.len() != expected {
+            let c = config.in_channels;
+            let found = self.sample.len();
+            return bad(format!("sample: expected {batch}×{c}×{h}×{w} = {expected} values, found {found}"));
+        }
+        match config.num_class_embeds {
+            None if !self.class_labels.is_empty() => {
+                bad("class_labels: expected none, this model is not class-conditional".into())
+            }
+            Some(_) if self.class_labels.len() != batch => {
+                bad(format!("class_labels: expected {batch}, one per sample, found {}", self.class_labels.len()))
+            }
+            Some(n) => match self.class_labels.iter().find(|&&l| l as usize >= n) {
+                Some(l) => bad(format!("class_labels: expected 0 to {}, found {l}", n - 1)),
+                None => Ok(batch),
+            },
+            None => Ok(batch),
+        }
+    }
+}
+
+/// A U-Net on some device: takes weights by their checkpoint names, answers forwards, and serves as the consistency
+/// function of [`crate::sampler::sample`].
+pub trait Network: ConsistencyFunction {
+    /// The architecture.
+    fn config(&self) -> &UNetConfig;
+
+    /// Takes one parameter's values, row-major in its checkpoint shape.
+    ///
+    /// Name and length are the caller's to check ([`crate::weights::WeightStream`] does).
+    fn load(&mut self, name: &str, values: &[f32]) -> Result<()>;
+
+    /// F(x, t) for a batch, (B, C, H, W).
+    ///
+    /// # Errors
+    /// [`Error::Input`] for arguments that do not fit, [`Error::Gpu`] when the device fails.
+    fn forward(&mut self, input: ForwardInput<'_>) -> impl Future<Output = Result<Vec<f32>>>;
+}

@@ -1,0 +1,222 @@
+//! Multistep consistency sampling: Algorithm 1 of Song et al. 2023, as diffusers runs it.
+
+use std::ops::ControlFlow;
+
+use crate::config::{SchedulerConfig, UNetConfig};
+use crate::consistency::{Schedule, Step};
+use crate::error::{Error, Result};
+use crate::rng::Generator;
+
+/// A consistency function f(x, σ) that keeps the noisy batch x where it computes.
+///
+/// Batches are (B, C, H, W), row-major, f32.
+pub trait ConsistencyFunction {
+    /// Sets x and the class of each sample (`labels` is empty for an unconditional model).
+    fn set_state(&mut self, x: &[f32], labels: &[u32]) -> Result<()>;
+
+    /// Calls the network once: x₀ ← f(x, σ), clamped to ±1 if `clip`; then x ← x₀ + `step.noise_scale`·z.
+    ///
+    /// `z` is empty when no noise is added. Returns x₀.
+    fn step(&mut self, step: &Step, clip: bool, z: &[f32]) -> impl Future<Output = Result<Vec<f32>>>;
+}
+
+/// What a sampler reports after each network call.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress<'a> {
+    /// Which call this was, from 0.
+    pub index: usize,
+    /// How many calls there are in all.
+    pub steps: usize,
+    /// The noise level of the call.
+    pub sigma: f64,
+    /// The denoised batch (B, C, H, W), in about [−1, 1].
+    pub denoised: &'a [f32],
+}
+
+/// Draws a batch of samples: x = σ_max·z, then for each noise level x₀ = f(x, σ) and x = x₀ + √(σ_next² − σ_min²)·z.
+///
+/// `noise` fills its argument with standard normals; it is called once for the initial batch of `len` values and, when
+/// there is more than one step, once after each step but the last, as `ConsistencyModelPipeline` draws them (its draw
+/// after the last step is multiplied by zero). `on_step` may stop the sampler.
+///
+/// Returns the denoised batch of the last step.
+///
+/// # Errors
+/// Those of the function, and [`Error::Cancelled`] when `on_step` breaks off.
+pub async fn sample<F: ConsistencyFunction>(
+    function: &mut F,
+    schedule: &Schedule,
+    len: usize,
+    labels: &[u32],
+    mut noise: impl FnMut(&mut [f32]),
+    mut on_step: impl FnMut(Progress<'_>) -> ControlFlow<()>,
+) -> Result<Vec<f32>> {
+    let mut z = vec![0.0; len];
+    noise(&mut z);
+    let x: Vec<f32> = z.iter().map(|z| z * schedule.sigma_max as f32).collect();
+    function.set_state(&x, labels)?;
+
+    let mut denoised = x;
+    let steps = schedule.steps.len();
+    for (index, step) in schedule.steps.iter().enumerate() {
+        let last = index + 1 == steps;
+        if !last {
+            noise(&mut z);
+        }
+        denoised = function.step(step, schedule.clip_denoised, if last { &[] } else { &z }).await?;
+        let report = Progress { index, steps, sigma: step.sigma, denoised: &denoised };
+        if on_step(report).is_break() {
+            return Err(Error::Cancelled);
+        }
+    }
+    Ok(denoised)
+}
+
+/// What to sample, as a person asks for it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Request {
+    /// Seed of all noise, with the meaning of `torch.Generator("cpu").manual_seed`.
+    pub seed: u64,
+    /// Number of samples, at least 1.
+    pub batch: usize,
+    /// A class for each sample, or one for all; `None`: drawn by the seed (see [`Request::labels`]).
+    pub class_labels: Option<Vec<u32>>,
+    /// An explicit list of timesteps; takes precedence over `num_inference_steps`.
+    pub timesteps: Option<Vec<usize>>,
+    /// Number of evenly spaced network calls; `None`: 1.
+    pub num_inference_steps: Option<usize>,
+}
+
+impl Request {
+    /// The noise levels to visit.
+    pub fn schedule(&self, config: &SchedulerConfig) -> Result<Schedule> {
+        match &self.timesteps {
+            Some(list) => Schedule::from_timesteps(config, list),
+            None => Schedule::evenly_spaced(config, self.num_inference_steps.unwrap_or(1)),
+        }
+    }
+
+    /// The class of each sample; empty for an unconditional model.
+    ///
+    /// Where none were asked for, they are what `ConsistencyModelPipeline` draws after `torch.manual_seed(seed)`:
+    /// the same seed always means the same classes.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when a label is out of range, their number fits neither 1 nor the batch, or the model knows
+    /// no classes.
+    pub fn labels(&self, config: &UNetConfig) -> Result<Vec<u32>> {
+        if self.batch == 0 {
+            return Err(Error::Input("batch must be at least 1, found 0".into()));
+        }
+        match (config.num_class_embeds, &self.class_labels) {
+            (None, None) => Ok(Vec::new()),
+            (None, Some(labels)) => Err(Error::Input(format!(
+                "this model is not class-conditional: expected no class labels, found {}",
+                labels.len()
+            ))),
+            (Some(classes), None) => {
+                let mut labels = vec![0; self.batch];
+                Generator::new(self.seed).randint(classes as u32, &mut labels);
+                Ok(labels)
+            }
+            (Some(classes), Some(labels)) => {
+                if let Some(bad) = labels.iter().find(|&&l| l as usize >= classes) {
+                    return Err(Error::Input(format!("class labels must be from 0 to {}, found {bad}", classes - 1)));
+                }
+                match labels.as_slice() {
+                    [one] => Ok(vec![*one; self.batch]),
+                    all if all.len() == self.batch => Ok(all.to_vec()),
+                    all => Err(Error::Input(format!(
+                        "expected one class label, or one for each of {} samples, found {}",
+                        self.batch,
+                        all.len()
+                    ))),
+                }
+            }
+        }
+    }
+
+    /// Draws the samples: [`sample`] with the seed's noise.
+    pub async fn run<F: ConsistencyFunction>(
+        &self,
+        function: &mut F,
+        unet: &UNetConfig,
+        scheduler: &SchedulerConfig,
+        on_step: impl FnMut(Progress<'_>) -> ControlFlow<()>,
+    ) -> Result<Vec<f32>> {
+        let (schedule, labels) = (self.schedule(scheduler)?, self.labels(unet)?);
+        let [h, w] = unet.sample_size;
+        let mut generator = Generator::new(self.seed);
+        let len = self.batch * unet.in_channels * h * w;
+        sample(function, &schedule, len, &labels, |z| generator.randn(z), on_step).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The consistency function of a point mass at `y`: the network that answers y whatever it sees.
+    struct PointMass {
+        y: f32,
+        x: Vec<f32>,
+        calls: Vec<(f64, usize)>,
+    }
+
+    impl ConsistencyFunction for PointMass {
+        fn set_state(&mut self, x: &[f32], _: &[u32]) -> Result<()> {
+            self.x = x.to_vec();
+            Ok(())
+        }
+
+        async fn step(&mut self, step: &Step, clip: bool, z: &[f32]) -> Result<Vec<f32>> {
+            self.calls.push((step.sigma, z.len()));
+            let y = if clip { self.y.clamp(-1.0, 1.0) } else { self.y };
+            let x0 = vec![y; self.x.len()];
+            for (x, z) in self.x.iter_mut().zip(z) {
+                *x = y + step.noise_scale as f32 * z;
+            }
+            Ok(x0)
+        }
+    }
+
+    fn run<T>(future: impl Future<Output = T>) -> T {
+        let mut future = std::pin::pin!(future);
+        match future.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
+            std::task::Poll::Ready(v) => v,
+            std::task::Poll::Pending => panic!("nothing here waits"),
+        }
+    }
+
+    #[test]
+    fn noise_is_added_at_the_next_level_and_never_after_the_last() {
+        let mut f = PointMass { y: 3.0, x: vec![], calls: vec![] };
+        let schedule = Schedule::from_timesteps(&SchedulerConfig::default(), &[22, 0]).unwrap();
+        let mut draws = 0;
+        let noise = |z: &mut [f32]| {
+            draws += 1;
+            z.fill(1.0);
+        };
+        let mut seen = vec![];
+        let out = run(sample(&mut f, &schedule, 4, &[], noise, |p| {
+            seen.push((p.index, p.steps));
+            ControlFlow::Continue(())
+        }))
+        .unwrap();
+        assert_eq!(out, [1.0; 4], "clamped to ±1");
+        assert_eq!(seen, [(0, 2), (1, 2)]);
+        assert_eq!(draws, 2, "the initial noise and one between the two steps");
+        assert_eq!(f.calls[0].1, 4);
+        assert_eq!(f.calls[1].1, 0);
+        assert!((f.x[0] - (1.0 + schedule.steps[0].noise_scale as f32)).abs() < 1e-6);
+    }
+
+    #[test]
+    fn on_step_can_cancel() {
+        let mut f = PointMass { y: 0.0, x: vec![], calls: vec![] };
+        let schedule = Schedule::evenly_spaced(&SchedulerConfig::default(), 4).unwrap();
+        let result = run(sample(&mut f, &schedule, 1, &[], |z| z.fill(0.0), |_| ControlFlow::Break(())));
+        assert_eq!(result, Err(Error::Cancelled));
+        assert_eq!(f.calls.len(), 1);
+    }
+}

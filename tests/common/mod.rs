@@ -1,0 +1,98 @@
+//! Reading the goldens that `tests/goldens/make.py` made with diffusers, and comparing with them.
+#![allow(dead_code, reason = "each test binary uses a part of this")]
+
+use std::path::{Path, PathBuf};
+
+use consistency_sampler::Result;
+use consistency_sampler::folder::ModelFolder;
+use consistency_sampler::network::{ForwardInput, Network};
+use consistency_sampler::unet::UNet;
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+pub fn goldens() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens")
+}
+
+pub fn json(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// Every golden checkpoint, with its name.
+pub fn checkpoints() -> Vec<(String, ModelFolder)> {
+    let mut found: Vec<_> = std::fs::read_dir(goldens())
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .filter(|p| p.join("model_index.json").exists())
+        .map(|p| (p.file_name().unwrap().to_string_lossy().into_owned(), ModelFolder::open(&p).unwrap()))
+        .collect();
+    found.sort_by(|a, b| a.0.cmp(&b.0));
+    assert!(found.len() >= 7, "found only {} golden checkpoints", found.len());
+    found
+}
+
+/// Loads a folder's weights into a network.
+pub fn load<N: Network>(mut network: N, folder: &ModelFolder) -> Result<N> {
+    let parameters = UNet::new(&folder.unet).parameters();
+    folder.read_weights(&parameters, |_, _| {}, &mut |name, values| network.load(name, values))?;
+    Ok(network)
+}
+
+pub fn f32s(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect()
+}
+
+/// A forward's inputs and diffusers' output.
+pub struct Forward {
+    pub name: String,
+    pub sample: Vec<f32>,
+    pub timestep: Vec<f32>,
+    pub class_labels: Vec<u32>,
+    pub output: Vec<f32>,
+}
+
+impl Forward {
+    pub fn input(&self) -> ForwardInput<'_> {
+        ForwardInput { sample: &self.sample, timestep: &self.timestep, class_labels: &self.class_labels }
+    }
+}
+
+/// The forwards in a checkpoint's `goldens.safetensors`.
+pub fn forwards(checkpoint: &str) -> Vec<Forward> {
+    let bytes = std::fs::read(goldens().join(checkpoint).join("goldens.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    ["forward", "forward1", "forward5"]
+        .iter()
+        .filter(|name| file.names().contains(&format!("{name}.output").as_str()))
+        .map(|name| {
+            let get = |key: &str| file.tensor(&format!("{name}.{key}")).ok().map(|t| t.data().to_vec());
+            let labels = get("class_labels").unwrap_or_default();
+            Forward {
+                name: format!("{checkpoint} {name}"),
+                sample: f32s(&get("sample").unwrap()),
+                timestep: f32s(&get("timestep").unwrap()),
+                class_labels: labels.as_chunks().0.iter().map(|&b| i64::from_le_bytes(b) as u32).collect(),
+                output: f32s(&get("output").unwrap()),
+            }
+        })
+        .collect()
+}
+
+/// The images in [0, 1] that diffusers' pipeline made for `case`.
+pub fn images(checkpoint: &str, case: &str) -> Vec<f32> {
+    let bytes = std::fs::read(goldens().join(checkpoint).join("goldens.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    f32s(file.tensor(&format!("{case}.images")).unwrap().data())
+}
+
+/// Fails, with both values, where the two differ by more than `tolerance`.
+pub fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
+    assert_eq!(found.len(), expected.len(), "{what}: lengths differ");
+    let worst = (0..found.len()).max_by(|&a, &b| {
+        let error = |i: usize| (found[i] - expected[i]).abs();
+        error(a).partial_cmp(&error(b)).unwrap_or(std::cmp::Ordering::Greater)
+    });
+    let Some(i) = worst else { return };
+    let error = (found[i] - expected[i]).abs();
+    assert!(error <= tolerance, "{what}: found {} at {i}, expected {}: {error} > {tolerance}", found[i], expected[i]);
+}

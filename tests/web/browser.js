@@ -1,0 +1,30 @@
+// A headless Chromium with WebGPU, which falls to SwiftShader where there is no GPU.
+
+import { chromium } from "playwright-core";
+
+const ARGS = [
+  "--no-sandbox",
+  "--enable-unsafe-webgpu",
+  "--no-first-run",
+  "--disable-background-networking",
+  "--disable-component-update",
+  "--disable-sync",
+  "--disable-quic",
+];
+
+/** Launches the browser that CHROME names. */
+export async function launch() {
+  const executablePath = process.env.CHROME;
+  if (!executablePath) throw new Error("CHROME is not set: expected the path of a Chromium; `cargo xtask test --only web` sets it");
+  return chromium.launch({ executablePath, args: ARGS, headless: true });
+}
+
+/** A new page in a context of its own; what it logs as an error or throws ends up in `page.complaints`. */
+export async function open(browser, options = {}) {
+  const context = await browser.newContext(options);
+  const page = await context.newPage();
+  page.complaints = [];
+  page.on("console", (message) => message.type() === "error" && page.complaints.push(message.text()));
+  page.on("pageerror", (error) => page.complaints.push(error.message));
+  return page;
+}

@@ -1,0 +1,106 @@
+//! The project's chores, each one command: `cargo xtask build`, `cargo xtask serve`, `cargo xtask test`.
+
+mod check;
+mod serve;
+mod site;
+mod tools;
+mod wasm;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+use cargo_metadata::MetadataCommand;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask", about)]
+struct Args {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Compile the library to WebAssembly and assemble the static site in dist/
+    Build,
+    /// Build, then serve dist/ on this machine
+    Serve {
+        /// The port on 127.0.0.1; 0 takes a free one
+        #[arg(long, default_value_t = 8080)]
+        port: u16,
+    },
+    /// Run everything that continuous integration runs: formatting, lints, native tests, the build and the browser tests
+    Test {
+        /// Run these stages only (repeat or separate with commas)
+        #[arg(long, value_enum, value_delimiter = ',')]
+        only: Vec<check::Stage>,
+    },
+}
+
+/// Where things stand in this checkout.
+struct Project {
+    root: PathBuf,
+    target: PathBuf,
+}
+
+impl Project {
+    fn find() -> Result<Self> {
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("Cargo.toml");
+        let metadata = MetadataCommand::new()
+            .manifest_path(manifest)
+            .no_deps()
+            .exec()
+            .context("cargo metadata cannot read the workspace")?;
+        Ok(Self { root: metadata.workspace_root.into(), target: metadata.target_directory.into() })
+    }
+
+    /// A command that starts in the root of the checkout.
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(&self.root);
+        command
+    }
+}
+
+/// Runs a command to its end with its output visible; an error names the command and its exit status.
+fn run(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot start {}", shown(command)))?;
+    if !status.success() {
+        bail!("{} ended with {status}", shown(command));
+    }
+    Ok(())
+}
+
+/// The command line as one would type it.
+fn shown(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
+
+fn main() -> ExitCode {
+    match Args::parse().run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Args {
+    /// Does the chore; false stands for tests that failed, which have been shown by then.
+    fn run(self) -> Result<bool> {
+        let project = Project::find()?;
+        match self.chore {
+            Chore::Build => site::build(&project)?,
+            Chore::Serve { port } => {
+                site::build(&project)?;
+                serve::serve(&project.root.join(site::DIST), port)?;
+            }
+            Chore::Test { only } => return check::test(&project, &only),
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,97 @@
+//! The static site in `dist/`: the page, the compiled library and the models, ready for any static host.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{Project, wasm};
+
+pub const DIST: &str = "dist";
+
+/// The most that the page's code may weigh, as a browser downloads it: every .wasm and .js file, brotli at quality 11.
+const BUDGET: usize = 150_000;
+
+/// Compiles the library, assembles `dist/` afresh and weighs the code.
+pub fn build(project: &Project) -> Result<()> {
+    let www = project.root.join("www");
+    wasm::build(project, &www.join("pkg"))?;
+
+    let dist = project.root.join(DIST);
+    if dist.exists() {
+        fs::remove_dir_all(&dist).with_context(|| format!("cannot empty {}", dist.display()))?;
+    }
+    copy(&www, &dist)?;
+    weigh(&dist)?;
+    for model in models(&project.root.join("weights"))? {
+        let name = model.file_name().expect("a directory entry has a name");
+        copy(&model, &dist.join("weights").join(name))?;
+    }
+    println!("assembled {}", dist.display());
+    Ok(())
+}
+
+/// Prints what each code file weighs and fails when they are too heavy together.
+fn weigh(dist: &Path) -> Result<()> {
+    let mut files = files(dist)?;
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "wasm" || extension == "js"));
+    files.sort();
+
+    println!("{:>9} {:>9}", "bytes", "brotli");
+    let mut total = 0;
+    for path in files {
+        let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let compressed = compressed_size(&bytes)?;
+        println!("{:>9} {compressed:>9} {}", bytes.len(), path.strip_prefix(dist)?.display());
+        total += compressed;
+    }
+    println!("{:>9} {total:>9} together, of at most {BUDGET}", "");
+    ensure!(total <= BUDGET, "the page's code is too heavy: {total} bytes after brotli, at most {BUDGET} allowed");
+    Ok(())
+}
+
+fn compressed_size(bytes: &[u8]) -> io::Result<usize> {
+    let mut compressed = Vec::new();
+    let params = brotli::enc::BrotliEncoderParams { quality: 11, ..Default::default() };
+    brotli::BrotliCompress(&mut &bytes[..], &mut compressed, &params)?;
+    Ok(compressed.len())
+}
+
+/// The folders that hold a diffusers pipeline.
+fn models(weights: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(weights).with_context(|| format!("cannot list {}", weights.display()))?;
+    let mut models = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        if path.join("model_index.json").is_file() {
+            models.push(path);
+        }
+    }
+    Ok(models)
+}
+
+/// Copies a folder with everything in it.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    for source in files(from)? {
+        let copy = to.join(source.strip_prefix(from)?);
+        fs::create_dir_all(copy.parent().expect("a file in a folder"))?;
+        // Contents only: the source's permissions, perhaps read-only, must not hinder the next build.
+        io::copy(&mut File::open(&source)?, &mut File::create(&copy)?)
+            .with_context(|| format!("cannot copy {} to {}", source.display(), copy.display()))?;
+    }
+    Ok(())
+}
+
+/// Every file under a folder, at any depth.
+fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))? {
+            let path = entry?.path();
+            if path.is_dir() { folders.push(path) } else { found.push(path) }
+        }
+    }
+    Ok(found)
+}

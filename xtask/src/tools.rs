@@ -1,0 +1,139 @@
+//! The tools outside this workspace: found where they are, installed where that can be done unasked.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{Project, run, wasm};
+
+/// The npm package that carries wasm-opt.
+const BINARYEN: &str = "132.0.0";
+
+/// The first Node release whose test runner takes every option that the browser tests use.
+const NODE_MAJOR: u32 = 20;
+
+/// Sees to it that the compiler has a standard library for WebAssembly.
+pub fn wasm_target(project: &Project) -> Result<()> {
+    let mut query = project.command("rustc");
+    query.args(["--print", "target-libdir", "--target", wasm::TARGET]);
+    let output = query.output().context("cannot start rustc")?;
+    if Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir() {
+        return Ok(());
+    }
+    run(project.command("rustup").args(["target", "add", wasm::TARGET]))
+        .with_context(|| format!("the compiler lacks the target {} and rustup cannot add it", wasm::TARGET))
+}
+
+/// wasm-opt as a command to add arguments to, installed below the target folder on first use; the inner error says what
+/// is lacking for it.
+pub fn wasm_opt(project: &Project) -> Result<Result<Command, String>> {
+    if let Err(lacking) = node(project) {
+        return Ok(Err(format!("{lacking:#}")));
+    }
+    let folder = project.target.join(format!("binaryen-{BINARYEN}"));
+    let script = folder.join("node_modules/binaryen/bin/wasm-opt");
+    if !script.is_file() {
+        fs::create_dir_all(&folder)?;
+        run(npm(project)
+            .args([
+                "install",
+                "--no-save",
+                "--no-package-lock",
+                "--no-audit",
+                "--no-fund",
+                "--loglevel=error",
+                "--prefix",
+            ])
+            .arg(&folder)
+            .arg(format!("binaryen@{BINARYEN}")))?;
+    }
+    let mut command = project.command("node");
+    command.arg(script);
+    Ok(Ok(command))
+}
+
+/// Checks that node, recent enough, and npm can be started.
+pub fn node(project: &Project) -> Result<()> {
+    let version = first_line(project.command("node").arg("--version")).context("node is not installed")?;
+    let major = version.trim_start_matches('v').split('.').next().and_then(|major| major.parse::<u32>().ok());
+    ensure!(major >= Some(NODE_MAJOR), "node {NODE_MAJOR} or newer is needed, found {version}");
+    first_line(npm(project).arg("--version")).context("npm is not installed")?;
+    Ok(())
+}
+
+/// npm, which is a batch file on Windows.
+fn npm(project: &Project) -> Command {
+    project.command(if cfg!(windows) { "npm.cmd" } else { "npm" })
+}
+
+/// Installs what `package-lock.json` in a folder asks for, unless the last installation is newer than the lock.
+pub fn npm_packages(project: &Project, folder: &Path) -> Result<()> {
+    let modified = |file: &str| folder.join(file).metadata().and_then(|metadata| metadata.modified());
+    let lock =
+        modified("package-lock.json").with_context(|| format!("no package-lock.json in {}", folder.display()))?;
+    if modified("node_modules/.package-lock.json").is_ok_and(|installed| installed >= lock) {
+        return Ok(());
+    }
+    run(npm(project).args(["ci", "--no-audit", "--no-fund", "--loglevel=error"]).current_dir(folder))
+}
+
+/// The path of a Chromium to test in: the one that the environment variable CHROME names, else the first one installed.
+pub fn chromium(project: &Project) -> Result<PathBuf> {
+    if let Some(chrome) = env::var_os("CHROME") {
+        let chrome = PathBuf::from(chrome);
+        ensure!(chrome.is_file(), "CHROME names {}, which is not a file", chrome.display());
+        return Ok(chrome);
+    }
+    let find = || ["chromium", "chromium-browser", "google-chrome"].into_iter().find_map(on_path);
+    if let Some(found) = find() {
+        return Ok(found);
+    }
+    apt_install(project, "chromium").context(
+        "no Chromium found: install chromium or google-chrome, or name one in the environment variable CHROME",
+    )?;
+    find().context("the package chromium is installed, yet no chromium is on the PATH")
+}
+
+/// Sees to it that a Vulkan driver is installed, be it a software one, for the native tests of the GPU path.
+pub fn vulkan(project: &Project) -> Result<()> {
+    let named = ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"].into_iter().any(|name| env::var_os(name).is_some());
+    let folders = ["/usr/share/vulkan/icd.d", "/usr/local/share/vulkan/icd.d", "/etc/vulkan/icd.d"];
+    let installed = || folders.iter().flat_map(fs::read_dir).any(|mut drivers| drivers.next().is_some());
+    // Elsewhere the graphics interface (Metal, Direct3D 12) belongs to the system.
+    if !cfg!(target_os = "linux") || named || installed() {
+        return Ok(());
+    }
+    apt_install(project, "mesa-vulkan-drivers")
+        .context("no Vulkan driver found: install one (Debian's mesa-vulkan-drivers holds a software one)")
+}
+
+/// Installs a Debian package where this process may.
+fn apt_install(project: &Project, package: &str) -> Result<()> {
+    let root = first_line(Command::new("id").arg("-u")).is_ok_and(|user| user == "0");
+    if !root || on_path("apt-get").is_none() {
+        bail!("{package} cannot be installed from here, which takes root and apt-get");
+    }
+    let apt = || {
+        let mut command = project.command("apt-get");
+        command.env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
+        command
+    };
+    println!("installing {package}");
+    run(apt().args(["update", "-q"]))?;
+    run(apt().args(["install", "-q", "-y", "--no-install-recommends", package]))
+}
+
+/// Where a program stands on the PATH.
+fn on_path(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path).map(|folder| folder.join(program)).find(|candidate| candidate.is_file())
+}
+
+fn first_line(command: &mut Command) -> Result<String> {
+    let output = command.stdin(Stdio::null()).output()?;
+    ensure!(output.status.success(), "it ended with {}", output.status);
+    Ok(String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned())
+}

@@ -1,0 +1,49 @@
+//! From the library's source to `www/pkg/`: cargo, wasm-bindgen, wasm-opt.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use wasm_bindgen_cli_support::Bindgen;
+
+use crate::{Project, run, tools};
+
+/// The library's name as a file stem, which the page imports as `pkg/consistency_sampler.js`.
+const NAME: &str = "consistency_sampler";
+
+pub const TARGET: &str = "wasm32-unknown-unknown";
+
+/// Cargo's arguments for the browser's variant of the library; `build` and `clippy` share them.
+pub const LIBRARY: [&str; 6] = ["--lib", "--target", TARGET, "--no-default-features", "--features", "web"];
+
+/// Builds the library for the browser and leaves JavaScript glue, type declarations and the module in `pkg`.
+pub fn build(project: &Project, pkg: &Path) -> Result<()> {
+    tools::wasm_target(project)?;
+    run(project.command("cargo").arg("build").args(LIBRARY).args(["--profile", "wasm"]))?;
+    let compiled = project.target.join(TARGET).join("wasm").join(NAME).with_extension("wasm");
+
+    if pkg.exists() {
+        fs::remove_dir_all(pkg).with_context(|| format!("cannot empty {}", pkg.display()))?;
+    }
+    Bindgen::new()
+        .input_path(&compiled)
+        .web(true)?
+        .typescript(true)
+        .remove_name_section(true)
+        .remove_producers_section(true)
+        .generate(pkg)
+        .with_context(|| format!("wasm-bindgen cannot process {}", compiled.display()))?;
+
+    optimise(project, &pkg.join(format!("{NAME}_bg.wasm")))
+}
+
+/// Shrinks the module in place; without node and npm the module stays as the compiler left it, which works as well.
+fn optimise(project: &Project, module: &Path) -> Result<()> {
+    match tools::wasm_opt(project)? {
+        Ok(mut wasm_opt) => run(wasm_opt.arg("-Oz").arg(module).arg("-o").arg(module)),
+        Err(lacking) => {
+            println!("notice: {lacking}, so wasm-opt is skipped and the module stays larger than it need be");
+            Ok(())
+        }
+    }
+}
