@@ -15,6 +15,8 @@ pub mod consistency;
 pub mod error;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod folder;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 pub mod network;
 #[cfg(feature = "burn")]
 pub mod reference;

@@ -98,6 +98,32 @@ mod burn {
     }
 }
 
+mod gpu {
+    use consistency_sampler::gpu::{Gpu, GpuUNet};
+
+    fn gpu() -> Gpu {
+        pollster::block_on(Gpu::request()).unwrap()
+    }
+
+    #[test]
+    fn forwards_match() {
+        let gpu = gpu();
+        super::forwards_match(|f| GpuUNet::new(&gpu, &f.unet).unwrap());
+    }
+
+    #[test]
+    fn samples_match() {
+        let gpu = gpu();
+        super::samples_match(|f| GpuUNet::new(&gpu, &f.unet).unwrap());
+    }
+
+    #[test]
+    fn bad_input_is_refused() {
+        let gpu = gpu();
+        super::bad_input_is_refused(|f| GpuUNet::new(&gpu, &f.unet).unwrap());
+    }
+}
+
 #[test]
 fn schedules_match() {
     let mut checked = 0;

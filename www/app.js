@@ -6,8 +6,8 @@ import { ConsistencySampler } from "./consistency-sampler.js";
 
 const DEFAULT_MODEL = "weights/mnist/";
 
-/** Between two images, in an image's pixels. */
-const GAP = 2;
+/** Between two images, in pixels of an image. */
+const GAP = 1;
 
 const byId = (id) => document.getElementById(id);
 const form = byId("controls");
@@ -159,11 +159,11 @@ function draw() {
   }
 }
 
-/** As many whole screen pixels per sample pixel as the stage has room for, so that all come out equally large. */
+/** Fills the stage with whole screen pixels per sample pixel, so that all come out equally large, unless it is too small. */
 function fit() {
   const room = Math.min(byId("stage").clientWidth / canvas.width, (0.62 * innerHeight) / canvas.height);
-  const scale = Math.max(1, Math.floor(room * devicePixelRatio)) / devicePixelRatio;
-  canvas.style.width = `${canvas.width * scale}px`;
+  const whole = Math.floor(room * devicePixelRatio) / devicePixelRatio;
+  canvas.style.width = `${canvas.width * (whole || room)}px`;
 }
 
 /** The fewest columns that fill every row and make the grid at least as wide as high. */
@@ -237,7 +237,7 @@ function describeModel(model) {
 
 async function showSigmas() {
   const { sigmas } = await sampler.schedule({ numInferenceSteps: readControls().steps });
-  byId("sigmas").textContent = `Noise levels σ: ${sigmas.map(sigma).join(" → ")}`;
+  byId("sigmas").textContent = `Noise σ ${sigmas.map(sigma).join(" → ")}`;
 }
 
 function showProgress({ stage, loaded, total, bytesPerSecond }) {

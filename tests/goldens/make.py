@@ -340,7 +340,7 @@ def make_checkpoint(name, unet_config, scheduler_config, options):
     assert stats["weights_bytes"] < 350_000, stats
     assert 0.2 < stats["output_std"] < 3, stats
     assert 0.7 < stats["unclipped_share"] < 0.99, stats
-    assert max(errors.values()) < 1e-3, stats
+    assert max(errors.values()) < 5e-5, stats
     return stats
 
 

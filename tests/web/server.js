@@ -1,18 +1,15 @@
 // A static server for the tests: the site under /, the golden checkpoints under /goldens/, and whatever a test adds.
 
-import { createReadStream } from "node:fs";
+import { createReadStream, readFileSync } from "node:fs";
 import { stat } from "node:fs/promises";
 import { createServer } from "node:http";
 import path from "node:path";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
-import { fileURLToPath } from "node:url";
-
-const here = path.dirname(fileURLToPath(import.meta.url));
 
 /** The assembled site; `cargo xtask build` makes it. */
-export const DIST = process.env.DIST ?? path.join(here, "../../dist");
-export const GOLDENS = path.join(here, "../goldens");
+export const DIST = process.env.DIST ?? path.join(import.meta.dirname, "../../dist");
+export const GOLDENS = path.join(import.meta.dirname, "../goldens");
 
 const TYPES = {
   ".html": "text/html; charset=utf-8",
@@ -26,21 +23,22 @@ const TYPES = {
 /**
  * Starts a server on a free port.
  *
- * `routes` maps a path to what is answered there: `{ status, type, body }`, where `body` is a string, a Buffer or an
- * iterable of Buffers, sent with the pauses that the iterable makes. `redirects` maps one folder onto another.
+ * `routes` maps a path to what is answered there instead of a file: `{ type, body, length }`, where `body` is a string, a
+ * Buffer or an iterable of Buffers, and `length` is announced whatever the body's is.
  */
 export async function startServer() {
   const routes = new Map();
   const folders = [["/goldens/", GOLDENS], ["/", DIST]];
-  const requests = [];
+  // The page's own policy, sent as a header too, for a worker takes its policy from its headers: so it suffices there.
+  const policy = /http-equiv="Content-Security-Policy"\s+content="([^"]+)"/.exec(readFileSync(path.join(DIST, "index.html"), "utf8"))[1];
 
   async function answer(request, response) {
     const { pathname } = new URL(request.url, "http://localhost");
-    requests.push(pathname);
     const route = routes.get(pathname);
     if (route) {
-      const { status = 200, type = "application/octet-stream", length, body = "" } = route;
-      response.writeHead(status, { "Content-Type": type, ...(length && { "Content-Length": length }) });
+      const { type = "application/octet-stream", length, body } = route;
+      // The connection ends with the body, so that one shorter than its announced length breaks off.
+      response.writeHead(200, { "Content-Type": type, "Connection": "close", ...(length && { "Content-Length": length }) });
       await pipeline(Readable.from(typeof body === "string" || Buffer.isBuffer(body) ? [body] : body), response);
       return;
     }
@@ -53,7 +51,12 @@ export async function startServer() {
       return;
     }
     const type = TYPES[path.extname(file)] ?? "application/octet-stream";
-    response.writeHead(200, { "Content-Type": type, "Content-Length": found.size, "Cache-Control": "no-store" });
+    response.writeHead(200, {
+      "Content-Type": type,
+      "Content-Length": found.size,
+      "Cache-Control": "no-store",
+      "Content-Security-Policy": policy,
+    });
     await pipeline(createReadStream(file), response);
   }
 
@@ -65,7 +68,6 @@ export async function startServer() {
   return {
     origin: `http://127.0.0.1:${server.address().port}`,
     routes,
-    requests,
     async stop() {
       server.closeAllConnections();
       await new Promise((resolve) => server.close(resolve));

@@ -128,7 +128,7 @@ fn libtest_counts(line: &str) -> Option<Counts> {
 
 /// Runs the browser tests of `tests/web/` against `dist/`.
 fn web(project: &Project, counts: &mut Counts) -> Result<()> {
-    tools::node(project)?;
+    tools::node_installed(project)?;
     let chromium = tools::chromium(project)?;
     let folder = project.root.join("tests/web");
     tools::npm_packages(project, &folder)?;
@@ -146,7 +146,6 @@ fn web(project: &Project, counts: &mut Counts) -> Result<()> {
     let mut node = project.command("node");
     node.current_dir(&folder)
         .env("CHROME", chromium)
-        .env("SCREENSHOTS", project.target.join("screenshots"))
         .args(["--test", "--test-concurrency=1", "--test-reporter=spec", "--test-reporter-destination=stdout"])
         .args(["--test-reporter=tap", &format!("--test-reporter-destination={}", tap.display())])
         .args(&tests);

@@ -64,6 +64,17 @@ pub fn node(project: &Project) -> Result<()> {
     Ok(())
 }
 
+/// Sees to it that node and npm are installed.
+pub fn node_installed(project: &Project) -> Result<()> {
+    let missing = |mut tool: Command| tool.arg("--version").output().is_err();
+    if missing(project.command("node")) || missing(npm(project)) {
+        apt_install(project, "nodejs")
+            .and_then(|()| apt_install(project, "npm"))
+            .with_context(|| format!("the browser tests need node {NODE_MAJOR} or newer and npm"))?;
+    }
+    node(project)
+}
+
 /// npm, which is a batch file on Windows.
 fn npm(project: &Project) -> Command {
     project.command(if cfg!(windows) { "npm.cmd" } else { "npm" })

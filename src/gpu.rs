@@ -1,0 +1,155 @@
+//! The WebGPU interpreter: records the forward once, then runs it as a static plan.
+//!
+//! [`graph`] records what the forward does, [`lower`] decides what one kernel launch does, [`plan`] gives the launches
+//! buffers for one batch size, [`device`] is wgpu. The kernels are under `kernels/`, one file each; [`pack`] knows
+//! the order in which they want the weights.
+
+mod device;
+mod graph;
+mod kernels;
+mod lower;
+mod pack;
+mod plan;
+
+pub use device::Gpu;
+
+use crate::config::UNetConfig;
+use crate::consistency::Step;
+use crate::error::{Error, Result};
+use crate::network::{ForwardInput, Network};
+use crate::sampler::ConsistencyFunction;
+use crate::unet::{UNet, time_features};
+use graph::Graph;
+use lower::Program;
+use plan::{Plan, StepUniform, image_shaders};
+
+/// How many bytes of weights are queued before they are handed to the device, which bounds host memory.
+const UPLOAD_BATCH: usize = 16 << 20;
+
+/// The U-Net as a static plan on a GPU.
+pub struct GpuUNet {
+    gpu: Gpu,
+    config: UNetConfig,
+    program: Program,
+    weights: Vec<wgpu::Buffer>,
+    plan: Option<Plan>,
+    queued: usize,
+}
+
+impl GpuUNet {
+    /// Allocates the weights and compiles the kernels of the network that `config` describes.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] when a weight does not fit into the device's largest buffer.
+    pub fn new(gpu: &Gpu, config: &UNetConfig) -> Result<Self> {
+        let program = Program::lower(&Graph::record(config, &UNet::new(config)));
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
+        let weights = program
+            .weights
+            .iter()
+            .map(|&floats| gpu.buffer("a weight", floats as u64 * 4, usage))
+            .collect::<Result<Vec<_>>>()?;
+        image_shaders(config).iter().chain(program.dispatches.iter().map(|d| &d.shader)).for_each(|shader| {
+            gpu.pipeline(shader);
+        });
+        gpu.check()?;
+        Ok(Self { gpu: gpu.clone(), config: config.clone(), program, weights, plan: None, queued: 0 })
+    }
+
+    /// Kernel launches of one forward with the sampler's arithmetic around it; 0 before the first call.
+    pub fn dispatch_count(&self) -> usize {
+        self.plan.as_ref().map_or(0, Plan::dispatch_count)
+    }
+
+    /// The plan for `batch`, made anew when the last call had another batch size.
+    fn plan(&mut self, batch: usize) -> Result<()> {
+        if self.plan.as_ref().is_none_or(|p| p.batch != batch) {
+            self.plan = None; // its memory is free before the next one is made
+            self.plan = Some(Plan::new(&self.gpu, &self.config, &self.program, &self.weights, batch)?);
+        }
+        Ok(())
+    }
+
+    /// One call with the plan's state: uploads the small inputs, submits once, reads x₀ back.
+    async fn call(&self, timestep: &[f32], step: StepUniform, z: &[f32]) -> Result<Vec<f32>> {
+        let plan = self.plan.as_ref().ok_or_else(|| Error::Input("the state must be set before a step".into()))?;
+        let dim = self.config.block_out_channels[0];
+        let mut time = vec![0.0; plan.batch * dim.next_multiple_of(4)];
+        for (row, features) in
+            time.chunks_exact_mut(dim.next_multiple_of(4)).zip(time_features(&self.config, timestep).chunks_exact(dim))
+        {
+            row[..dim].copy_from_slice(features);
+        }
+        let write = |buffer, bytes: &[u8]| self.gpu.queue.write_buffer(buffer, 0, bytes);
+        write(&plan.time, bytemuck::cast_slice(&time));
+        write(&plan.step, bytemuck::bytes_of(&step));
+        if !z.is_empty() {
+            write(&plan.noise, bytemuck::cast_slice(z));
+        }
+        self.gpu.read(plan.submit(&self.gpu)).await
+    }
+}
+
+impl Network for GpuUNet {
+    fn config(&self) -> &UNetConfig {
+        &self.config
+    }
+
+    fn load(&mut self, name: &str, values: &[f32]) -> Result<()> {
+        let placement = self.program.placements.get(name).ok_or_else(|| {
+            Error::Weights(format!("unexpected tensor {name}: the configuration has no such layer"))
+        })?;
+        let packed = placement.order.pack(values);
+        let bytes: &[u8] = bytemuck::cast_slice(&packed);
+        self.gpu.queue.write_buffer(&self.weights[placement.buffer], placement.offset as u64 * 4, bytes);
+        self.queued += bytes.len();
+        if self.queued >= UPLOAD_BATCH {
+            self.gpu.queue.submit([]);
+            self.queued = 0;
+        }
+        self.gpu.check()
+    }
+
+    async fn forward(&mut self, input: ForwardInput<'_>) -> Result<Vec<f32>> {
+        let batch = input.check(&self.config)?;
+        self.plan(batch)?;
+        self.set_state(input.sample, input.class_labels)?;
+        // The bare network: nothing of x passes by, nothing is scaled, no noise follows.
+        let step = StepUniform {
+            batch: batch as u32,
+            clip: 0,
+            c_in: 1.0,
+            c_skip: 0.0,
+            c_out: 1.0,
+            noise_scale: 0.0,
+            padding: [0; 2],
+        };
+        self.call(input.timestep, step, &[]).await
+    }
+}
+
+impl ConsistencyFunction for GpuUNet {
+    fn set_state(&mut self, x: &[f32], labels: &[u32]) -> Result<()> {
+        let [h, w] = self.config.sample_size;
+        self.plan(x.len() / (self.config.in_channels * h * w))?;
+        let plan = self.plan.as_ref().expect("just made");
+        self.gpu.queue.write_buffer(&plan.state, 0, bytemuck::cast_slice(x));
+        self.gpu.queue.write_buffer(&plan.labels, 0, bytemuck::cast_slice(labels));
+        Ok(())
+    }
+
+    async fn step(&mut self, step: &Step, clip: bool, z: &[f32]) -> Result<Vec<f32>> {
+        let batch = self.plan.as_ref().map_or(0, |p| p.batch);
+        let s = step.scalings;
+        let uniform = StepUniform {
+            batch: batch as u32,
+            clip: clip.into(),
+            c_in: s.c_in as f32,
+            c_skip: s.c_skip as f32,
+            c_out: s.c_out as f32,
+            noise_scale: if z.is_empty() { 0.0 } else { step.noise_scale as f32 },
+            padding: [0; 2],
+        };
+        self.call(&vec![s.c_noise as f32; batch], uniform, z).await
+    }
+}

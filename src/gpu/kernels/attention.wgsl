@@ -1,0 +1,98 @@
+// softmax(q·kᵀ/√d)·v for every head, without storing the scores.
+//
+// One workgroup takes 8 queries of one head of one sample, 8 threads to a query, and walks over the keys 32 at a
+// time with a running maximum and sum (the "online" softmax of Milakov & Gimelshein 2018). A thread makes 4 scores,
+// then adds the values' channels that it owns.
+// Layout: input_a holds q, k and v side by side in every pixel, each as heads of HEAD vec4s (zero padded).
+// Traffic: keys and values are read once per 8 queries.
+//
+// Constants:
+//   PIXELS           pixels of a map
+//   HEAD             vec4s of a head
+//   HEADS            number of heads
+//   PITCH            vec4s of a pixel in input_a
+//   KEYS, VALUES     where k and v begin in a pixel, in vec4s
+//   SCALE            1/√(channels of a head)
+
+@group(0) @binding(1) var<storage, read_write> output: array<vec4f>;
+@group(0) @binding(2) var<storage, read> input_a: array<vec4f>;
+
+const QUERIES = 8u;
+const LANES = 8u;
+const TILE = 32u;
+const OWNED = (HEAD + LANES - 1u) / LANES;
+var<workgroup> scores: array<f32, 256>; // (QUERIES, TILE)
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
+    let query = thread / LANES;
+    let lane = thread % LANES;
+    let head = group.y * HEAD;
+    let sample = group.z * PIXELS;
+    let pixel = group.x * QUERIES + query;
+    let q = (sample + min(pixel, PIXELS - 1u)) * PITCH + head;
+
+    var maximum = -3.0e38;
+    var sum = 0.0;
+    var result: array<vec4f, OWNED>;
+    for (var tile = 0u; tile < PIXELS; tile += TILE) {
+        let j = tile + lane * 4u;
+        let k0 = (sample + min(j, PIXELS - 1u)) * PITCH + KEYS + head;
+        let k1 = (sample + min(j + 1u, PIXELS - 1u)) * PITCH + KEYS + head;
+        let k2 = (sample + min(j + 2u, PIXELS - 1u)) * PITCH + KEYS + head;
+        let k3 = (sample + min(j + 3u, PIXELS - 1u)) * PITCH + KEYS + head;
+        var dots = vec4f();
+        for (var c = 0u; c < HEAD; c++) {
+            let v = input_a[q + c];
+            dots += vec4f(dot(v, input_a[k0 + c]), dot(v, input_a[k1 + c]), dot(v, input_a[k2 + c]), dot(v, input_a[k3 + c]));
+        }
+        // Keys beyond the last pixel weigh nothing.
+        let outside = vec4u(j, j + 1u, j + 2u, j + 3u) >= vec4u(PIXELS);
+        dots = select(dots * SCALE, vec4f(-3.0e38), outside);
+        let mine = query * TILE + lane * 4u;
+        scores[mine] = dots.x;
+        scores[mine + 1u] = dots.y;
+        scores[mine + 2u] = dots.z;
+        scores[mine + 3u] = dots.w;
+        workgroupBarrier();
+
+        var new_maximum = maximum;
+        for (var i = 0u; i < TILE; i++) {
+            new_maximum = max(new_maximum, scores[query * TILE + i]);
+        }
+        let fade = exp(maximum - new_maximum);
+        maximum = new_maximum;
+        workgroupBarrier();
+        let weights = exp(dots - vec4f(maximum));
+        scores[mine] = weights.x;
+        scores[mine + 1u] = weights.y;
+        scores[mine + 2u] = weights.z;
+        scores[mine + 3u] = weights.w;
+        workgroupBarrier();
+
+        sum *= fade;
+        for (var o = 0u; o < OWNED; o++) {
+            result[o] *= fade;
+        }
+        let count = min(TILE, PIXELS - tile);
+        for (var i = 0u; i < count; i++) {
+            let weight = scores[query * TILE + i];
+            sum += weight;
+            let v = (sample + tile + i) * PITCH + VALUES + head;
+            for (var o = 0u; o < OWNED; o++) {
+                let c = min(lane + o * LANES, HEAD - 1u);
+                result[o] += weight * input_a[v + c];
+            }
+        }
+        workgroupBarrier();
+    }
+
+    if (pixel < PIXELS) {
+        for (var o = 0u; o < OWNED; o++) {
+            let c = lane + o * LANES;
+            if (c < HEAD) {
+                output[(sample + pixel) * HEADS * HEAD + head + c] = result[o] / sum;
+            }
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! How channels lie in GPU memory, and how a checkpoint's tensors are brought into the kernels' order.
+
+/// The channels of a map as runs of real channels, each padded with dead ones.
+///
+/// The vec4s of a pixel must not straddle two maps that are read as one (a concatenation), nor two heads; so each of
+/// those begins at a multiple of 4.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Channels {
+    /// (real, real + padding) of each run.
+    runs: Vec<(usize, usize)>,
+}
+
+impl Channels {
+    /// One run, padded to a multiple of 4.
+    pub(super) fn dense(real: usize) -> Self {
+        Self { runs: vec![(real, real.next_multiple_of(4))] }
+    }
+
+    /// `heads` runs of `head_dim`, each padded to a multiple of 4.
+    pub(super) fn heads(heads: usize, head_dim: usize) -> Self {
+        Self { runs: vec![(head_dim, head_dim.next_multiple_of(4)); heads] }
+    }
+
+    /// The runs of several maps, one after the other.
+    pub(super) fn concat<'a>(parts: impl IntoIterator<Item = &'a Channels>) -> Self {
+        Self { runs: parts.into_iter().flat_map(|c| c.runs.iter().copied()).collect() }
+    }
+
+    /// Number of real channels.
+    pub(super) fn real(&self) -> usize {
+        self.runs.iter().map(|r| r.0).sum()
+    }
+
+    /// Number of channels with their padding; a multiple of 4.
+    pub(super) fn padded(&self) -> usize {
+        self.runs.iter().map(|r| r.1).sum()
+    }
+
+    /// Where each real channel lies.
+    pub(super) fn positions(&self) -> Vec<usize> {
+        let mut positions = Vec::with_capacity(self.real());
+        let mut start = 0;
+        for &(real, padded) in &self.runs {
+            positions.extend(start..start + real);
+            start += padded;
+        }
+        positions
+    }
+}
+
+/// Output channels per tile of conv.wgsl and gemm.wgsl.
+pub(super) const TILE: usize = 8;
+
+/// Where one tensor of a checkpoint goes: a range of one weight buffer, and in which order.
+#[derive(Debug, Clone)]
+pub(super) struct Placement {
+    /// Index of the weight buffer.
+    pub(super) buffer: usize,
+    /// First float of the range.
+    pub(super) offset: usize,
+    /// The order of the range.
+    pub(super) order: Order,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Order {
+    /// (out, in, taps) to \[tile of 8 outputs\]\[tap\]\[input channel\]\[8\].
+    Tiles { input: Channels, output: Channels, taps: usize },
+    /// A vector, padded as its map is.
+    Vector(Channels),
+    /// (rows, dim) with padded rows.
+    Rows { rows: usize, row: Channels },
+}
+
+impl Order {
+    /// Floats of the packed range.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Order::Tiles { input, output, taps } => output.padded().next_multiple_of(TILE) * taps * input.padded(),
+            Order::Vector(channels) => channels.padded().next_multiple_of(TILE),
+            Order::Rows { rows, row } => rows * row.padded(),
+        }
+    }
+
+    /// The values in the kernels' order; padding is 0.
+    pub(super) fn pack(&self, values: &[f32]) -> Vec<f32> {
+        let mut packed = vec![0.0; self.len()];
+        match self {
+            Order::Tiles { input, output, taps } => {
+                let (inputs, pitch) = (input.positions(), input.padded());
+                for (row, o) in values.chunks_exact(inputs.len() * taps).zip(output.positions()) {
+                    let tile = o / TILE * taps * pitch;
+                    for (of_input, i) in row.chunks_exact(*taps).zip(&inputs) {
+                        for (tap, &v) in of_input.iter().enumerate() {
+                            packed[(tile + tap * pitch + i) * TILE + o % TILE] = v;
+                        }
+                    }
+                }
+            }
+            Order::Vector(channels) => {
+                for (&v, position) in values.iter().zip(channels.positions()) {
+                    packed[position] = v;
+                }
+            }
+            Order::Rows { row, .. } => {
+                let positions = row.positions();
+                for (from, to) in values.chunks_exact(row.real()).zip(packed.chunks_exact_mut(row.padded())) {
+                    for (&v, &position) in from.iter().zip(&positions) {
+                        to[position] = v;
+                    }
+                }
+            }
+        }
+        packed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_hold_every_weight_once_and_zeros_elsewhere() {
+        let order = Order::Tiles {
+            input: Channels::concat([&Channels::dense(3), &Channels::dense(5)]),
+            output: Channels::dense(9),
+            taps: 2,
+        };
+        let values: Vec<f32> = (1..=9 * 8 * 2).map(|v| v as f32).collect();
+        let packed = order.pack(&values);
+        assert_eq!(packed.len(), 16 * 2 * 12);
+        let mut found: Vec<f32> = packed.iter().copied().filter(|&v| v != 0.0).collect();
+        found.sort_by(f32::total_cmp);
+        assert_eq!(found, values);
+        // Output 8, input 3 (the first of the second map, at 4), tap 1.
+        assert_eq!(packed[((2 + 1) * 12 + 4) * 8], values[(8 * 8 + 3) * 2 + 1]);
+    }
+
+    #[test]
+    fn heads_begin_at_multiples_of_four() {
+        assert_eq!(Channels::heads(2, 6).positions(), [0, 1, 2, 3, 4, 5, 8, 9, 10, 11, 12, 13]);
+    }
+}

@@ -1,0 +1,254 @@
+//! A program made ready for one batch size: buffers, bind groups, and the encoding of one call.
+
+use std::collections::HashMap;
+
+use super::device::Gpu;
+use super::kernels::{Kernel, Specialised};
+use super::lower::{Program, Storage};
+use crate::config::UNetConfig;
+use crate::error::{Error, Result};
+
+/// Uniform bindings must begin at multiples of this on every adapter.
+const UNIFORM_STRIDE: usize = 256;
+
+/// The sampler's scalars for one call, as precondition.wgsl and denoise.wgsl read them.
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub(super) struct StepUniform {
+    pub(super) batch: u32,
+    pub(super) clip: u32,
+    pub(super) c_in: f32,
+    pub(super) c_skip: f32,
+    pub(super) c_out: f32,
+    pub(super) noise_scale: f32,
+    pub(super) padding: [u32; 2],
+}
+
+/// Everything that one call of the network at one batch size needs; nothing is created while it runs.
+pub(super) struct Plan {
+    pub(super) batch: usize,
+    launches: Vec<Launch>,
+    /// The noisy batch x, (B, C, H, W).
+    pub(super) state: wgpu::Buffer,
+    /// Noise to add after the call, (B, C, H, W).
+    pub(super) noise: wgpu::Buffer,
+    /// The sinusoidal features, (B, C padded to 4).
+    pub(super) time: wgpu::Buffer,
+    pub(super) labels: wgpu::Buffer,
+    pub(super) step: wgpu::Buffer,
+    denoised: wgpu::Buffer,
+    staging: wgpu::Buffer,
+}
+
+struct Launch {
+    pipeline: wgpu::ComputePipeline,
+    bindings: wgpu::BindGroup,
+    workgroups: [u32; 3],
+}
+
+impl Plan {
+    /// # Errors
+    /// [`Error::Gpu`] when the batch does not fit the device's limits.
+    pub(super) fn new(
+        gpu: &Gpu,
+        config: &UNetConfig,
+        program: &Program,
+        weights: &[wgpu::Buffer],
+        batch: usize,
+    ) -> Result<Self> {
+        use wgpu::BufferUsages as Usage;
+        let [h, w] = config.sample_size;
+        let pixels = h * w;
+        let floats = |what: &str, count: usize, usage| gpu.buffer(what, (batch * count * 4) as u64, usage);
+        let image = config.in_channels * pixels;
+        let state = floats("the noisy batch", image, Usage::STORAGE | Usage::COPY_DST)?;
+        let noise = floats("the noise", image, Usage::STORAGE | Usage::COPY_DST)?;
+        let denoised = floats("the denoised batch", image, Usage::STORAGE | Usage::COPY_SRC)?;
+        let staging = floats("the result", image, Usage::MAP_READ | Usage::COPY_DST)?;
+        let time_floats = config.block_out_channels[0].next_multiple_of(4);
+        let time = floats("the time features", time_floats, Usage::STORAGE | Usage::COPY_DST)?;
+        let labels = floats("the class labels", 1, Usage::STORAGE | Usage::COPY_DST)?;
+        let sample = floats("the network's input", 4 * pixels, Usage::STORAGE)?;
+        let step = gpu.buffer("the step", size_of::<StepUniform>() as u64, Usage::UNIFORM | Usage::COPY_DST)?;
+        let unused = gpu.buffer("an unused input", 16, Usage::STORAGE)?;
+
+        let (slot_of, slots) = assign_slots(program);
+        let slots = slots
+            .iter()
+            .map(|&count| floats("an activation", count, Usage::STORAGE))
+            .collect::<Result<Vec<_>>>()?;
+        let buffer = |storage: Storage| match storage {
+            Storage::Activation(i) => &slots[slot_of[i]],
+            Storage::Weight(i) => &weights[i],
+            Storage::Sample => &sample,
+            Storage::Time => &time,
+            Storage::Labels => &labels,
+            Storage::Unused => &unused,
+        };
+
+        let mut uniforms = vec![0u32; program.dispatches.len() * UNIFORM_STRIDE / 4];
+        for (row, dispatch) in uniforms.chunks_exact_mut(UNIFORM_STRIDE / 4).zip(&program.dispatches) {
+            row[..3].copy_from_slice(&[batch as u32, dispatch.time[0], dispatch.time[1]]);
+        }
+        let bytes = (uniforms.len() * 4) as u64;
+        let params = gpu.buffer("the parameters", bytes, Usage::UNIFORM | Usage::COPY_DST)?;
+        gpu.queue.write_buffer(&params, 0, bytemuck::cast_slice(&uniforms));
+
+        let [precondition, denoise] = image_shaders(config);
+        let per_pixel = [pixels.div_ceil(64), batch, 1];
+        let whole_step = step.as_entire_binding();
+        let result = buffer(program.result.expect("a lowered program has a result"));
+        let mut launches = vec![launch(gpu, &precondition, whole_step.clone(), &[&sample, &state], per_pixel)?];
+        for (i, dispatch) in program.dispatches.iter().enumerate() {
+            let uniform = wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                buffer: &params,
+                offset: (i * UNIFORM_STRIDE) as u64,
+                size: std::num::NonZeroU64::new(16),
+            });
+            let bound: Vec<&wgpu::Buffer> =
+                std::iter::once(dispatch.output).chain(dispatch.inputs.iter().copied()).map(buffer).collect();
+            launches.push(launch(gpu, &dispatch.shader, uniform, &bound, dispatch.grid.workgroups(batch))?);
+        }
+        launches.push(launch(gpu, &denoise, whole_step, &[&denoised, result, &noise, &state], per_pixel)?);
+        Ok(Self { batch, launches, state, noise, time, labels, step, denoised, staging })
+    }
+
+    /// Encodes and submits one call; returns the buffer that will hold x₀, (B, C, H, W).
+    pub(super) fn submit(&self, gpu: &Gpu) -> &wgpu::Buffer {
+        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            for launch in &self.launches {
+                pass.set_pipeline(&launch.pipeline);
+                pass.set_bind_group(0, &launch.bindings, &[]);
+                let [x, y, z] = launch.workgroups;
+                pass.dispatch_workgroups(x, y, z);
+            }
+        }
+        encoder.copy_buffer_to_buffer(&self.denoised, 0, &self.staging, 0, self.staging.size());
+        gpu.queue.submit([encoder.finish()]);
+        &self.staging
+    }
+
+    /// Kernel launches of one call.
+    pub(super) fn dispatch_count(&self) -> usize {
+        self.launches.len()
+    }
+}
+
+/// The kernels before and after the network.
+pub(super) fn image_shaders(config: &UNetConfig) -> [Specialised; 2] {
+    let [h, w] = config.sample_size;
+    [Kernel::Precondition, Kernel::Denoise]
+        .map(|kernel| Specialised::new(kernel).u32("CHANNELS", config.in_channels).u32("PIXELS", h * w))
+}
+
+fn launch(
+    gpu: &Gpu,
+    shader: &Specialised,
+    uniform: wgpu::BindingResource<'_>,
+    storage: &[&wgpu::Buffer],
+    workgroups: [usize; 3],
+) -> Result<Launch> {
+    let most = gpu.device.limits().max_compute_workgroups_per_dimension;
+    let workgroups = workgroups.map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+    if let Some(n) = workgroups.iter().find(|&&n| n > most) {
+        let name = shader.kernel.name();
+        return Err(Error::Gpu(format!("{name} needs {n} workgroups, but this GPU takes {most}: try fewer samples")));
+    }
+    let pipeline = gpu.pipeline(shader);
+    let storage = storage
+        .iter()
+        .enumerate()
+        .map(|(i, b)| wgpu::BindGroupEntry { binding: i as u32 + 1, resource: b.as_entire_binding() });
+    let entries: Vec<_> =
+        std::iter::once(wgpu::BindGroupEntry { binding: 0, resource: uniform }).chain(storage).collect();
+    let bindings = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+        label: Some(shader.kernel.name()),
+        layout: &gpu.layout(shader.kernel),
+        entries: &entries,
+    });
+    Ok(Launch { pipeline, bindings, workgroups })
+}
+
+/// Lets activations that are never alive together share a buffer.
+///
+/// Returns each activation's slot and each slot's floats per sample. Greedy in the order of the launches: a new
+/// activation takes the free slot that it fills best, else it enlarges the largest free one, else it gets a new slot.
+fn assign_slots(program: &Program) -> (Vec<usize>, Vec<usize>) {
+    let end = program.dispatches.len();
+    let mut last_use: HashMap<usize, usize> = HashMap::new();
+    for (i, dispatch) in program.dispatches.iter().enumerate() {
+        for storage in std::iter::once(&dispatch.output).chain(&dispatch.inputs) {
+            if let Storage::Activation(a) = storage {
+                last_use.insert(*a, i);
+            }
+        }
+    }
+    if let Some(Storage::Activation(a)) = program.result {
+        last_use.insert(a, end);
+    }
+
+    let mut slot_of = vec![usize::MAX; program.activations.len()];
+    let mut slots: Vec<usize> = Vec::new();
+    let mut free: Vec<usize> = Vec::new();
+    for (i, dispatch) in program.dispatches.iter().enumerate() {
+        if let Storage::Activation(a) = dispatch.output {
+            let size = program.activations[a];
+            let best = (0..free.len()).min_by_key(|&f| {
+                let capacity = slots[free[f]];
+                (capacity < size, capacity.abs_diff(size))
+            });
+            let slot = match best {
+                Some(f) => free.swap_remove(f),
+                None => {
+                    slots.push(0);
+                    slots.len() - 1
+                }
+            };
+            slots[slot] = slots[slot].max(size);
+            slot_of[a] = slot;
+        }
+        let mut freed: Vec<usize> = std::iter::once(&dispatch.output)
+            .chain(&dispatch.inputs)
+            .filter_map(|s| match s {
+                Storage::Activation(a) if last_use[a] == i => Some(slot_of[*a]),
+                _ => None,
+            })
+            .collect();
+        freed.sort_unstable();
+        freed.dedup();
+        free.extend(freed);
+    }
+    (slot_of, slots)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::lower::{Dispatch, Grid};
+    use super::*;
+
+    fn launch(output: usize, inputs: &[usize]) -> Dispatch {
+        Dispatch {
+            shader: Specialised::new(Kernel::Gemm),
+            output: Storage::Activation(output),
+            inputs: inputs.iter().map(|&i| Storage::Activation(i)).collect(),
+            time: [0, 0],
+            grid: Grid::XBatch { x: 1 },
+        }
+    }
+
+    #[test]
+    fn live_activations_never_share_a_slot() {
+        // 0 → 1 → 2 → 3, where 3 also reads 0: 0 stays, 1's slot is free when 3 is made.
+        let program = Program {
+            dispatches: vec![launch(0, &[]), launch(1, &[0]), launch(2, &[1]), launch(3, &[2, 0])],
+            activations: vec![8, 4, 16, 4],
+            result: Some(Storage::Activation(3)),
+            ..Default::default()
+        };
+        let (slot_of, slots) = assign_slots(&program);
+        assert_eq!(slot_of, [0, 1, 2, 1]);
+        assert_eq!(slots, [8, 4, 16]);
+    }
+}

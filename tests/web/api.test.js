@@ -1,0 +1,136 @@
+// The public JavaScript interface, `www/consistency-sampler.js`, as another page would use it.
+
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+
+import { launch, open } from "./browser.js";
+import { startServer } from "./server.js";
+
+let server, browser, page;
+
+before(async () => {
+  server = await startServer();
+  server.routes.set("/blank", { type: "text/html", body: "<!doctype html><title>blank</title>" });
+  browser = await launch();
+  page = await open(browser);
+  await page.goto(`${server.origin}/blank`);
+  await page.evaluate(async () => {
+    const { ConsistencySampler } = await import("/consistency-sampler.js");
+    window.ConsistencySampler = ConsistencySampler;
+    window.progress = [];
+    window.sampler = await ConsistencySampler.load("/weights/mnist", { onProgress: (event) => window.progress.push(event) });
+    // What a promise comes to: its value, or its error in plain data.
+    window.outcome = (promise) =>
+      promise.then((value) => ({ value }), ({ name, code, message }) => ({ error: { name, code, message } }));
+  });
+});
+after(async () => {
+  await browser?.close();
+  await server?.stop();
+});
+
+test("info describes the model", async () => {
+  const { device, parameters, ...info } = await page.evaluate(() => window.sampler.info);
+  assert.equal(typeof device, "string");
+  assert.ok(parameters > 100_000, `${parameters} parameters`);
+  assert.deepEqual(info, { sampleSize: [28, 28], channels: 1, numClassEmbeds: 10, numTrainTimesteps: info.numTrainTimesteps, sigmaMin: 0.002, sigmaMax: 80 });
+});
+
+test("progress counts the bytes up to the total", async () => {
+  const progress = await page.evaluate(() => window.progress);
+  const { stage, loaded, total, bytesPerSecond } = progress.at(-1);
+  assert.equal(stage, "shaders");
+  assert.equal(loaded, total);
+  assert.ok(total > 1e6 && bytesPerSecond > 0);
+  for (let i = 1; i < progress.length; i++) assert.ok(progress[i].loaded >= progress[i - 1].loaded);
+});
+
+test("a schedule begins at sigmaMax, whichever way it is asked for", async () => {
+  const [byNumber, byList] = await page.evaluate(async () => {
+    const { timesteps, sigmas } = await window.sampler.schedule({ numInferenceSteps: 3 });
+    return [{ timesteps, sigmas }, await window.sampler.schedule({ timesteps })];
+  });
+  assert.equal(byNumber.timesteps.length, 3);
+  assert.ok(Math.abs(byNumber.sigmas[0] - 80) < 1e-3);
+  assert.deepEqual(byList, byNumber);
+});
+
+test("bad options are refused in one line", async () => {
+  const outcomes = await page.evaluate(() => Promise.all([
+    window.outcome(window.sampler.schedule({ timesteps: [0, 5] })),
+    window.outcome(window.sampler.schedule({ numInferenceSteps: 0 })),
+  ]));
+  for (const { error } of outcomes) {
+    assert.equal(error?.name, "ConsistencySamplerError");
+    assert.equal(error.code, "failed");
+    assert.match(error.message, /^[^\n]+$/);
+  }
+  for (const options of [
+    { seed: 0, count: 2, classLabels: [1], numInferenceSteps: 1 },
+    { seed: 0, count: 1, classLabels: [10], numInferenceSteps: 1 },
+    { seed: 0, count: 1, numInferenceSteps: 1 },
+    { seed: 0, count: 0, classLabels: [], numInferenceSteps: 1 },
+    { seed: -1, count: 1, classLabels: [1], numInferenceSteps: 1 },
+    { seed: 0.5, count: 1, classLabels: [1], numInferenceSteps: 1 },
+  ]) {
+    const { error } = await page.evaluate((options) => window.outcome(window.sampler.sample(options)), options);
+    assert.match(error?.message ?? "", /^[^\n]+$/, JSON.stringify(options));
+  }
+});
+
+test("seeds beyond 2^53 are taken whole", async () => {
+  const [same, differing] = await page.evaluate(async () => {
+    const pictures = [];
+    for (const seed of [2n ** 64n - 1n, 2n ** 64n - 2n, 2n ** 64n - 1n]) {
+      const onStep = ({ pixels }) => pictures.push(String(pixels));
+      await window.sampler.sample({ seed, count: 1, classLabels: [4], numInferenceSteps: 1, onStep });
+    }
+    return [pictures[0] === pictures[2], pictures[0] !== pictures[1]];
+  });
+  assert.ok(same, "the same seed gives the same picture");
+  assert.ok(differing, "seeds that differ in their last bit give different pictures");
+});
+
+test("a signal stops a run, the next one is whole, and two at once are refused", async () => {
+  const options = { seed: 1, count: 4, classLabels: [0, 1, 2, 3], numInferenceSteps: 4 };
+  const outcomes = await page.evaluate(async (options) => {
+    const abort = new AbortController();
+    const stopped = window.outcome(window.sampler.sample({ ...options, signal: abort.signal }));
+    const second = await window.outcome(window.sampler.sample(options));
+    abort.abort();
+    return [await stopped, second, await window.outcome(window.sampler.sample(options))];
+  }, options);
+  assert.equal(outcomes[0].error?.name, "AbortError");
+  assert.equal(outcomes[1].error?.code, "busy");
+  assert.equal(outcomes[2].value?.networkCalls, 4);
+});
+
+test("a signal stops a load", async () => {
+  server.routes.set("/weights/mnist/unet/diffusion_pytorch_model.safetensors", { length: 1e6, body: endless() });
+  const { error } = await page.evaluate(async () => {
+    const abort = new AbortController();
+    const loading = window.ConsistencySampler.load("/weights/mnist/", { signal: abort.signal, onProgress: () => abort.abort() });
+    return window.outcome(loading);
+  });
+  server.routes.delete("/weights/mnist/unet/diffusion_pytorch_model.safetensors");
+  assert.equal(error?.name, "AbortError");
+});
+
+test("dispose rejects what is under way and what comes later", async () => {
+  const outcomes = await page.evaluate(async () => {
+    const sampler = await window.ConsistencySampler.load("/weights/mnist/");
+    const running = window.outcome(sampler.sample({ seed: 0, count: 1, classLabels: [0], numInferenceSteps: 2 }));
+    sampler.dispose();
+    return [await running, await window.outcome(sampler.schedule({ numInferenceSteps: 1 }))];
+  });
+  assert.deepEqual(outcomes.map(({ error }) => error?.code), ["disposed", "disposed"]);
+});
+
+/** The beginning of a weights file (a header of 2000 bytes) that never ends. */
+async function* endless() {
+  const header = Buffer.alloc(2000, " ");
+  header.writeBigUInt64LE(1992n);
+  header.write("{", 8);
+  yield header;
+  await new Promise(() => {});
+}

@@ -1,0 +1,131 @@
+// What the page says when something is wrong: one line that names the file, what was expected and what was found.
+
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import path from "node:path";
+import { after, before, test } from "node:test";
+import { setTimeout } from "node:timers/promises";
+
+import { launch, open } from "./browser.js";
+import { join, split } from "./safetensors.js";
+import { GOLDENS, startServer } from "./server.js";
+
+/** A small model, of which each test spoils one file. */
+const MODEL = "no-mid";
+const WEIGHTS = "unet/diffusion_pytorch_model.safetensors";
+const JSON_TYPE = "application/json";
+const read = (file) => readFileSync(path.join(GOLDENS, MODEL, file));
+const page404 = { type: "text/html", body: "<!doctype html><title>Not here</title>" };
+
+let server, browser;
+
+before(async () => {
+  server = await startServer();
+  browser = await launch();
+});
+after(async () => {
+  await browser?.close();
+  await server?.stop();
+});
+
+/** The page's message for the model with some of its files replaced. */
+async function message(files, model = `goldens/${MODEL}/`) {
+  for (const [file, route] of Object.entries(files)) server.routes.set(`/goldens/${MODEL}/${file}`, route);
+  const page = await open(browser);
+  try {
+    await page.goto(`${server.origin}/?model=${encodeURIComponent(model)}`);
+    const alert = page.getByRole("alert");
+    await alert.waitFor({ timeout: 60_000 });
+    assert.equal(await page.getByRole("button", { name: "Generate" }).isEnabled(), false);
+    assert.equal(await page.getByRole("progressbar").count(), 0, "the progress bar is gone");
+    assert.equal(await page.getByRole("status").textContent(), "");
+    const text = await alert.textContent();
+    assert.doesNotMatch(text, /\n/);
+    return text;
+  } finally {
+    server.routes.clear();
+    await page.context().close();
+  }
+}
+
+test("a folder that is not there", async () => {
+  assert.match(await message({}, "nowhere"), /\/nowhere\/model_index\.json: the server answered 404 Not Found$/);
+});
+
+test("a folder on another site", async () => {
+  assert.match(await message({}, "https://example.org/model/"), /^model=https:\/\/example\.org\/model\/ in the address: expected a folder on http:/);
+});
+
+test("an HTML page in place of the index", async () => {
+  assert.match(await message({ "model_index.json": page404 }), /model_index\.json: expected a model's file, found an HTML page$/);
+});
+
+test("an HTML page in place of the weights", async () => {
+  assert.match(await message({ [WEIGHTS]: page404 }), /\.safetensors: expected a model's file, found an HTML page$/);
+});
+
+test("an index that is not JSON", async () => {
+  const route = { type: JSON_TYPE, body: "version https://git-lfs.github.com/spec/v1\noid sha256:0" };
+  assert.match(await message({ "model_index.json": route }), /model_index\.json: expected JSON, found "version https/);
+});
+
+test("another kind of pipeline", async () => {
+  const route = { type: JSON_TYPE, body: '{"_class_name": "DDPMPipeline"}' };
+  assert.match(await message({ "model_index.json": route }), /expected _class_name "ConsistencyModelPipeline", found "DDPMPipeline"$/);
+});
+
+test("a network that is not supported", async () => {
+  const config = JSON.parse(read("unet/config.json"));
+  const body = JSON.stringify({ ...config, down_block_types: ["DownBlock2D", "SkipDownBlock2D"] });
+  assert.match(await message({ "unet/config.json": { type: JSON_TYPE, body } }), /SkipDownBlock2D/);
+});
+
+test("weights that are cut off", async () => {
+  const file = read(WEIGHTS);
+  const text = await message({ [WEIGHTS]: { body: file.subarray(0, file.length - 1000) } });
+  assert.match(text, new RegExp(`expected ${file.length}.*found ${file.length - 1000}|${file.length - 1000}.*${file.length}`));
+});
+
+test("weights that break off on the way", async () => {
+  const file = read(WEIGHTS);
+  const body = async function* () {
+    yield file.subarray(0, 5000);
+    // So that these bytes reach the reader before the end of the connection does.
+    await setTimeout(300);
+  };
+  const text = await message({ [WEIGHTS]: { length: file.length, body: body() } });
+  assert.match(text, /\.safetensors: broken off after 5000 bytes: .* — Check the connection and reload the page\.$/);
+});
+
+test("weights that are something else", async () => {
+  const body = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4658820\n";
+  assert.match(await message({ [WEIGHTS]: { body } }), /header/);
+});
+
+test("weights that lack a tensor", async () => {
+  const { header, data } = split(read(WEIGHTS));
+  const [name, { data_offsets: [start] }] = Object.entries(header)
+    .filter(([name]) => name !== "__metadata__")
+    .reduce((a, b) => (a[1].data_offsets[1] > b[1].data_offsets[1] ? a : b));
+  delete header[name];
+  const body = join({ header, data: data.subarray(0, start) });
+  assert.ok((await message({ [WEIGHTS]: { body } })).includes(name));
+});
+
+test("a browser without WebGPU", async () => {
+  const page = await open(browser);
+  // The worker is where the GPU is asked for, so that is where it must be missing.
+  const worker = readFileSync(new URL("../../www/worker.js", import.meta.url), "utf8");
+  const body = `Object.defineProperty(navigator, "gpu", { value: undefined });\n${worker}`;
+  server.routes.set("/worker.js", { type: "text/javascript", body });
+  try {
+    await page.goto(`${server.origin}/`);
+    const alert = page.getByRole("alert");
+    await alert.waitFor();
+    assert.match(await alert.textContent(), /^WebGPU: .+ — Try a recent Chrome, Edge or Safari, or Firefox on Windows or macOS\.$/);
+    assert.equal(await page.getByRole("button", { name: "Generate" }).isEnabled(), false);
+  } finally {
+    server.routes.clear();
+    await page.context().close();
+  }
+});
