@@ -219,6 +219,16 @@ impl UNetConfig {
         Ok(config)
     }
 
+    /// The same network for images of another size.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when the levels cannot halve that size.
+    pub fn with_sample_size(&self, sample_size: [usize; 2]) -> Result<Self> {
+        let config = Self { sample_size, ..self.clone() };
+        config.check().map_err(Error::Input)?;
+        Ok(config)
+    }
+
     /// What no single key can show: the keys must agree with one another.
     fn check(&self) -> Result<(), String> {
         let levels = self.block_out_channels.len();
@@ -256,7 +266,7 @@ impl UNetConfig {
         }
         let [h, w] = self.sample_size;
         let factor = 1 << (levels - 1);
-        if h % factor != 0 || w % factor != 0 {
+        if h == 0 || w == 0 || h % factor != 0 || w % factor != 0 {
             return Err(format!("sample_size {h}×{w} must be divisible by {factor} for {levels} levels"));
         }
         Ok(())

@@ -5,9 +5,9 @@
 //! - [`consistency`], [`sampler`], [`rng`]: the algebra of noise levels, Algorithm 1, PyTorch's random numbers.
 //! - [`unet`]: the network's forward, once, over a trait of operations.
 //! - `gpu` (feature `gpu`): the interpreter that records a static WebGPU plan.
+//! - [`network`], [`image`]: what every interpreter offers; from its numbers to pixels.
 //! - `reference` (feature `burn`): the interpreter on burn tensors.
 //! - `web` (feature `web`): the only file that knows JavaScript exists.
-//! - `cli` (feature `cli`): the command line.
 #![forbid(unsafe_code)]
 
 pub mod config;
@@ -17,12 +17,15 @@ pub mod error;
 pub mod folder;
 #[cfg(feature = "gpu")]
 pub mod gpu;
+pub mod image;
 pub mod network;
 #[cfg(feature = "burn")]
 pub mod reference;
 pub mod rng;
 pub mod sampler;
 pub mod unet;
+#[cfg(all(feature = "web", target_arch = "wasm32"))]
+pub mod web;
 pub mod weights;
 
 pub use error::{Error, Result};

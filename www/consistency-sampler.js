@@ -40,10 +40,11 @@
 /** What went wrong, in one line (`message`) and as a word to decide by (`code`). */
 export class ConsistencySamplerError extends Error {
   /**
-   * @param {"unsupported" | "network" | "http" | "format" | "busy" | "disposed" | "failed"} code
-   *   unsupported: no usable WebGPU; network: no answer, or one that broke off; http: a status other than success;
-   *   format: a file that is not what it should be; busy: a sample() is running; disposed: dispose() was called;
-   *   failed: bad options, or the GPU gave up
+   * @param {string} code
+   *   unsupported: the browser has no usable WebGPU; network: no answer, or one that broke off; http: a status other than
+   *   success, or a web page in place of a file; config, weights: a file of the model that is not what it should be;
+   *   input: bad options; gpu: the GPU is too small, or gave up; busy: a sample() is running; disposed: dispose() was
+   *   called; failed: anything else
    * @param {string} message
    */
   constructor(code, message) {

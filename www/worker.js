@@ -31,8 +31,7 @@ self.onmessage = async ({ data: { id, method, params } }) => {
   try {
     self.postMessage({ id, result: await methods[method](params, emit) });
   } catch (error) {
-    const code = error instanceof Failure ? error.code : "failed";
-    self.postMessage({ id, error: { code, message: error.message ?? String(error) } });
+    self.postMessage({ id, error: { code: codeOf(error), message: error.message ?? String(error) } });
   }
 };
 
@@ -40,7 +39,7 @@ async function load({ url }, emit) {
   const [device, configs] = await Promise.all([requestDevice(), fetchConfigs(url)]);
   const weights = `${url}unet/diffusion_pytorch_model.safetensors`;
   const response = await get(weights);
-  model = await failingAs("format", url, async () => {
+  model = await failing(null, url, async () => {
     const loader = new Loader(device, configs.unet, configs.scheduler);
     const progress = await stream(response, (chunk) => loader.push(chunk), emit);
     emit({ stage: "shaders", ...progress });
@@ -63,8 +62,8 @@ async function sample(options, emit) {
 }
 
 async function requestDevice() {
-  await failingAs("network", "the WebAssembly module", () => init());
-  return failingAs("unsupported", "WebGPU", () => Device.request());
+  await failing("network", "the WebAssembly module", () => init());
+  return failing("unsupported", "WebGPU", () => Device.request());
 }
 
 /** The texts of the model's two configurations, once its index says that it is a consistency model. */
@@ -72,7 +71,7 @@ async function fetchConfigs(url) {
   const index = JSON.parse(await fetchJson(`${url}model_index.json`));
   if (index?._class_name !== "ConsistencyModelPipeline") {
     const found = JSON.stringify(index?._class_name);
-    throw new Failure("format", `${url}model_index.json: expected _class_name "ConsistencyModelPipeline", found ${found}`);
+    throw new Failure("config", `${url}model_index.json: expected _class_name "ConsistencyModelPipeline", found ${found}`);
   }
   const [unet, scheduler] = await Promise.all([
     fetchJson(`${url}unet/config.json`),
@@ -84,23 +83,23 @@ async function fetchConfigs(url) {
 /** The text of a file that holds JSON. */
 async function fetchJson(url) {
   const response = await get(url);
-  const text = await failingAs("network", url, () => response.text());
+  const text = await failing("network", url, () => response.text());
   try {
     JSON.parse(text);
   } catch (error) {
-    throw new Failure("format", `${url}: expected JSON, found ${JSON.stringify(text.slice(0, 40))} (${error.message})`);
+    throw new Failure("config", `${url}: expected JSON, found ${JSON.stringify(text.slice(0, 40))} (${error.message})`);
   }
   return text;
 }
 
 /** A successful response that is not a web page; many servers answer a wrong address with one. */
 async function get(url) {
-  const response = await failingAs("network", url, () => fetch(url));
+  const response = await failing("network", url, () => fetch(url));
   if (!response.ok) {
     throw new Failure("http", `${url}: the server answered ${`${response.status} ${response.statusText}`.trim()}`);
   }
   if (response.headers.get("Content-Type")?.startsWith("text/html")) {
-    throw new Failure("format", `${url}: expected a model's file, found an HTML page`);
+    throw new Failure("http", `${url}: expected a model's file, found an HTML page`);
   }
   return response;
 }
@@ -115,7 +114,7 @@ async function stream(response, push, emit) {
   let loaded = 0;
   const progress = () => ({ loaded, total, bytesPerSecond: (loaded / Math.max(performance.now() - start, 1)) * 1000 });
   for (;;) {
-    const { done, value } = await failingAs("network", `${url}: broken off after ${loaded} bytes`, () => reader.read());
+    const { done, value } = await failing("network", `${url}: broken off after ${loaded} bytes`, () => reader.read());
     if (done) return progress();
     push(value);
     loaded += value.length;
@@ -126,12 +125,17 @@ async function stream(response, push, emit) {
   }
 }
 
-/** Does something; its error gets a code, and a subject before its message. An error that has a code stays as it is. */
-async function failingAs(code, subject, action) {
+/** Does something; its error gets a subject before its message, and a code unless that is null and it brings its own. */
+async function failing(code, subject, action) {
   try {
     return await action();
   } catch (error) {
     if (error instanceof Failure) throw error;
-    throw new Failure(code, `${subject}: ${error.message ?? error}`);
+    throw new Failure(code ?? codeOf(error), `${subject}: ${error.message ?? error}`);
   }
+}
+
+/** The code that this file or the WebAssembly module gave an error; a browser's own errors have numbers or nothing. */
+function codeOf(error) {
+  return typeof error?.code === "string" ? error.code : "failed";
 }

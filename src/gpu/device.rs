@@ -14,6 +14,7 @@ pub struct Gpu {
     pub(super) device: wgpu::Device,
     pub(super) queue: wgpu::Queue,
     description: String,
+    software: bool,
     /// The first error that the device reported outside of any call, and whether it was lost.
     fault: Arc<Mutex<Option<String>>>,
     pipelines: Rc<RefCell<HashMap<Specialised, wgpu::ComputePipeline>>>,
@@ -51,11 +52,13 @@ impl Gpu {
         device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| note(&first, one_line(&e))));
         let first = fault.clone();
         device.set_device_lost_callback(move |_, message| note(&first, format!("the GPU device was lost: {message}")));
+        let software = info.device_type == wgpu::DeviceType::Cpu;
         let description = if info.name.is_empty() { "WebGPU adapter".to_owned() } else { info.name };
         Ok(Self {
             device,
             queue,
             description,
+            software,
             fault,
             pipelines: Rc::default(),
             layouts: Rc::default(),
@@ -65,6 +68,11 @@ impl Gpu {
     /// The adapter's name for people, as far as the platform tells it.
     pub fn description(&self) -> &str {
         &self.description
+    }
+
+    /// Whether the adapter is a program that imitates a GPU; browsers do not tell.
+    pub fn is_software(&self) -> bool {
+        self.software
     }
 
     /// An error if the device has reported one.

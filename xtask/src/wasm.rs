@@ -28,6 +28,7 @@ pub fn build(project: &Project, pkg: &Path) -> Result<()> {
     Bindgen::new()
         .input_path(&compiled)
         .web(true)?
+        .omit_default_module_path(false)
         .typescript(true)
         .remove_name_section(true)
         .remove_producers_section(true)

@@ -1,0 +1,271 @@
+// The page: controls in, pictures out. The model itself lives behind `consistency-sampler.js`.
+//
+// The address names the picture: ?seed=…&steps=…&class=…&count=…, and optionally ?model=…, a folder on this site.
+
+import { ConsistencySampler } from "./consistency-sampler.js";
+
+const DEFAULT_MODEL = "weights/mnist/";
+
+/** Between two images, in pixels of an image. */
+const GAP = 1;
+
+const byId = (id) => document.getElementById(id);
+const form = byId("controls");
+const canvas = byId("canvas");
+const shown = byId("shown");
+
+let sampler;
+/** What the canvas holds: the request, its steps so far, and which of them is shown; undefined before the first. */
+let picture;
+/** Aborts the run under way; null when there is none. */
+let run = null;
+
+start().catch(fail);
+
+async function start() {
+  const address = new URLSearchParams(location.search);
+  const model = address.get("model") ?? DEFAULT_MODEL;
+  if (new URL(model, document.baseURI).origin !== location.origin) {
+    throw new Error(`model=${model} in the address: expected a folder on ${location.origin}`);
+  }
+  byId("progress").hidden = false;
+  say(`Loading the model ${model}`);
+  try {
+    sampler = await ConsistencySampler.load(model, { onProgress: showProgress });
+  } finally {
+    byId("progress").hidden = true;
+    say("");
+  }
+  describeModel(model);
+  fillClasses();
+  const refused = restore(address);
+  if (refused.length) fail(new Error(`ignored in the address: ${refused.join("; ")}`));
+  byId("fields").disabled = false;
+  byId("generate").disabled = false;
+  await Promise.all([showSigmas(), generate()]);
+}
+
+// What the person does.
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (run) return;
+  byId("error").hidden = true;
+  generate().catch(fail);
+});
+form.addEventListener("change", ({ target }) => {
+  if (target.name === "steps") showSigmas().catch(fail);
+});
+byId("dice").addEventListener("click", () => {
+  form.elements.seed.value = crypto.getRandomValues(new Uint32Array(1))[0];
+  form.requestSubmit();
+});
+byId("cancel").addEventListener("click", () => run?.abort());
+shown.addEventListener("change", ({ target }) => {
+  picture.shown = Number(target.value);
+  draw();
+});
+new ResizeObserver(fit).observe(byId("stage"));
+
+// Sampling.
+
+async function generate() {
+  const request = readControls();
+  const { seed, steps, count, classLabels } = request;
+  run = new AbortController();
+  setRunning(true);
+  if (!picture) {
+    picture = { request, steps: [], shown: 0 };
+    draw();
+  }
+  say(`Generating ${many(count, "image")}…`);
+  try {
+    const options = { seed, count, classLabels, numInferenceSteps: steps, signal: run.signal };
+    const result = await sampler.sample({ ...options, onStep: (step) => land(request, step) });
+    say(`${many(count, "image")} in ${duration(result.milliseconds)} with ${many(result.networkCalls, "network call")}`);
+    history.replaceState(null, "", addressOf(request));
+  } catch (error) {
+    if (error.name !== "AbortError") throw error;
+    say("Cancelled");
+  } finally {
+    run = null;
+    setRunning(false);
+  }
+}
+
+/** What the controls ask for; `class` is a label or "each". */
+function readControls() {
+  const data = new FormData(form);
+  const request = { seed: Number(data.get("seed")), steps: Number(data.get("steps")), count: Number(data.get("count")) };
+  const classes = sampler.info.numClassEmbeds;
+  if (classes === null) return request;
+  const label = data.get("class");
+  const classLabels = Array.from({ length: request.count }, (_, i) => (label === "each" ? i % classes : Number(label)));
+  return { ...request, class: label, classLabels };
+}
+
+/** Shows a step as soon as it lands, and offers it among the steps to look at. */
+function land(request, step) {
+  if (step.index === 0) {
+    picture = { request, steps: [], shown: 0 };
+    shown.querySelectorAll("label").forEach((label) => label.remove());
+    for (let i = 0; i < step.steps; i++) shown.append(chip(i));
+    shown.hidden = false;
+  }
+  picture.steps.push(step);
+  picture.shown = step.index;
+  const label = shown.querySelectorAll("label")[step.index];
+  label.querySelector("span").textContent = `${step.index + 1}, from σ ${sigma(step.sigma)}`;
+  Object.assign(label.querySelector("input"), { disabled: false, checked: true });
+  draw();
+}
+
+/** The radio button of a step that has not landed yet. */
+function chip(index) {
+  const label = document.createElement("label");
+  const input = Object.assign(document.createElement("input"), { type: "radio", name: "shown", value: index, disabled: true });
+  const text = Object.assign(document.createElement("span"), { textContent: index + 1 });
+  label.append(input, text);
+  return label;
+}
+
+/** While a run is under way Generate keeps the keyboard's focus, so it is not disabled but only inert. */
+function setRunning(running) {
+  const cancel = byId("cancel");
+  byId("generate").setAttribute("aria-disabled", running);
+  if (!running && document.activeElement === cancel) byId("generate").focus();
+  cancel.disabled = !running;
+}
+
+// The canvas.
+
+/** Draws the shown step, the images side by side; before the first step, the places where they will be. */
+function draw() {
+  const { request, steps, shown } = picture;
+  const [height, width] = sampler.info.sampleSize;
+  const columns = columnsFor(request.count);
+  canvas.hidden = false;
+  canvas.width = columns * (width + GAP) - GAP;
+  canvas.height = Math.ceil(request.count / columns) * (height + GAP) - GAP;
+  canvas.setAttribute("aria-label", describePicture());
+  fit();
+  const context = canvas.getContext("2d");
+  const bytes = width * height * 4;
+  for (let i = 0; i < request.count; i++) {
+    const [x, y] = [(i % columns) * (width + GAP), Math.floor(i / columns) * (height + GAP)];
+    const pixels = steps[shown]?.pixels.subarray(i * bytes, (i + 1) * bytes);
+    if (pixels) context.putImageData(new ImageData(pixels, width, height), x, y);
+    else context.fillRect(x, y, width, height);
+  }
+}
+
+/** Fills the stage with whole screen pixels per sample pixel, so that all come out equally large, unless it is too small. */
+function fit() {
+  const room = Math.min(byId("stage").clientWidth / canvas.width, (0.62 * innerHeight) / canvas.height);
+  const whole = Math.floor(room * devicePixelRatio) / devicePixelRatio;
+  canvas.style.width = `${canvas.width * (whole || room)}px`;
+}
+
+/** The fewest columns that fill every row and make the grid at least as wide as high. */
+function columnsFor(count) {
+  let columns = Math.ceil(Math.sqrt(count));
+  while (count % columns) columns++;
+  return columns;
+}
+
+// The address.
+
+/** Sets the controls from the address; returns what they cannot take, in words, which stays at its default. */
+function restore(address) {
+  const refused = [];
+  for (const name of ["seed", "steps", "class", "count"]) {
+    const control = form.elements[name];
+    const value = address.get(name);
+    if (value === null || (name === "class" && byId("class-field").hidden)) continue;
+    const initial = control.value;
+    control.value = value;
+    // An input empties itself, a choice stays where it was, when they are given what they do not know.
+    if (control.value === value && control.validity?.valid !== false) continue;
+    control.value = initial;
+    refused.push(`${name}=${value}, expected ${choices(control)}`);
+  }
+  return refused;
+}
+
+/** What a control takes, in words. */
+function choices(control) {
+  if (control.type === "number") return `a whole number from ${control.min} to ${control.max}`;
+  const values = Array.from(control.options ?? control, ({ value }) => value);
+  return values.length > 6 ? `${values.slice(0, 3).join(", ")}, … ${values.at(-1)}` : values.join(", ");
+}
+
+/** The address of a picture. */
+function addressOf({ seed, steps, class: label, count }) {
+  const address = new URL(location);
+  const values = { seed, steps, class: label, count };
+  for (const [name, value] of Object.entries(values)) {
+    if (value !== undefined) address.searchParams.set(name, value);
+  }
+  return address;
+}
+
+// What the page says.
+
+/** The picture in words, for those who do not see it. */
+function describePicture() {
+  const { request, steps, shown } = picture;
+  if (!steps.length) return "No samples yet";
+  const parts = [many(request.count, "image"), `seed ${request.seed}`];
+  if (request.classLabels) {
+    const labels = [...new Set(request.classLabels)];
+    parts.push(`${labels.length === 1 ? "class" : "classes"} ${labels.join(", ")}`);
+  }
+  return [...parts, `step ${shown + 1} of ${steps[0].steps}, from σ ${sigma(steps[shown].sigma)}`].join(", ");
+}
+
+function fillClasses() {
+  const classes = sampler.info.numClassEmbeds;
+  byId("class-field").hidden = classes === null;
+  for (let label = 0; label < classes; label++) byId("class").append(new Option(label));
+}
+
+function describeModel(model) {
+  const { parameters, sampleSize, device } = sampler.info;
+  const size = `${(parameters / 1e6).toFixed(2)} million parameters, ${sampleSize.join(" × ")} pixels`;
+  byId("model").textContent = `Model ${model}: ${size}. GPU: ${device || "not named by the browser"}.`;
+}
+
+async function showSigmas() {
+  const { sigmas } = await sampler.schedule({ numInferenceSteps: readControls().steps });
+  byId("sigmas").textContent = `Noise σ ${sigmas.map(sigma).join(" → ")}`;
+}
+
+function showProgress({ stage, loaded, total, bytesPerSecond }) {
+  const bar = byId("bar");
+  if (stage === "shaders" || total === null) bar.removeAttribute("value");
+  else Object.assign(bar, { max: total, value: loaded });
+  const amount = total === null ? megabytes(loaded) : `${megabytes(loaded)} of ${megabytes(total)}`;
+  byId("bar-text").textContent =
+    stage === "shaders" ? `${megabytes(loaded)} loaded, compiling shaders` : `${amount}, ${megabytes(bytesPerSecond)}/s`;
+}
+
+function say(text) {
+  byId("status").textContent = text;
+}
+
+/** Shows an error in one line, with a way out where there is one. */
+function fail(error) {
+  const help = {
+    unsupported: "Try a recent Chrome, Edge or Safari, or Firefox on Windows or macOS.",
+    network: "Check the connection and reload the page.",
+  };
+  const box = byId("error");
+  box.textContent = [error.message, help[error.code]].filter(Boolean).join(" — ");
+  box.hidden = false;
+  say("");
+}
+
+const many = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
+const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
+const sigma = (value) => String(Number(value.toPrecision(3)));
+const duration = (milliseconds) => (milliseconds < 1000 ? `${Math.round(milliseconds)} ms` : `${(milliseconds / 1000).toFixed(2)} s`);

@@ -1,0 +1,175 @@
+/**
+ * Samples of a consistency model, made in a Web Worker on the GPU.
+ *
+ *     const sampler = await ConsistencySampler.load("weights/mnist/");
+ *     await sampler.sample({ seed: 7, count: 4, numInferenceSteps: 2, onStep: ({ pixels }) => draw(pixels) });
+ *
+ * Every promise rejects with a ConsistencySamplerError, or with the signal's reason (an AbortError unless the caller
+ * chose another) once its signal is aborted.
+ */
+
+/**
+ * @typedef {object} ModelInfo
+ * @property {string} device  the GPU, in the browser's words; may be empty
+ * @property {number} parameters  how many weights the network has
+ * @property {[number, number]} sampleSize  height and width of an image, in pixels
+ * @property {number} channels  1 for grey, 3 for red, green, blue
+ * @property {?number} numClassEmbeds  how many classes can be asked for; null when the model knows none
+ * @property {number} numTrainTimesteps  how many noise levels the full schedule has
+ * @property {number} sigmaMin  the lowest noise level (standard deviation; data lies in -1…1)
+ * @property {number} sigmaMax  the highest noise level
+ */
+
+/**
+ * @typedef {object} LoadProgress
+ * @property {"weights" | "shaders"} stage  what is under way: the download, then the compilation for this GPU
+ * @property {number} loaded  bytes of weights received
+ * @property {?number} total  bytes to receive; null when the server does not say or compresses
+ * @property {number} bytesPerSecond  the average since the download began
+ */
+
+/**
+ * @typedef {object} Step
+ * @property {number} index  0 for the first network call
+ * @property {number} steps  how many network calls make the picture
+ * @property {number} sigma  the noise level that this call started from
+ * @property {Uint8ClampedArray} pixels  count × height × width × RGBA, one image after another
+ * @property {boolean} last  whether the picture is finished
+ */
+
+/** What went wrong, in one line (`message`) and as a word to decide by (`code`). */
+export class ConsistencySamplerError extends Error {
+  /**
+   * @param {string} code
+   *   unsupported: the browser has no usable WebGPU; network: no answer, or one that broke off; http: a status other than
+   *   success, or a web page in place of a file; config, weights: a file of the model that is not what it should be;
+   *   input: bad options; gpu: the GPU is too small, or gave up; busy: a sample() is running; disposed: dispose() was
+   *   called; failed: anything else
+   * @param {string} message
+   */
+  constructor(code, message) {
+    super(message);
+    this.name = "ConsistencySamplerError";
+    this.code = code;
+  }
+}
+
+/** A loaded model. It owns a worker and the GPU memory of the weights until `dispose()`. */
+export class ConsistencySampler {
+  /** @type {ModelInfo} */
+  info;
+  #worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module", name: "consistency-sampler" });
+  #pending = new Map();
+  #lastId = 0;
+  #sampling = false;
+  #ended = null;
+
+  /**
+   * Loads a model from a folder in the diffusers layout (a `ConsistencyModelPipeline`).
+   *
+   * @param {string | URL} url  the folder, relative to the document
+   * @param {object} [options]
+   * @param {(progress: LoadProgress) => void} [options.onProgress]  called a few times a second
+   * @param {AbortSignal} [options.signal]  stops the download
+   * @returns {Promise<ConsistencySampler>}
+   */
+  static async load(url, { onProgress, signal } = {}) {
+    signal?.throwIfAborted();
+    const folder = new URL(url, document.baseURI);
+    if (!folder.pathname.endsWith("/")) folder.pathname += "/";
+
+    const sampler = new ConsistencySampler();
+    const abort = () => sampler.#end(signal.reason);
+    signal?.addEventListener("abort", abort);
+    try {
+      sampler.info = await sampler.#call("load", { url: folder.href }, onProgress);
+      return sampler;
+    } catch (error) {
+      sampler.dispose();
+      throw error;
+    } finally {
+      signal?.removeEventListener("abort", abort);
+    }
+  }
+
+  /** Use `ConsistencySampler.load`. */
+  constructor() {
+    this.#worker.onmessage = ({ data }) => this.#receive(data);
+    // Nothing is known about an error outside a call, least of all whether the worker still works.
+    this.#worker.onerror = (event) => {
+      event.preventDefault();
+      this.#end(new ConsistencySamplerError("failed", `the worker failed: ${event.message ?? "its script did not load"}`));
+    };
+  }
+
+  /**
+   * The noise levels of a sampling run: give the number of steps or the steps themselves.
+   *
+   * @param {object} options
+   * @param {number} [options.numInferenceSteps]
+   * @param {number[]} [options.timesteps]  descending indices below `info.numTrainTimesteps`
+   * @returns {Promise<{ timesteps: number[], sigmas: number[] }>}
+   */
+  schedule({ numInferenceSteps, timesteps }) {
+    return this.#call("schedule", { numInferenceSteps, timesteps });
+  }
+
+  /**
+   * Samples images. The same options give the same pixels on the same device.
+   *
+   * @param {object} options
+   * @param {number | bigint} options.seed  0 to 2⁶⁴ − 1
+   * @param {number} options.count  how many images
+   * @param {number[]} [options.classLabels]  a class for each image; mandatory for a model with classes
+   * @param {number} [options.numInferenceSteps]  how many network calls
+   * @param {number[]} [options.timesteps]  instead of `numInferenceSteps`: descending indices of the schedule
+   * @param {(step: Step) => void} [options.onStep]  called after each network call
+   * @param {AbortSignal} [options.signal]  stops after the network call under way
+   * @returns {Promise<{ networkCalls: number, milliseconds: number }>}
+   */
+  async sample({ onStep, signal, ...options }) {
+    signal?.throwIfAborted();
+    if (this.#sampling) throw new ConsistencySamplerError("busy", "one sample() at a time: another one is running");
+    this.#sampling = true;
+    const abort = () => this.#worker.postMessage({ method: "cancel" });
+    signal?.addEventListener("abort", abort);
+    try {
+      const { cancelled, ...result } = await this.#call("sample", options, onStep);
+      if (cancelled) throw signal.reason;
+      return result;
+    } finally {
+      this.#sampling = false;
+      signal?.removeEventListener("abort", abort);
+    }
+  }
+
+  /** Frees the worker and its GPU memory; calls under way and later ones reject. */
+  dispose() {
+    this.#end(new ConsistencySamplerError("disposed", "this sampler has been disposed of"));
+  }
+
+  /** Stops the worker; `reason` is what calls under way and later ones reject with. */
+  #end(reason) {
+    this.#ended ??= { reason };
+    this.#worker.terminate();
+    for (const { reject } of this.#pending.values()) reject(this.#ended.reason);
+    this.#pending.clear();
+  }
+
+  #call(method, params, onEvent) {
+    return new Promise((resolve, reject) => {
+      if (this.#ended) return reject(this.#ended.reason);
+      const id = ++this.#lastId;
+      this.#pending.set(id, { resolve, reject, onEvent });
+      this.#worker.postMessage({ id, method, params });
+    });
+  }
+
+  #receive({ id, event, error, result }) {
+    const call = this.#pending.get(id);
+    if (event) return call.onEvent?.(event);
+    this.#pending.delete(id);
+    if (error) call.reject(new ConsistencySamplerError(error.code, error.message));
+    else call.resolve(result);
+  }
+}

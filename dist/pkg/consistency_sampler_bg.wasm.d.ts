@@ -1,0 +1,33 @@
+/* tslint:disable */
+/* eslint-disable */
+export const memory: WebAssembly.Memory;
+export const __wbg_device_free: (a: number, b: number) => void;
+export const __wbg_loader_free: (a: number, b: number) => void;
+export const __wbg_model_free: (a: number, b: number) => void;
+export const device_description: (a: number) => [number, number];
+export const device_request: () => any;
+export const loader_finish: (a: number) => any;
+export const loader_new: (a: number, b: number, c: number, d: number, e: number) => [number, number, number];
+export const loader_push: (a: number, b: number, c: number) => [number, number];
+export const model_cancel: (a: number) => void;
+export const model_forward: (a: number, b: number, c: number, d: number, e: number, f: number, g: number) => any;
+export const model_info: (a: number) => [number, number, number];
+export const model_sample: (a: number, b: any, c: any) => any;
+export const model_schedule: (a: number, b: number, c: number, d: number) => [number, number, number];
+export const start: () => void;
+export const wasm_bindgen__convert__closures_____invoke__h0d23409ac1894656: (a: number, b: number, c: any) => [number, number];
+export const wasm_bindgen__convert__closures_____invoke__h0d23409ac1894656_16: (a: number, b: number, c: any) => [number, number];
+export const wasm_bindgen__convert__closures_____invoke__h0d23409ac1894656_17: (a: number, b: number, c: any) => [number, number];
+export const wasm_bindgen__convert__closures_____invoke__h51a50f1332ac35d6: (a: number, b: number, c: any, d: any) => void;
+export const wasm_bindgen__convert__closures_____invoke__hd3965b95f461f62f: (a: number, b: number, c: any) => [number, number];
+export const wasm_bindgen__convert__closures_____invoke__h1ab5705c14eb6175: (a: number, b: number, c: any) => void;
+export const wasm_bindgen__convert__closures_____invoke__h1ab5705c14eb6175_15: (a: number, b: number, c: any) => void;
+export const __wbindgen_malloc: (a: number, b: number) => number;
+export const __wbindgen_realloc: (a: number, b: number, c: number, d: number) => number;
+export const __wbindgen_free: (a: number, b: number, c: number) => void;
+export const __wbindgen_exn_store: (a: number) => void;
+export const __externref_table_alloc: () => number;
+export const __wbindgen_externrefs: WebAssembly.Table;
+export const __wbindgen_destroy_closure: (a: number, b: number) => void;
+export const __externref_table_dealloc: (a: number) => void;
+export const __wbindgen_start: () => void;

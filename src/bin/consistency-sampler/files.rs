@@ -1,0 +1,74 @@
+//! Tensors and pictures on disk.
+
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::Path;
+
+use consistency_sampler::image::to_byte;
+use consistency_sampler::{Error, Result};
+use safetensors::{Dtype, SafeTensors, View};
+
+/// A tensor read from a file.
+pub struct Tensor {
+    pub shape: Vec<usize>,
+    pub dtype: Dtype,
+    pub bytes: Vec<u8>,
+}
+
+/// Reads the named tensors of a safetensors file; a missing one is `None`.
+pub fn read_tensors<const N: usize>(path: &Path, names: [&str; N]) -> Result<[Option<Tensor>; N]> {
+    let io = |e: &dyn std::fmt::Display| Error::Io(format!("{}: {e}", path.display()));
+    let bytes = std::fs::read(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => io(&"no such file"),
+        _ => io(&e),
+    })?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|e| io(&format!("not a safetensors file: {e}")))?;
+    Ok(names.map(|name| {
+        let t = file.tensor(name).ok()?;
+        Some(Tensor { shape: t.shape().to_vec(), dtype: t.dtype(), bytes: t.data().to_vec() })
+    }))
+}
+
+/// Writes one f32 tensor.
+pub fn write_tensor(path: &Path, name: &str, shape: &[usize], values: &[f32]) -> Result<()> {
+    struct F32<'a>(&'a [usize], Vec<u8>);
+    impl View for &F32<'_> {
+        fn dtype(&self) -> Dtype {
+            Dtype::F32
+        }
+        fn shape(&self) -> &[usize] {
+            self.0
+        }
+        fn data(&self) -> std::borrow::Cow<'_, [u8]> {
+            (&self.1).into()
+        }
+        fn data_len(&self) -> usize {
+            self.1.len()
+        }
+    }
+    let tensor = F32(shape, values.iter().flat_map(|v| v.to_le_bytes()).collect());
+    safetensors::serialize_to_file([(name, &tensor)], None, path)
+        .map_err(|e| Error::Io(format!("{}: cannot be written: {e}", path.display())))
+}
+
+/// Writes images (B, C, H, W) in [−1, 1] as one PNG, in rows of ⌈√B⌉.
+pub fn write_grid(path: &Path, [batch, channels, height, width]: [usize; 4], images: &[f32]) -> Result<()> {
+    let columns = (1..).find(|n| n * n >= batch).expect("some square is large enough");
+    let (grid_w, grid_h) = (columns * width, batch.div_ceil(columns) * height);
+    let mut bytes = vec![0; grid_w * grid_h * channels];
+    for (b, image) in images.chunks_exact(channels * height * width).enumerate() {
+        let (top, left) = (b / columns * height, b % columns * width);
+        for (i, &v) in image.iter().enumerate() {
+            let (c, y, x) = (i / (height * width), i / width % height, i % width);
+            bytes[((top + y) * grid_w + left + x) * channels + c] = to_byte(v);
+        }
+    }
+    let failed = |e: &dyn std::fmt::Display| Error::Io(format!("{}: cannot be written: {e}", path.display()));
+    let file = File::create(path).map_err(|e| failed(&e))?;
+    let mut encoder = png::Encoder::new(BufWriter::new(file), grid_w as u32, grid_h as u32);
+    encoder.set_color(if channels == 1 { png::ColorType::Grayscale } else { png::ColorType::Rgb });
+    encoder.set_depth(png::BitDepth::Eight);
+    let mut writer = encoder.write_header().map_err(|e| failed(&e))?;
+    writer.write_image_data(&bytes).map_err(|e| failed(&e))?;
+    writer.finish().map_err(|e| failed(&e))
+}

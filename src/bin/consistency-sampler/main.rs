@@ -1,0 +1,44 @@
+//! The command line: the library's interpreters over files.
+
+mod device;
+mod files;
+mod forward;
+mod sample;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use consistency_sampler::Result;
+
+/// Consistency models: one network call from noise to an image, more calls for a better one.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Draw samples, as diffusers' ConsistencyModelPipeline does
+    Sample(sample::Arguments),
+    /// Call the bare U-Net, as diffusers' UNet2DModel is called
+    Forward(forward::Arguments),
+}
+
+fn run(command: &Command) -> Result<()> {
+    match command {
+        Command::Sample(arguments) => sample::run(arguments),
+        Command::Forward(arguments) => forward::run(arguments),
+    }
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! `consistency-sampler sample`.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use consistency_sampler::sampler::Request;
+use consistency_sampler::{Error, Result};
+use indicatif::ProgressBar;
+
+use crate::device::{ModelArguments, style};
+use crate::files::{write_grid, write_tensor};
+
+#[derive(Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    model: ModelArguments,
+
+    /// Seed of all noise, with the meaning of torch.manual_seed
+    #[arg(long, default_value = "0", allow_hyphen_values = true, value_parser = seed)]
+    seed: u64,
+
+    /// Number of samples
+    #[arg(long, value_name = "B", default_value_t = 1)]
+    batch: usize,
+
+    /// Class of each sample, or one for all; by default drawn from the seed
+    #[arg(long, value_name = "L,…", value_delimiter = ',')]
+    class_labels: Option<Vec<u32>>,
+
+    /// Number of evenly spaced network calls [default: 1]
+    #[arg(long, value_name = "N", conflicts_with = "timesteps")]
+    num_inference_steps: Option<usize>,
+
+    /// Explicit timesteps as diffusers takes them: descending, 0 (σ_max) last, e.g. 22,0
+    #[arg(long, value_name = "T,…", value_delimiter = ',')]
+    timesteps: Option<Vec<usize>>,
+
+    /// A .png (a grid of the samples) or a .safetensors (`images` [B,C,H,W] in [0,1])
+    #[arg(long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+/// PyTorch takes seeds from −2⁶³ to 2⁶⁴ − 1 and lets negative ones wrap around.
+fn seed(text: &str) -> std::result::Result<u64, String> {
+    let wrapped = || text.parse::<i64>().map(|s| s as u64);
+    text.parse().or_else(|_| wrapped()).map_err(|_| "expected a whole number of at most 64 bits".into())
+}
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let extension = arguments.output.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
+    let as_png = match extension.as_deref() {
+        Some("png") => true,
+        Some("safetensors") => false,
+        _ => {
+            let found = arguments.output.display();
+            return Err(Error::Input(format!("--output: expected a .png or .safetensors file, found {found}")));
+        }
+    };
+    let folder = arguments.model.folder()?;
+    let request = Request {
+        seed: arguments.seed,
+        batch: arguments.batch,
+        class_labels: arguments.class_labels.clone(),
+        timesteps: arguments.timesteps.clone(),
+        num_inference_steps: arguments.num_inference_steps,
+    };
+    // What is wrong with the request should show before the weights are read.
+    let schedule = request.schedule(&folder.scheduler)?;
+    let labels = request.labels(&folder.unet)?;
+
+    let mut network = arguments.model.network(&folder, &folder.unet)?;
+    let bar = ProgressBar::new(schedule.steps.len() as u64)
+        .with_style(style("sampling {wide_bar} {pos}/{len} network calls, {elapsed}"));
+    bar.tick();
+    let begin = Instant::now();
+    let run = request.run(&mut network, &folder.unet, &folder.scheduler, |_| {
+        bar.inc(1);
+        ControlFlow::Continue(())
+    });
+    let samples = pollster::block_on(run)?;
+    bar.finish_and_clear();
+
+    let [height, width] = folder.unet.sample_size;
+    let shape = [request.batch, folder.unet.in_channels, height, width];
+    if as_png {
+        write_grid(&arguments.output, shape, &samples)?;
+    } else {
+        let images: Vec<f32> = samples.iter().map(|v| (v / 2.0 + 0.5).clamp(0.0, 1.0)).collect();
+        write_tensor(&arguments.output, "images", &shape, &images)?;
+    }
+    let classes = if labels.is_empty() { String::new() } else { format!(", classes {labels:?}") };
+    let (calls, seconds) = (schedule.steps.len(), begin.elapsed().as_secs_f64());
+    println!("{}: {} × {calls} network calls in {seconds:.2} s{classes}", arguments.output.display(), request.batch);
+    Ok(())
+}

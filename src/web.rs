@@ -1,0 +1,260 @@
+//! The crate for JavaScript. This is the only file that knows JavaScript exists.
+//!
+//! Everything here is meant for a Web Worker. No panic crosses over: what can fail throws an `Error` whose `message`
+//! is one line and whose `code` is [`crate::Error::code`].
+
+use std::cell::{Cell, RefCell};
+use std::ops::ControlFlow;
+use std::rc::Rc;
+
+use js_sys::{Array, BigInt, Function, Object, Reflect, Uint8ClampedArray};
+use wasm_bindgen::prelude::*;
+
+use crate::config::{SchedulerConfig, UNetConfig};
+use crate::error::Error;
+use crate::gpu::{Gpu, GpuUNet};
+use crate::image::to_rgba;
+use crate::network::{ForwardInput, Network};
+use crate::sampler::{Progress, Request};
+use crate::unet::UNet;
+use crate::weights::WeightStream;
+
+type JsResult<T> = Result<T, JsValue>;
+
+/// Runs when the module is loaded: a panic, which would be a defect of this crate, is at least readable.
+#[wasm_bindgen(start)]
+pub fn start() {
+    console_error_panic_hook::set_once();
+}
+
+/// A WebGPU device.
+#[wasm_bindgen]
+pub struct Device {
+    gpu: Gpu,
+}
+
+#[wasm_bindgen]
+impl Device {
+    /// Asks the browser for its fastest GPU; throws when there is none.
+    pub async fn request() -> JsResult<Device> {
+        let gpu = Gpu::request().await.map_err(to_js)?;
+        Ok(Device { gpu })
+    }
+
+    /// The adapter's name, as far as the browser tells it.
+    pub fn description(&self) -> String {
+        self.gpu.description().to_owned()
+    }
+}
+
+/// A model whose weights are arriving.
+#[wasm_bindgen]
+pub struct Loader {
+    network: GpuUNet,
+    stream: WeightStream,
+    scheduler: SchedulerConfig,
+}
+
+#[wasm_bindgen]
+impl Loader {
+    /// Reads the two configuration files, allocates the weights on the GPU and starts compiling the kernels.
+    #[wasm_bindgen(constructor)]
+    pub fn new(device: &Device, unet_config_json: &str, scheduler_config_json: &str) -> JsResult<Loader> {
+        let config = UNetConfig::parse(unet_config_json).map_err(to_js)?;
+        let scheduler = SchedulerConfig::parse(scheduler_config_json).map_err(to_js)?;
+        let network = GpuUNet::new(&device.gpu, &config).map_err(to_js)?;
+        let stream = WeightStream::new(&UNet::new(&config).parameters(), true);
+        Ok(Loader { network, stream, scheduler })
+    }
+
+    /// Takes the next bytes of `diffusion_pytorch_model.safetensors`; complete tensors go to the GPU.
+    pub fn push(&mut self, chunk: &[u8]) -> JsResult<()> {
+        let network = &mut self.network;
+        self.stream.push(chunk, &mut |name, values| network.load(name, values)).map_err(to_js)
+    }
+
+    /// Ends the file and returns the model; throws when the file was too short.
+    pub async fn finish(mut self) -> JsResult<Model> {
+        self.stream.end_file().map_err(to_js)?;
+        self.stream.finish().map_err(to_js)?;
+        Ok(Model {
+            config: self.network.config().clone(),
+            scheduler: self.scheduler,
+            network: RefCell::new(Some(self.network)),
+            cancelled: Rc::default(),
+        })
+    }
+}
+
+/// A model that is ready to sample.
+#[wasm_bindgen]
+pub struct Model {
+    config: UNetConfig,
+    scheduler: SchedulerConfig,
+    /// Taken out while a call runs, so that a second one is refused instead of disturbing the first.
+    network: RefCell<Option<GpuUNet>>,
+    cancelled: Rc<Cell<bool>>,
+}
+
+#[wasm_bindgen]
+impl Model {
+    /// `{parameters, sampleSize: [height, width], channels, numClassEmbeds | null, numTrainTimesteps, sigmaMin,
+    /// sigmaMax}`.
+    pub fn info(&self) -> JsResult<Object> {
+        let [h, w] = self.config.sample_size;
+        let number = |n: usize| JsValue::from(n as u32);
+        object(&[
+            ("parameters", number(UNet::new(&self.config).parameter_count())),
+            ("sampleSize", Array::of2(&number(h), &number(w)).into()),
+            ("channels", number(self.config.in_channels)),
+            ("numClassEmbeds", self.config.num_class_embeds.map_or(JsValue::NULL, number)),
+            ("numTrainTimesteps", number(self.scheduler.num_train_timesteps)),
+            ("sigmaMin", self.scheduler.sigma_min.into()),
+            ("sigmaMax", self.scheduler.sigma_max.into()),
+        ])
+    }
+
+    /// `{timesteps, sigmas}` of a number of evenly spaced steps or of an explicit list; throws for bad ones.
+    pub fn schedule(&self, num_inference_steps: Option<u32>, timesteps: Option<Vec<u32>>) -> JsResult<Object> {
+        let request = Request {
+            num_inference_steps: num_inference_steps.map(|n| n as usize),
+            timesteps: timesteps.map(|list| list.iter().map(|&t| t as usize).collect()),
+            ..Default::default()
+        };
+        let schedule = request.schedule(&self.scheduler).map_err(to_js)?;
+        let timesteps: Array = schedule.timesteps.iter().map(|&t| JsValue::from(t as u32)).collect();
+        let sigmas: Array = schedule.steps.iter().map(|s| JsValue::from(s.sigma)).collect();
+        object(&[("timesteps", timesteps.into()), ("sigmas", sigmas.into())])
+    }
+
+    /// Draws samples; calls `on_step` after each network call with
+    /// `{index, steps, sigma, pixels: Uint8ClampedArray (count × height × width RGBA), last}`.
+    ///
+    /// `options`: `{seed, count, classLabels?, numInferenceSteps?, timesteps?}`. Resolves to
+    /// `{cancelled, networkCalls, milliseconds}`.
+    pub async fn sample(&self, options: Object, on_step: Function) -> JsResult<Object> {
+        let request = read_request(&options)?;
+        self.cancelled.set(false);
+        let begin = now();
+        let mut network_calls = 0;
+        let mut thrown = None;
+        let mut network = self.take()?;
+        let channels = self.config.in_channels;
+        let step = |p: Progress<'_>| {
+            network_calls += 1;
+            let report = object(&[
+                ("index", JsValue::from(p.index as u32)),
+                ("steps", JsValue::from(p.steps as u32)),
+                ("sigma", p.sigma.into()),
+                ("pixels", Uint8ClampedArray::from(to_rgba(p.denoised, channels, self.pixels()).as_slice()).into()),
+                ("last", JsValue::from(p.index + 1 == p.steps)),
+            ]);
+            thrown = report.and_then(|r| on_step.call1(&JsValue::NULL, &r)).err();
+            if thrown.is_some() || self.cancelled.get() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let result = request.run(&mut network, &self.config, &self.scheduler, step).await;
+        self.network.replace(Some(network));
+        if let Some(error) = thrown {
+            return Err(error);
+        }
+        let cancelled = match result {
+            Ok(_) => false,
+            Err(Error::Cancelled) => true,
+            Err(e) => return Err(to_js(e)),
+        };
+        object(&[
+            ("cancelled", cancelled.into()),
+            ("networkCalls", JsValue::from(network_calls)),
+            ("milliseconds", (now() - begin).into()),
+        ])
+    }
+
+    /// Lets the running `sample` stop after the network call under way.
+    pub fn cancel(&self) {
+        self.cancelled.set(true);
+    }
+
+    /// The bare network, as `UNet2DModel` is called: `sample` (B × C × H × W), `timestep` (B), `class_labels` (B) if
+    /// the model has classes. Resolves to B × C × H × W values.
+    pub async fn forward(
+        &self,
+        sample: Vec<f32>,
+        timestep: Vec<f32>,
+        class_labels: Option<Vec<u32>>,
+    ) -> JsResult<Vec<f32>> {
+        let class_labels = class_labels.unwrap_or_default();
+        let mut network = self.take()?;
+        let input = ForwardInput { sample: &sample, timestep: &timestep, class_labels: &class_labels };
+        let result = network.forward(input).await;
+        self.network.replace(Some(network));
+        result.map_err(to_js)
+    }
+
+    fn take(&self) -> JsResult<GpuUNet> {
+        let busy = || Error::Input("the model is busy: wait for the running call, or cancel it".into());
+        self.network.take().ok_or_else(|| to_js(busy()))
+    }
+
+    fn pixels(&self) -> usize {
+        self.config.sample_size[0] * self.config.sample_size[1]
+    }
+}
+
+fn read_request(options: &Object) -> JsResult<Request> {
+    let get = |key: &str| Reflect::get(options, &key.into()).ok().filter(|v| !v.is_undefined() && !v.is_null());
+    let list = |key: &str| -> JsResult<Option<Vec<u64>>> {
+        let Some(value) = get(key) else {
+            return Ok(None);
+        };
+        let not_a_list = || to_js(Error::Input(format!("{key}: expected a list of whole numbers")));
+        let values = js_sys::try_iter(&value)?.ok_or_else(not_a_list)?;
+        values.map(|v| whole_number(&v?, key)).collect::<JsResult<_>>().map(Some)
+    };
+    let number = |key: &str| get(key).map(|v| whole_number(&v, key)).transpose();
+    let as_sizes = |values: Vec<u64>| values.iter().map(|&v| v as usize).collect();
+    let as_labels = |values: Vec<u64>| values.iter().map(|&v| u32::try_from(v).unwrap_or(u32::MAX)).collect();
+    Ok(Request {
+        seed: number("seed")?.unwrap_or(0),
+        batch: number("count")?.unwrap_or(1) as usize,
+        class_labels: list("classLabels")?.map(as_labels),
+        timesteps: list("timesteps")?.map(as_sizes),
+        num_inference_steps: number("numInferenceSteps")?.map(|n| n as usize),
+    })
+}
+
+/// A number without fraction, or a BigInt, of at most 64 bits.
+fn whole_number(value: &JsValue, key: &str) -> JsResult<u64> {
+    const EXACT: f64 = 9_007_199_254_740_992.0; // 2^53, beyond which a JavaScript number skips whole numbers
+    let found = || format!("{key}: expected a whole number from 0, found {}", display(value));
+    if let Some(n) = value.as_f64() {
+        let whole = n.fract() == 0.0 && (0.0..EXACT).contains(&n);
+        return if whole { Ok(n as u64) } else { Err(to_js(Error::Input(found()))) };
+    }
+    let big = value.dyn_ref::<BigInt>().and_then(|b| u64::try_from(b.clone()).ok());
+    big.ok_or_else(|| to_js(Error::Input(found())))
+}
+
+fn display(value: &JsValue) -> String {
+    value.as_string().map_or_else(|| format!("{value:?}"), |s| format!("\"{s}\""))
+}
+
+fn object(entries: &[(&str, JsValue)]) -> JsResult<Object> {
+    let object = Object::new();
+    for (key, value) in entries {
+        Reflect::set(&object, &(*key).into(), value)?;
+    }
+    Ok(object)
+}
+
+fn to_js(e: Error) -> JsValue {
+    let error = js_sys::Error::new(&e.to_string());
+    // Setting a property of a fresh Error cannot fail.
+    let _ = Reflect::set(&error, &"code".into(), &e.code().into());
+    error.into()
+}
+
+/// Milliseconds since the worker began, from the monotonic clock.
+fn now() -> f64 {
+    let scope = js_sys::global().unchecked_into::<web_sys::WorkerGlobalScope>();
+    scope.performance().map_or(0.0, |p| p.now())
+}
