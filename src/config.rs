@@ -182,7 +182,9 @@ impl UNetConfig {
             },
         };
         let sample_size = match f.take("sample_size") {
-            Some(Value::Array(a)) if a.len() == 2 => [f.as_size("sample_size", &a[0])?, f.as_size("sample_size", &a[1])?],
+            Some(Value::Array(a)) if a.len() == 2 => {
+                [f.as_size("sample_size", &a[0])?, f.as_size("sample_size", &a[1])?]
+            }
             Some(v) if !v.is_null() => [f.as_size("sample_size", &v)?; 2],
             _ => return Err(f.error("\"sample_size\" is missing: expected the image size in pixels")),
         };
@@ -437,7 +439,9 @@ impl Fields {
             Some(a) => a
                 .iter()
                 .map(|v| {
-                    v.as_str().map(str::to_owned).ok_or_else(|| self.unsupported(key, &v.to_string(), "a list of names"))
+                    v.as_str()
+                        .map(str::to_owned)
+                        .ok_or_else(|| self.unsupported(key, &v.to_string(), "a list of names"))
                 })
                 .collect(),
         }
@@ -499,7 +503,12 @@ mod tests {
         assert!(error_of(r#", "norm_num_groups": 7"#).contains("7 norm groups"));
         assert!(error_of(r#", "block_out_channels": [32, 99999999999, 64]"#).contains("block_out_channels"));
         assert!(UNetConfig::parse("<html>").unwrap_err().to_string().contains("looks like HTML"));
-        assert!(UNetConfig::parse(r#"{"_class_name": "UNet2DConditionModel"}"#).unwrap_err().to_string().contains("UNet2DModel"));
+        assert!(
+            UNetConfig::parse(r#"{"_class_name": "UNet2DConditionModel"}"#)
+                .unwrap_err()
+                .to_string()
+                .contains("UNet2DModel")
+        );
     }
 
     #[test]

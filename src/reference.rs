@@ -56,10 +56,8 @@ impl Network for BurnUNet {
         let shape = [batch, self.config.in_channels, h, w];
         let sample = Tensor::<4>::from_data(TensorData::new(input.sample.to_vec(), shape), &self.device);
         let time = unet::time_features(&self.config, input.timestep);
-        let time = Tensor::<2>::from_data(
-            TensorData::new(time, [batch, self.config.block_out_channels[0]]),
-            &self.device,
-        );
+        let time =
+            Tensor::<2>::from_data(TensorData::new(time, [batch, self.config.block_out_channels[0]]), &self.device);
         let labels = self.config.num_class_embeds.map(|_| {
             let labels: Vec<i32> = input.class_labels.iter().map(|&l| l as i32).collect();
             Tensor::<1, Int>::from_data(TensorData::new(labels, [batch]), &self.device)
@@ -83,8 +81,7 @@ impl ConsistencyFunction for BurnUNet {
         let sample: Vec<f32> = x.iter().map(|x| x * s.c_in as f32).collect();
         let [h, w] = self.config.sample_size;
         let timestep = vec![s.c_noise as f32; x.len() / (self.config.in_channels * h * w)];
-        let output =
-            self.forward(ForwardInput { sample: &sample, timestep: &timestep, class_labels: &labels }).await?;
+        let output = self.forward(ForwardInput { sample: &sample, timestep: &timestep, class_labels: &labels }).await?;
         let mut denoised: Vec<f32> =
             output.iter().zip(&x).map(|(f, x)| s.c_skip as f32 * x + s.c_out as f32 * f).collect();
         if clip {
@@ -98,8 +95,8 @@ impl ConsistencyFunction for BurnUNet {
 }
 
 /// The operations of the forward on burn tensors.
-struct BurnOps<'a> {
-    weights: &'a HashMap<String, Tensor<1>>,
+pub(crate) struct BurnOps<'a> {
+    pub(crate) weights: &'a HashMap<String, Tensor<1>>,
 }
 
 impl BurnOps<'_> {

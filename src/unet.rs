@@ -237,7 +237,13 @@ impl UNet {
     ///
     /// # Panics
     /// When `labels` are absent though the model has a class embedding.
-    pub fn forward<O: Ops>(&self, ops: &mut O, sample: &O::Map, time: &O::Vector, labels: Option<&O::Labels>) -> O::Map {
+    pub fn forward<O: Ops>(
+        &self,
+        ops: &mut O,
+        sample: &O::Map,
+        time: &O::Vector,
+        labels: Option<&O::Labels>,
+    ) -> O::Map {
         let h = ops.linear(time, &self.time_embedding[0]);
         let h = ops.silu_vector(&h);
         let mut temb = ops.linear(&h, &self.time_embedding[1]); // (B, time_embed_dim)

@@ -44,8 +44,7 @@ fn samples_match<N: Network>(new: impl Fn(&ModelFolder) -> N) {
                 timesteps: numbers("timesteps"),
                 num_inference_steps: case["num_inference_steps"].as_u64().map(|n| n as usize),
             };
-            let run =
-                request.run(&mut network, &folder.unet, &folder.scheduler, |_| ControlFlow::Continue(()));
+            let run = request.run(&mut network, &folder.unet, &folder.scheduler, |_| ControlFlow::Continue(()));
             let samples = pollster::block_on(run).unwrap();
             let found: Vec<f32> = samples.iter().map(|v| (v / 2.0 + 0.5).clamp(0.0, 1.0)).collect();
             let case = case["name"].as_str().unwrap();
@@ -131,9 +130,8 @@ fn schedules_match() {
         let mut config = case["config"].clone();
         config["_class_name"] = "CMStochasticIterativeScheduler".into();
         let config = SchedulerConfig::parse(&config.to_string()).unwrap();
-        let list = |key: &str| -> Vec<f64> {
-            case[key].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
-        };
+        let list =
+            |key: &str| -> Vec<f64> { case[key].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect() };
         let schedule = match case["num_inference_steps"].as_u64() {
             Some(n) => Schedule::evenly_spaced(&config, n as usize).unwrap(),
             None => {

@@ -74,11 +74,12 @@ async function generate() {
   const { seed, steps, count, classLabels } = request;
   run = new AbortController();
   setRunning(true);
+  say(`Generating ${many(count, "image")}…`);
   if (!picture) {
     picture = { request, steps: [], shown: 0 };
     draw();
+    say(`Generating ${many(count, "image")}, which takes longer the first time: the GPU's programs are compiled…`);
   }
-  say(`Generating ${many(count, "image")}…`);
   try {
     const options = { seed, count, classLabels, numInferenceSteps: steps, signal: run.signal };
     const result = await sampler.sample({ ...options, onStep: (step) => land(request, step) });
