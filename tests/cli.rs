@@ -82,13 +82,11 @@ fn forward_is_diffusers_forward() {
 fn sample_is_diffusers_pipeline() {
     let dir = scratch("sample");
     let model = goldens().join("mnist-shape");
-    let case = &json(&model.join("goldens.json"))[1];
-    let list = |key: &str| {
-        let numbers = case[key].as_array().unwrap();
-        numbers.iter().map(|n| n.to_string()).collect::<Vec<_>>().join(",")
-    };
-    let (seed, batch) = (case["seed"].to_string(), case["batch"].to_string());
-    let (labels, timesteps) = (list("class_labels"), list("timesteps"));
+    let case = samples(&model.join("goldens")).remove(1);
+    let list = |numbers: &[usize]| numbers.iter().map(|n| n.to_string()).collect::<Vec<_>>().join(",");
+    let (seed, batch) = (case.request.seed.to_string(), case.request.batch.to_string());
+    let labels = case.request.class_labels.unwrap().iter().map(|&l| l as usize).collect::<Vec<_>>();
+    let (labels, timesteps) = (list(&labels), list(&case.request.timesteps.unwrap()));
     let tensors = dir.join("out.safetensors");
     let picture = dir.join("grid.png");
     for output in [&tensors, &picture] {
@@ -114,7 +112,7 @@ fn sample_is_diffusers_pipeline() {
     let bytes = std::fs::read(&tensors).unwrap();
     let found = SafeTensors::deserialize(&bytes).unwrap();
     let found = found.tensor("images").unwrap();
-    let expected = images("mnist-shape", case["name"].as_str().unwrap());
+    let expected = case.images;
     assert_eq!(found.shape(), [3, 1, 28, 28]);
     assert_close("images", &f32s(found.data()), &expected, 1e-3);
 

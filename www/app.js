@@ -78,7 +78,6 @@ async function generate() {
   if (!picture) {
     picture = { request, steps: [], shown: 0 };
     draw();
-    say(`Generating ${many(count, "image")}, which takes longer the first time: the GPU's programs are compiled…`);
   }
   try {
     const options = { seed, count, classLabels, numInferenceSteps: steps, signal: run.signal };
@@ -247,7 +246,7 @@ function showProgress({ stage, loaded, total, bytesPerSecond }) {
   else Object.assign(bar, { max: total, value: loaded });
   const amount = total === null ? megabytes(loaded) : `${megabytes(loaded)} of ${megabytes(total)}`;
   byId("bar-text").textContent =
-    stage === "shaders" ? `${megabytes(loaded)} loaded, compiling shaders` : `${amount}, ${megabytes(bytesPerSecond)}/s`;
+    stage === "shaders" ? `${megabytes(loaded)} loaded, compiling for this GPU` : `${amount}, ${megabytes(bytesPerSecond)}/s`;
 }
 
 function say(text) {

@@ -6,7 +6,7 @@ import path from "node:path";
 import { after, before, test } from "node:test";
 import { setTimeout } from "node:timers/promises";
 
-import { launch, open } from "./browser.js";
+import { launch, newPage } from "./browser.js";
 import { join, split } from "./safetensors.js";
 import { GOLDENS, startServer } from "./server.js";
 
@@ -31,7 +31,7 @@ after(async () => {
 /** The page's message for the model with some of its files replaced. */
 async function message(files, model = `goldens/${MODEL}/`) {
   for (const [file, route] of Object.entries(files)) server.routes.set(`/goldens/${MODEL}/${file}`, route);
-  const page = await open(browser);
+  const page = await newPage(browser);
   try {
     await page.goto(`${server.origin}/?model=${encodeURIComponent(model)}`);
     const alert = page.getByRole("alert");
@@ -114,7 +114,7 @@ test("weights that lack a tensor", async () => {
 });
 
 test("a browser without WebGPU", async () => {
-  const page = await open(browser);
+  const page = await newPage(browser);
   // The worker is where the GPU is asked for, so that is where it must be missing.
   const worker = readFileSync(new URL("../../www/worker.js", import.meta.url), "utf8");
   const body = `Object.defineProperty(navigator, "gpu", { value: undefined });\n${worker}`;
