@@ -111,10 +111,10 @@ impl UNetConfig {
         f.take("num_train_timesteps"); // sizes a learned time embedding, which is refused below
 
         // One value each is supported; anything else would change the forward.
-        f.only("center_input_sample", Value::from(false))?;
-        f.only("time_embedding_type", Value::from("positional"))?;
-        f.only("mid_block_scale_factor", Value::from(1))?;
-        f.only("class_embed_type", Value::Null)?;
+        f.only("center_input_sample", &Value::from(false))?;
+        f.only("time_embedding_type", &Value::from("positional"))?;
+        f.only("mid_block_scale_factor", &Value::from(1))?;
+        f.only("class_embed_type", &Value::Null)?;
         let act = f.string("act_fn", "silu")?;
         if act != "silu" && act != "swish" {
             return Err(f.unsupported("act_fn", &act, "\"silu\""));
@@ -364,9 +364,9 @@ impl Fields {
         self.map.remove(key)
     }
 
-    fn only(&mut self, key: &str, expected: Value) -> Result<()> {
+    fn only(&mut self, key: &str, expected: &Value) -> Result<()> {
         match self.take(key) {
-            Some(v) if v != expected && (v.is_null() || v.as_f64() != expected.as_f64() || v.as_f64().is_none()) => {
+            Some(v) if v != *expected && (v.is_null() || v.as_f64() != expected.as_f64() || v.as_f64().is_none()) => {
                 Err(self.error(&format!("\"{key}\" is {v}: only {expected} is supported")))
             }
             _ => Ok(()),

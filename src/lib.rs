@@ -8,7 +8,6 @@
 //! - [`network`], [`image`]: what every interpreter offers; from its numbers to pixels.
 //! - `reference` (feature `burn`): the interpreter on burn tensors.
 //! - `web` (feature `web`): the only file that knows JavaScript exists.
-#![forbid(unsafe_code)]
 
 pub mod config;
 pub mod consistency;

@@ -165,7 +165,7 @@ struct UpBlock {
 #[derive(Debug, Clone)]
 enum Resampler {
     Conv(Conv2d),
-    Resnet(ResnetBlock),
+    Resnet(Box<ResnetBlock>),
 }
 
 #[derive(Debug, Clone)]
@@ -492,9 +492,12 @@ impl Builder<'_> {
                 padding: [self.config.downsample_padding, 1],
                 ..conv(&format!("{name}.downsamplers.0.conv"), channels, channels, 3)
             }),
-            Resample::Resnet => {
-                Resampler::Resnet(self.resnet(&format!("{name}.downsamplers.0"), channels, channels, Direction::Down))
-            }
+            Resample::Resnet => Resampler::Resnet(Box::new(self.resnet(
+                &format!("{name}.downsamplers.0"),
+                channels,
+                channels,
+                Direction::Down,
+            ))),
         });
         DownBlock { layers, downsampler }
     }
@@ -530,7 +533,7 @@ impl Builder<'_> {
         let upsampler = (level > 0).then(|| match resample {
             Resample::Conv => Resampler::Conv(conv(&format!("{name}.upsamplers.0.conv"), output, output, 3)),
             Resample::Resnet => {
-                Resampler::Resnet(self.resnet(&format!("{name}.upsamplers.0"), output, output, Direction::Up))
+                Resampler::Resnet(Box::new(self.resnet(&format!("{name}.upsamplers.0"), output, output, Direction::Up)))
             }
         });
         UpBlock { layers, upsampler }

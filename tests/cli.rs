@@ -187,8 +187,9 @@ fn bad_folders_are_named() {
     });
     assert!(pickle.contains("convert it to safetensors"), "{pickle}");
 
+    type Change<'a> = &'a dyn Fn(&str, Vec<usize>) -> Option<(String, Vec<usize>)>;
     // Rewrites the weights without, or with another shape of, one tensor.
-    let rewrite = |folder: &Path, change: &dyn Fn(&str, Vec<usize>) -> Option<(String, Vec<usize>)>| {
+    let rewrite = |folder: &Path, change: Change<'_>| {
         let bytes = std::fs::read(folder.join(WEIGHTS)).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
         let tensors: Vec<_> = file
