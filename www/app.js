@@ -240,13 +240,13 @@ async function showSigmas() {
   byId("sigmas").textContent = `Noise σ ${sigmas.map(sigma).join(" → ")}`;
 }
 
-function showProgress({ stage, loaded, total, bytesPerSecond }) {
+function showProgress({ stage, bytes, total, bytesPerSecond }) {
   const bar = byId("bar");
   if (stage === "shaders" || total === null) bar.removeAttribute("value");
-  else Object.assign(bar, { max: total, value: loaded });
-  const amount = total === null ? megabytes(loaded) : `${megabytes(loaded)} of ${megabytes(total)}`;
+  else Object.assign(bar, { max: total, value: bytes });
+  const amount = total === null ? megabytes(bytes) : `${megabytes(bytes)} of ${megabytes(total)}`;
   byId("bar-text").textContent =
-    stage === "shaders" ? `${megabytes(loaded)} loaded, compiling for this GPU` : `${amount}, ${megabytes(bytesPerSecond)}/s`;
+    stage === "shaders" ? `${megabytes(bytes)} loaded, compiling for this GPU` : `${amount}, ${megabytes(bytesPerSecond)}/s`;
 }
 
 function say(text) {

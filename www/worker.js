@@ -114,13 +114,13 @@ async function stream(response, push, emit) {
   const reader = response.body.getReader();
   const start = performance.now();
   let reported = -Infinity;
-  let loaded = 0;
-  const progress = () => ({ loaded, total, bytesPerSecond: (loaded / Math.max(performance.now() - start, 1)) * 1000 });
+  let bytes = 0;
+  const progress = () => ({ bytes, total, bytesPerSecond: (bytes / Math.max(performance.now() - start, 1)) * 1000 });
   for (;;) {
-    const { done, value } = await failing("network", `${url}: broken off after ${loaded} bytes`, () => reader.read());
+    const { done, value } = await failing("network", `${url}: broken off after ${bytes} bytes`, () => reader.read());
     if (done) return progress();
     push(value);
-    loaded += value.length;
+    bytes += value.length;
     if (performance.now() - reported >= PROGRESS_INTERVAL) {
       reported = performance.now();
       emit({ stage: "weights", ...progress() });

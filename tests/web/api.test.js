@@ -6,6 +6,7 @@ import path from "node:path";
 import { after, before, test } from "node:test";
 
 import { launch, newPage } from "./browser.js";
+import { PIXEL_TOLERANCE, assertNear, goldens, rgba } from "./goldens.js";
 import { DIST, startServer } from "./server.js";
 
 let server, browser, page;
@@ -40,11 +41,11 @@ test("info describes the model", async () => {
 
 test("progress counts the bytes up to the total", async () => {
   const progress = await page.evaluate(() => window.progress);
-  const { stage, loaded, total, bytesPerSecond } = progress.at(-1);
+  const { stage, bytes, total, bytesPerSecond } = progress.at(-1);
   assert.equal(stage, "shaders");
-  assert.equal(loaded, total);
+  assert.equal(bytes, total);
   assert.ok(total > 1e6 && bytesPerSecond > 0);
-  for (let i = 1; i < progress.length; i++) assert.ok(progress[i].loaded >= progress[i - 1].loaded);
+  for (let i = 1; i < progress.length; i++) assert.ok(progress[i].bytes >= progress[i - 1].bytes);
 });
 
 test("a schedule begins at sigmaMax, whichever way it is asked for", async () => {
@@ -79,6 +80,19 @@ test("bad options are refused in one line", async () => {
     assert.match(error.message, /^[^\n]+$/);
   }
 });
+
+const shipped = goldens("shipped/mnist");
+for (const { name, options } of shipped.cases.filter(({ options }) => options.count <= 4)) {
+  test(`a seed draws what diffusers draws from it: ${name}`, async () => {
+    const [steps, pixels] = await page.evaluate(async (options) => {
+      const steps = [];
+      await window.sampler.sample({ ...options, onStep: (step) => steps.push(step) });
+      return [steps.map(({ index, steps, last }) => ({ index, steps, last })), Array.from(steps.at(-1).pixels)];
+    }, options);
+    assert.deepEqual(steps, Array.from(steps, (_, index) => ({ index, steps: steps.length, last: index === steps.length - 1 })));
+    assertNear(pixels, rgba(shipped.tensors[`${name}.images`]), PIXEL_TOLERANCE);
+  });
+}
 
 test("seeds beyond 2^53 are taken whole", async () => {
   const [same, differing] = await page.evaluate(async () => {
