@@ -98,7 +98,9 @@ export class ConsistencySampler {
     // Nothing is known about an error outside a call, least of all whether the worker still works.
     this.#worker.onerror = (event) => {
       event.preventDefault();
-      this.#end(new ConsistencySamplerError("failed", `the worker failed: ${event.message ?? "its script did not load"}`));
+      this.#end(
+        new ConsistencySamplerError("failed", `the worker failed: ${event.message ?? "its script did not load"}`),
+      );
     };
   }
 

@@ -74,7 +74,10 @@ async function fetchConfigs(url) {
   const index = JSON.parse(await fetchJson(`${url}model_index.json`));
   if (index?._class_name !== "ConsistencyModelPipeline") {
     const found = JSON.stringify(index?._class_name);
-    throw new Failure("config", `${url}model_index.json: expected _class_name "ConsistencyModelPipeline", found ${found}`);
+    throw new Failure(
+      "config",
+      `${url}model_index.json: expected _class_name "ConsistencyModelPipeline", found ${found}`,
+    );
   }
   const [unet, scheduler] = await Promise.all([
     fetchJson(`${url}unet/config.json`),
@@ -110,7 +113,8 @@ async function get(url) {
 /** Hands a response's bytes on as they come, never the whole; returns the last progress. */
 async function stream(response, push, emit) {
   const { headers, url } = response;
-  const total = headers.has("Content-Length") && !headers.has("Content-Encoding") ? Number(headers.get("Content-Length")) : null;
+  const total =
+    headers.has("Content-Length") && !headers.has("Content-Encoding") ? Number(headers.get("Content-Length")) : null;
   const reader = response.body.getReader();
   const start = performance.now();
   let reported = -Infinity;

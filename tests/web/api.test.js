@@ -21,10 +21,15 @@ before(async () => {
     const { ConsistencySampler } = await import("/consistency-sampler.js");
     window.ConsistencySampler = ConsistencySampler;
     window.progress = [];
-    window.sampler = await ConsistencySampler.load("/weights/mnist", { onProgress: (event) => window.progress.push(event) });
+    window.sampler = await ConsistencySampler.load("/weights/mnist", {
+      onProgress: (event) => window.progress.push(event),
+    });
     // What a promise comes to: its value, or its error in plain data.
     window.outcome = (promise) =>
-      promise.then((value) => ({ value }), ({ name, code, message }) => ({ error: { name, code, message } }));
+      promise.then(
+        (value) => ({ value }),
+        ({ name, code, message }) => ({ error: { name, code, message } }),
+      );
   });
 });
 after(async () => {
@@ -36,7 +41,14 @@ test("info describes the model", async () => {
   const { device, parameters, ...info } = await page.evaluate(() => window.sampler.info);
   assert.equal(typeof device, "string");
   assert.ok(parameters > 100_000, `${parameters} parameters`);
-  assert.deepEqual(info, { sampleSize: [28, 28], channels: 1, numClassEmbeds: 10, numTrainTimesteps: info.numTrainTimesteps, sigmaMin: 0.002, sigmaMax: 80 });
+  assert.deepEqual(info, {
+    sampleSize: [28, 28],
+    channels: 1,
+    numClassEmbeds: 10,
+    numTrainTimesteps: info.numTrainTimesteps,
+    sigmaMin: 0.002,
+    sigmaMax: 80,
+  });
 });
 
 test("progress counts the bytes up to the total", async () => {
@@ -59,10 +71,12 @@ test("a schedule begins at sigmaMax, whichever way it is asked for", async () =>
 });
 
 test("bad options are refused in one line", async () => {
-  const outcomes = await page.evaluate(() => Promise.all([
-    window.outcome(window.sampler.schedule({ timesteps: [0, 5] })),
-    window.outcome(window.sampler.schedule({ numInferenceSteps: 0 })),
-  ]));
+  const outcomes = await page.evaluate(() =>
+    Promise.all([
+      window.outcome(window.sampler.schedule({ timesteps: [0, 5] })),
+      window.outcome(window.sampler.schedule({ numInferenceSteps: 0 })),
+    ]),
+  );
   for (const { error } of outcomes) {
     assert.equal(error?.name, "ConsistencySamplerError");
     assert.equal(error.code, "input");
@@ -89,7 +103,10 @@ for (const { name, options } of shipped.cases.filter(({ options }) => options.co
       await window.sampler.sample({ ...options, onStep: (step) => steps.push(step) });
       return [steps.map(({ index, steps, last }) => ({ index, steps, last })), Array.from(steps.at(-1).pixels)];
     }, options);
-    assert.deepEqual(steps, Array.from(steps, (_, index) => ({ index, steps: steps.length, last: index === steps.length - 1 })));
+    assert.deepEqual(
+      steps,
+      Array.from(steps, (_, index) => ({ index, steps: steps.length, last: index === steps.length - 1 })),
+    );
     assertNear(pixels, rgba(shipped.tensors[`${name}.images`]), PIXEL_TOLERANCE);
   });
 }
@@ -125,7 +142,10 @@ test("a signal stops a load", async () => {
   server.routes.set("/weights/mnist/unet/diffusion_pytorch_model.safetensors", { length: 1e6, body: stalled() });
   const { error } = await page.evaluate(async () => {
     const abort = new AbortController();
-    const loading = window.ConsistencySampler.load("/weights/mnist/", { signal: abort.signal, onProgress: () => abort.abort() });
+    const loading = window.ConsistencySampler.load("/weights/mnist/", {
+      signal: abort.signal,
+      onProgress: () => abort.abort(),
+    });
     return window.outcome(loading);
   });
   server.routes.delete("/weights/mnist/unet/diffusion_pytorch_model.safetensors");
@@ -138,7 +158,10 @@ test("dispose rejects what is under way and what comes later", async () => {
     window.sampler.dispose();
     return [await running, await window.outcome(window.sampler.schedule({ numInferenceSteps: 1 }))];
   });
-  assert.deepEqual(outcomes.map(({ error }) => error?.code), ["disposed", "disposed"]);
+  assert.deepEqual(
+    outcomes.map(({ error }) => error?.code),
+    ["disposed", "disposed"],
+  );
 });
 
 /** The first bytes of the weights, and then silence. */

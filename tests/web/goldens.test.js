@@ -37,7 +37,9 @@ before(async () => {
         if (!response.ok) throw new Error(`${file}: ${response.status}`);
         return response;
       };
-      const texts = ["unet/config.json", "scheduler/scheduler_config.json"].map(async (file) => (await fetched(file)).text());
+      const texts = ["unet/config.json", "scheduler/scheduler_config.json"].map(async (file) =>
+        (await fetched(file)).text(),
+      );
       const loader = new Loader(device, ...(await Promise.all(texts)));
       const weights = new Uint8Array(await (await fetched("unet/diffusion_pytorch_model.safetensors")).arrayBuffer());
       // A prime number, so that chunks end inside the header, inside values and between tensors.
@@ -58,18 +60,28 @@ for (const name of names) {
     const { tensors, cases } = goldens(`${name}/goldens`);
     const values = (key) => tensors[key] && Array.from(tensors[key].values, Number);
 
-    before(() => page.evaluate(async (folder) => {
-      window.model = await window.loadModel(folder);
-    }, `/goldens/${name}/`));
+    before(() =>
+      page.evaluate(async (folder) => {
+        window.model = await window.loadModel(folder);
+      }, `/goldens/${name}/`),
+    );
     after(() => page.evaluate(() => window.model?.free()));
 
     for (const key of Object.keys(tensors).filter((key) => key.endsWith(".output"))) {
       const forward = key.replace(".output", "");
       test(forward, async () => {
         const input = ["sample", "timestep", "class_labels"].map((part) => values(`${forward}.${part}`));
-        const output = await page.evaluate(async ([sample, timestep, labels]) => Array.from(
-          await window.model.forward(Float32Array.from(sample), Float32Array.from(timestep), labels && Uint32Array.from(labels)),
-        ), input);
+        const output = await page.evaluate(
+          async ([sample, timestep, labels]) =>
+            Array.from(
+              await window.model.forward(
+                Float32Array.from(sample),
+                Float32Array.from(timestep),
+                labels && Uint32Array.from(labels),
+              ),
+            ),
+          input,
+        );
         const expected = values(key);
         assertNear(output, expected, FORWARD_TOLERANCE * Math.max(1, ...expected.map(Math.abs)));
       });

@@ -6,37 +6,38 @@
 // Traffic: each invocation reads its 4·KERNEL² input vectors per 4 channels and 32 weights per tap and 4 channels;
 // each weight read feeds 4 pixels, each input read 8 channels.
 //
-// Constants besides the epilogue's:
+// Parameters besides the epilogue's:
+//   in_h, in_w                size of the input map, after resampling
+//   a_c, b_c                  vec4s of channels of input_a and of input_b, which follows it (0: there is none)
+//   tiles                     tiles of 8 output channels
+// Constants:
 //   KERNEL, STRIDE, PADDING   1 or 3; 1 or 2; zeros before the first row and column
-//   IN_H, IN_W                size of the input map, after resampling
-//   A_C, B_C                  vec4s of channels of input_a and of input_b, which follows it (0: there is none)
 //   RESAMPLE                  how the input is read: 0 as it is, 2 upsampled by 2, 3 downsampled by 2
-//   TILES                     tiles of 8 output channels
 
 fn source(row: u32, x: u32, c: u32, h: u32, w: u32) -> vec4f {
     // `row` = b·h + y of the stored map.
-    if (c < A_C) {
-        return input_a[(row * w + x) * A_C + c];
+    if (c < params.a_c) {
+        return input_a[(row * w + x) * params.a_c + c];
     }
-    return input_b[(row * w + x) * B_C + c - A_C];
+    return input_b[(row * w + x) * params.b_c + c - params.a_c];
 }
 
 fn load(b: u32, y: u32, x: i32, c: u32) -> vec4f {
-    if (x < 0 || x >= i32(IN_W)) {
+    if (x < 0 || x >= i32(params.in_w)) {
         return vec4f();
     }
     let ux = u32(x);
     if (RESAMPLE == 2u) {
-        return source(b * (IN_H / 2u) + y / 2u, ux / 2u, c, IN_H / 2u, IN_W / 2u);
+        return source(b * (params.in_h / 2u) + y / 2u, ux / 2u, c, params.in_h / 2u, params.in_w / 2u);
     }
     if (RESAMPLE == 3u) {
-        let row = b * (IN_H * 2u) + y * 2u;
-        let above = source(row, ux * 2u, c, IN_H * 2u, IN_W * 2u) + source(row, ux * 2u + 1u, c, IN_H * 2u, IN_W * 2u);
-        let below = source(row + 1u, ux * 2u, c, IN_H * 2u, IN_W * 2u)
-            + source(row + 1u, ux * 2u + 1u, c, IN_H * 2u, IN_W * 2u);
+        let row = b * (params.in_h * 2u) + y * 2u;
+        let above = source(row, ux * 2u, c, params.in_h * 2u, params.in_w * 2u) + source(row, ux * 2u + 1u, c, params.in_h * 2u, params.in_w * 2u);
+        let below = source(row + 1u, ux * 2u, c, params.in_h * 2u, params.in_w * 2u)
+            + source(row + 1u, ux * 2u + 1u, c, params.in_h * 2u, params.in_w * 2u);
         return 0.25 * (above + below);
     }
-    return source(b * IN_H + y, ux, c, IN_H, IN_W);
+    return source(b * params.in_h + y, ux, c, params.in_h, params.in_w);
 }
 
 struct Sums {
@@ -68,19 +69,19 @@ fn accumulate(sums: Sums, w: u32, x0: vec4f, x1: vec4f, x2: vec4f, x3: vec4f) ->
 @compute @workgroup_size(8, 8)
 fn main(@builtin(global_invocation_id) id: vec3u) {
     let tile = id.x;
-    let quads = (OUT_W + 3u) / 4u;
-    let row = id.y / quads; // b·OUT_H + y
+    let quads = (params.out_w + 3u) / 4u;
+    let row = id.y / quads; // b·out_h + y
     let x = id.y % quads * 4u;
-    if (tile >= TILES || row >= params.batch * OUT_H) {
+    if (tile >= params.tiles || row >= params.batch * params.out_h) {
         return;
     }
-    let b = row / OUT_H;
-    let y = row % OUT_H;
-    const C = A_C + B_C;
+    let b = row / params.out_h;
+    let y = row % params.out_h;
+    let C = params.a_c + params.b_c;
     var s: Sums;
     for (var ky = 0u; ky < KERNEL; ky++) {
         let in_y = i32(y * STRIDE + ky) - i32(PADDING);
-        if (in_y < 0 || in_y >= i32(IN_H)) {
+        if (in_y < 0 || in_y >= i32(params.in_h)) {
             continue;
         }
         let uy = u32(in_y);
@@ -115,19 +116,19 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
         }
     }
 
-    let pixel = row * OUT_W + x;
+    let pixel = row * params.out_w + x;
     let n = tile * 2u;
     store(pixel, n, s.p0);
     store(pixel, n + 1u, s.q0);
-    if (x + 1u < OUT_W) {
+    if (x + 1u < params.out_w) {
         store(pixel + 1u, n, s.p1);
         store(pixel + 1u, n + 1u, s.q1);
     }
-    if (x + 2u < OUT_W) {
+    if (x + 2u < params.out_w) {
         store(pixel + 2u, n, s.p2);
         store(pixel + 2u, n + 1u, s.q2);
     }
-    if (x + 3u < OUT_W) {
+    if (x + 3u < params.out_w) {
         store(pixel + 3u, n, s.p3);
         store(pixel + 3u, n + 1u, s.q3);
     }
