@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use super::graph::{Graph, Node, NodeId, Op};
 use super::kernels::{Kernel, Shader};
 use super::pack::{Channels, Order, Placement, TILE};
-use crate::unet::{GroupNorm, Linear, SelfAttention};
+use crate::unet::{Conv2d, GroupNorm, Linear, SelfAttention};
 
 /// A buffer of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -280,11 +280,7 @@ impl Lowering<'_> {
             };
         }
         match &self.graph.nodes[root].op {
-            Op::Conv(layer) if layer.kernel != 1 => {
-                let name = layer.name.clone();
-                let consts = [("KERNEL", layer.kernel), ("STRIDE", layer.stride), ("PADDING", layer.padding[0])];
-                self.conv(id, root, &name, &consts, &epilogue);
-            }
+            Op::Conv(layer) if layer.kernel != 1 => self.conv(id, root, layer, &epilogue),
             Op::Conv(layer) => {
                 let layer = Linear { name: layer.name.clone(), input: layer.input, output: layer.output };
                 self.gemm(id, root, &[layer], &epilogue);
@@ -301,21 +297,23 @@ impl Lowering<'_> {
         }
     }
 
-    fn conv(&mut self, id: NodeId, root: NodeId, name: &str, consts: &[(&str, usize)], epilogue: &Epilogue) {
+    fn conv(&mut self, id: NodeId, root: NodeId, layer: &Conv2d, epilogue: &Epilogue) {
         let node = &self.graph.nodes[root];
         let input = &self.graph.nodes[node.inputs[0]];
-        let kernel = consts[0].1;
-        let channels = Channels::dense(node.channels);
-        let mut shader = Shader::new(Kernel::Conv).size("in_h", input.height).size("in_w", input.width);
-        for &(name, value) in consts {
-            shader = shader.u32(name, value);
-        }
         let source = self.source(node.inputs[0]);
-        shader = shader.u32("RESAMPLE", if source.resample == SAME { 0 } else { source.resample });
+        assert_eq!((layer.kernel, source.parts.len()), (3, 1), "conv.wgsl is 3×3 over one map");
+        let shader = Shader::new(Kernel::Conv)
+            .size("in_h", input.height)
+            .size("in_w", input.width)
+            .u32("STRIDE", layer.stride)
+            .u32("PADDING", layer.padding[0])
+            .u32("RESAMPLE", if source.resample == SAME { 0 } else { source.resample });
+        let channels = Channels::dense(node.channels);
         let tiles = channels.padded().div_ceil(TILE);
-        let quads = node.height * node.width.div_ceil(4);
-        let grid = Grid::Rows { x: tiles.div_ceil(8), rows: quads, per_group: 8 };
-        self.finish_product(id, node, shader, &source, &[name.to_owned()], kernel * kernel, channels, epilogue, grid);
+        let octets = node.height * node.width.div_ceil(8);
+        let grid = Grid::Rows { x: tiles.div_ceil(8), rows: octets, per_group: 8 };
+        let names = std::slice::from_ref(&layer.name);
+        self.finish_product(id, node, shader, &source, names, 9, channels, epilogue, grid);
     }
 
     /// `layers` read the same input; their outputs lie side by side.
