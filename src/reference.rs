@@ -16,12 +16,31 @@ use crate::network::{ForwardInput, Network};
 use crate::sampler::ConsistencyFunction;
 use crate::unet::{self, Conv2d, Embedding, GroupNorm, Linear, Ops, SelfAttention, UNet};
 
+/// Parameters by their checkpoint names, each flat.
+pub type Weights = HashMap<String, Tensor<1>>;
+
+/// F(x, t) on burn tensors: `sample` (B, C, H, W), `time` (B, block_out_channels\[0\]), `labels` (B).
+///
+/// Differentiable in the weights where they are tracked.
+///
+/// # Panics
+/// When a weight or the labels that the network needs are absent.
+pub fn forward(
+    unet: &UNet,
+    weights: &Weights,
+    sample: &Tensor<4>,
+    time: &Tensor<2>,
+    labels: Option<&Tensor<1, Int>>,
+) -> Tensor<4> {
+    unet.forward(&mut BurnOps { weights }, sample, time, labels)
+}
+
 /// The U-Net on a burn device.
 pub struct BurnUNet {
     config: UNetConfig,
     unet: UNet,
     device: Device,
-    weights: HashMap<String, Tensor<1>>,
+    weights: Weights,
     /// The sampler's state: the noisy batch (B, C, H, W) and the classes.
     state: (Vec<f32>, Vec<u32>),
 }
@@ -56,16 +75,13 @@ impl Network for BurnUNet {
         let shape = [batch, self.config.in_channels, h, w];
         let sample = Tensor::<4>::from_data(TensorData::new(input.sample.to_vec(), shape), &self.device);
         let time = unet::time_features(&self.config, input.timestep);
-        let time = Tensor::<2>::from_data(
-            TensorData::new(time, [batch, self.config.block_out_channels[0]]),
-            &self.device,
-        );
+        let time =
+            Tensor::<2>::from_data(TensorData::new(time, [batch, self.config.block_out_channels[0]]), &self.device);
         let labels = self.config.num_class_embeds.map(|_| {
             let labels: Vec<i32> = input.class_labels.iter().map(|&l| l as i32).collect();
             Tensor::<1, Int>::from_data(TensorData::new(labels, [batch]), &self.device)
         });
-        let mut ops = BurnOps { weights: &self.weights };
-        let output = self.unet.forward(&mut ops, &sample, &time, labels.as_ref());
+        let output = forward(&self.unet, &self.weights, &sample, &time, labels.as_ref());
         let data = output.into_data_async().await.map_err(|e| Error::Gpu(format!("burn: {e:?}")))?;
         data.try_to_vec::<f32>().map_err(|e| Error::Gpu(format!("burn: {e:?}")))
     }
@@ -83,8 +99,7 @@ impl ConsistencyFunction for BurnUNet {
         let sample: Vec<f32> = x.iter().map(|x| x * s.c_in as f32).collect();
         let [h, w] = self.config.sample_size;
         let timestep = vec![s.c_noise as f32; x.len() / (self.config.in_channels * h * w)];
-        let output =
-            self.forward(ForwardInput { sample: &sample, timestep: &timestep, class_labels: &labels }).await?;
+        let output = self.forward(ForwardInput { sample: &sample, timestep: &timestep, class_labels: &labels }).await?;
         let mut denoised: Vec<f32> =
             output.iter().zip(&x).map(|(f, x)| s.c_skip as f32 * x + s.c_out as f32 * f).collect();
         if clip {
@@ -99,7 +114,7 @@ impl ConsistencyFunction for BurnUNet {
 
 /// The operations of the forward on burn tensors.
 struct BurnOps<'a> {
-    weights: &'a HashMap<String, Tensor<1>>,
+    weights: &'a Weights,
 }
 
 impl BurnOps<'_> {

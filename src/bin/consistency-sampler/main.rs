@@ -4,6 +4,8 @@ mod device;
 mod files;
 mod forward;
 mod sample;
+#[cfg(feature = "train")]
+mod train;
 
 use std::process::ExitCode;
 
@@ -24,12 +26,17 @@ enum Command {
     Sample(sample::Arguments),
     /// Call the bare U-Net, as diffusers' UNet2DModel is called
     Forward(forward::Arguments),
+    /// Train a consistency model, or the denoiser that teaches one
+    #[cfg(feature = "train")]
+    Train(train::Arguments),
 }
 
 fn run(command: &Command) -> Result<()> {
     match command {
         Command::Sample(arguments) => sample::run(arguments),
         Command::Forward(arguments) => forward::run(arguments),
+        #[cfg(feature = "train")]
+        Command::Train(arguments) => train::run(arguments),
     }
 }
 
