@@ -111,10 +111,10 @@ impl UNetConfig {
         f.take("num_train_timesteps"); // sizes a learned time embedding, which is refused below
 
         // One value each is supported; anything else would change the forward.
-        f.only("center_input_sample", Value::from(false))?;
-        f.only("time_embedding_type", Value::from("positional"))?;
-        f.only("mid_block_scale_factor", Value::from(1))?;
-        f.only("class_embed_type", Value::Null)?;
+        f.only("center_input_sample", &Value::from(false))?;
+        f.only("time_embedding_type", &Value::from("positional"))?;
+        f.only("mid_block_scale_factor", &Value::from(1))?;
+        f.only("class_embed_type", &Value::Null)?;
         let act = f.string("act_fn", "silu")?;
         if act != "silu" && act != "swish" {
             return Err(f.unsupported("act_fn", &act, "\"silu\""));
@@ -182,7 +182,9 @@ impl UNetConfig {
             },
         };
         let sample_size = match f.take("sample_size") {
-            Some(Value::Array(a)) if a.len() == 2 => [f.as_size("sample_size", &a[0])?, f.as_size("sample_size", &a[1])?],
+            Some(Value::Array(a)) if a.len() == 2 => {
+                [f.as_size("sample_size", &a[0])?, f.as_size("sample_size", &a[1])?]
+            }
             Some(v) if !v.is_null() => [f.as_size("sample_size", &v)?; 2],
             _ => return Err(f.error("\"sample_size\" is missing: expected the image size in pixels")),
         };
@@ -362,9 +364,9 @@ impl Fields {
         self.map.remove(key)
     }
 
-    fn only(&mut self, key: &str, expected: Value) -> Result<()> {
+    fn only(&mut self, key: &str, expected: &Value) -> Result<()> {
         match self.take(key) {
-            Some(v) if v != expected && (v.is_null() || v.as_f64() != expected.as_f64() || v.as_f64().is_none()) => {
+            Some(v) if v != *expected && (v.is_null() || v.as_f64() != expected.as_f64() || v.as_f64().is_none()) => {
                 Err(self.error(&format!("\"{key}\" is {v}: only {expected} is supported")))
             }
             _ => Ok(()),
@@ -437,7 +439,9 @@ impl Fields {
             Some(a) => a
                 .iter()
                 .map(|v| {
-                    v.as_str().map(str::to_owned).ok_or_else(|| self.unsupported(key, &v.to_string(), "a list of names"))
+                    v.as_str()
+                        .map(str::to_owned)
+                        .ok_or_else(|| self.unsupported(key, &v.to_string(), "a list of names"))
                 })
                 .collect(),
         }
@@ -499,7 +503,12 @@ mod tests {
         assert!(error_of(r#", "norm_num_groups": 7"#).contains("7 norm groups"));
         assert!(error_of(r#", "block_out_channels": [32, 99999999999, 64]"#).contains("block_out_channels"));
         assert!(UNetConfig::parse("<html>").unwrap_err().to_string().contains("looks like HTML"));
-        assert!(UNetConfig::parse(r#"{"_class_name": "UNet2DConditionModel"}"#).unwrap_err().to_string().contains("UNet2DModel"));
+        assert!(
+            UNetConfig::parse(r#"{"_class_name": "UNet2DConditionModel"}"#)
+                .unwrap_err()
+                .to_string()
+                .contains("UNet2DModel")
+        );
     }
 
     #[test]

@@ -10,6 +10,8 @@ mod kernels;
 mod lower;
 mod pack;
 mod plan;
+#[cfg(all(test, feature = "burn"))]
+mod tests;
 
 pub use device::Gpu;
 
@@ -42,7 +44,12 @@ impl GpuUNet {
     /// # Errors
     /// [`Error::Gpu`] when a weight does not fit into the device's largest buffer.
     pub fn new(gpu: &Gpu, config: &UNetConfig) -> Result<Self> {
-        let program = Program::lower(&Graph::record(config, &UNet::new(config)));
+        Self::of_graph(gpu, config, &Graph::record(config, &UNet::new(config)))
+    }
+
+    /// A network of any graph from images to images of `config`'s size and channels.
+    fn of_graph(gpu: &Gpu, config: &UNetConfig, graph: &Graph) -> Result<Self> {
+        let program = Program::lower(graph);
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
         let weights = program
             .weights
@@ -96,9 +103,10 @@ impl Network for GpuUNet {
     }
 
     fn load(&mut self, name: &str, values: &[f32]) -> Result<()> {
-        let placement = self.program.placements.get(name).ok_or_else(|| {
-            Error::Weights(format!("unexpected tensor {name}: the configuration has no such layer"))
-        })?;
+        let placement =
+            self.program.placements.get(name).ok_or_else(|| {
+                Error::Weights(format!("unexpected tensor {name}: the configuration has no such layer"))
+            })?;
         let packed = placement.order.pack(values);
         let bytes: &[u8] = bytemuck::cast_slice(&packed);
         self.gpu.queue.write_buffer(&self.weights[placement.buffer], placement.offset as u64 * 4, bytes);

@@ -9,7 +9,6 @@
 //! - `reference` (feature `burn`): the interpreter on burn tensors.
 //! - `train` (feature `train`): data, objectives, optimizer, checkpoints.
 //! - `web` (feature `web`): the only file that knows JavaScript exists.
-#![forbid(unsafe_code)]
 
 pub mod config;
 pub mod consistency;

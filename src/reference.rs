@@ -113,8 +113,8 @@ impl ConsistencyFunction for BurnUNet {
 }
 
 /// The operations of the forward on burn tensors.
-struct BurnOps<'a> {
-    weights: &'a Weights,
+pub(crate) struct BurnOps<'a> {
+    pub(crate) weights: &'a Weights,
 }
 
 impl BurnOps<'_> {

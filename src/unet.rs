@@ -165,7 +165,7 @@ struct UpBlock {
 #[derive(Debug, Clone)]
 enum Resampler {
     Conv(Conv2d),
-    Resnet(ResnetBlock),
+    Resnet(Box<ResnetBlock>),
 }
 
 #[derive(Debug, Clone)]
@@ -237,7 +237,13 @@ impl UNet {
     ///
     /// # Panics
     /// When `labels` are absent though the model has a class embedding.
-    pub fn forward<O: Ops>(&self, ops: &mut O, sample: &O::Map, time: &O::Vector, labels: Option<&O::Labels>) -> O::Map {
+    pub fn forward<O: Ops>(
+        &self,
+        ops: &mut O,
+        sample: &O::Map,
+        time: &O::Vector,
+        labels: Option<&O::Labels>,
+    ) -> O::Map {
         let h = ops.linear(time, &self.time_embedding[0]);
         let h = ops.silu_vector(&h);
         let mut temb = ops.linear(&h, &self.time_embedding[1]); // (B, time_embed_dim)
@@ -486,9 +492,12 @@ impl Builder<'_> {
                 padding: [self.config.downsample_padding, 1],
                 ..conv(&format!("{name}.downsamplers.0.conv"), channels, channels, 3)
             }),
-            Resample::Resnet => {
-                Resampler::Resnet(self.resnet(&format!("{name}.downsamplers.0"), channels, channels, Direction::Down))
-            }
+            Resample::Resnet => Resampler::Resnet(Box::new(self.resnet(
+                &format!("{name}.downsamplers.0"),
+                channels,
+                channels,
+                Direction::Down,
+            ))),
         });
         DownBlock { layers, downsampler }
     }
@@ -524,7 +533,7 @@ impl Builder<'_> {
         let upsampler = (level > 0).then(|| match resample {
             Resample::Conv => Resampler::Conv(conv(&format!("{name}.upsamplers.0.conv"), output, output, 3)),
             Resample::Resnet => {
-                Resampler::Resnet(self.resnet(&format!("{name}.upsamplers.0"), output, output, Direction::Up))
+                Resampler::Resnet(Box::new(self.resnet(&format!("{name}.upsamplers.0"), output, output, Direction::Up)))
             }
         });
         UpBlock { layers, upsampler }

@@ -246,6 +246,7 @@ fn object(entries: &[(&str, JsValue)]) -> JsResult<Object> {
     Ok(object)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "it is what map_err hands over")]
 fn to_js(e: Error) -> JsValue {
     let error = js_sys::Error::new(&e.to_string());
     // Setting a property of a fresh Error cannot fail.

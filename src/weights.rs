@@ -115,7 +115,9 @@ impl WeightStream {
                     let Some(entry) = entries.last() else {
                         return match chunk.len() {
                             0 => Ok(()),
-                            n => Err(Error::Weights(format!("{n} or more bytes follow the last tensor: expected none"))),
+                            n => {
+                                Err(Error::Weights(format!("{n} or more bytes follow the last tensor: expected none")))
+                            }
                         };
                     };
                     let length = entry.end - entry.start;
@@ -235,7 +237,9 @@ fn header_length(bytes: &[u8]) -> Result<usize> {
         return Err(Error::Weights("expected a safetensors file, found text that looks like HTML".into()));
     }
     if bytes.starts_with(b"version ") {
-        return Err(Error::Weights("expected a safetensors file, found a Git LFS pointer: fetch the file itself".into()));
+        return Err(Error::Weights(
+            "expected a safetensors file, found a Git LFS pointer: fetch the file itself".into(),
+        ));
     }
     if !(2..=MAX_HEADER).contains(&n) {
         return Err(Error::Weights(format!(
@@ -327,9 +331,14 @@ mod tests {
     fn bad_headers_name_the_tensor_and_both_sides() {
         let shape = error(&HEADER.replace("[2,3]", "[3,2]"));
         assert_eq!(shape, "a: expected shape [2, 3], found [3, 2]");
-        assert_eq!(error(&HEADER.replace("\"b\"", "\"x\"")), "unexpected tensor x: the configuration has no such layer");
-        assert_eq!(error(r#"{"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}}"#),
-            "missing tensor b: expected shape [2], found none (and 1 more)");
+        assert_eq!(
+            error(&HEADER.replace("\"b\"", "\"x\"")),
+            "unexpected tensor x: the configuration has no such layer"
+        );
+        assert_eq!(
+            error(r#"{"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}}"#),
+            "missing tensor b: expected shape [2], found none (and 1 more)"
+        );
         assert!(error(&HEADER.replace("\"F16\"", "\"I8\"")).contains("found I8"));
         assert!(error(&HEADER.replace("[24,28]", "[22,26]")).contains("at offset 24, found 22"));
         assert!(error(&HEADER.replace("[24,28]", "[24,29]")).contains("do not fit"));

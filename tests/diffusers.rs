@@ -11,7 +11,6 @@ use consistency_sampler::consistency::Schedule;
 use consistency_sampler::folder::ModelFolder;
 use consistency_sampler::network::Network;
 use consistency_sampler::rng::Generator;
-use consistency_sampler::sampler::Request;
 
 use common::*;
 
@@ -31,25 +30,14 @@ fn forwards_match<N: Network>(new: impl Fn(&ModelFolder) -> N) {
 }
 
 fn samples_match<N: Network>(new: impl Fn(&ModelFolder) -> N) {
-    for (name, folder) in checkpoints() {
+    let golden = checkpoints().into_iter().map(|(name, folder)| (goldens().join(name).join("goldens"), folder));
+    for (path, folder) in golden.chain(shipped()) {
         let mut network = load(new(&folder), &folder).unwrap();
-        for case in json(&goldens().join(&name).join("goldens.json")).as_array().unwrap() {
-            let numbers = |key: &str| -> Option<Vec<usize>> {
-                Some(case[key].as_array()?.iter().map(|v| v.as_u64().unwrap() as usize).collect())
-            };
-            let request = Request {
-                seed: case["seed"].as_u64().unwrap(),
-                batch: case["batch"].as_u64().unwrap() as usize,
-                class_labels: numbers("class_labels").map(|l| l.iter().map(|&l| l as u32).collect()),
-                timesteps: numbers("timesteps"),
-                num_inference_steps: case["num_inference_steps"].as_u64().map(|n| n as usize),
-            };
-            let run =
-                request.run(&mut network, &folder.unet, &folder.scheduler, |_| ControlFlow::Continue(()));
+        for case in samples(&path) {
+            let run = case.request.run(&mut network, &folder.unet, &folder.scheduler, |_| ControlFlow::Continue(()));
             let samples = pollster::block_on(run).unwrap();
             let found: Vec<f32> = samples.iter().map(|v| (v / 2.0 + 0.5).clamp(0.0, 1.0)).collect();
-            let case = case["name"].as_str().unwrap();
-            assert_close(&format!("{name} {case}"), &found, &images(&name, case), IMAGE_TOLERANCE);
+            assert_close(&case.name, &found, &case.images, IMAGE_TOLERANCE);
         }
     }
 }
@@ -131,9 +119,8 @@ fn schedules_match() {
         let mut config = case["config"].clone();
         config["_class_name"] = "CMStochasticIterativeScheduler".into();
         let config = SchedulerConfig::parse(&config.to_string()).unwrap();
-        let list = |key: &str| -> Vec<f64> {
-            case[key].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
-        };
+        let list =
+            |key: &str| -> Vec<f64> { case[key].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect() };
         let schedule = match case["num_inference_steps"].as_u64() {
             Some(n) => Schedule::evenly_spaced(&config, n as usize).unwrap(),
             None => {

@@ -74,11 +74,11 @@ async function generate() {
   const { seed, steps, count, classLabels } = request;
   run = new AbortController();
   setRunning(true);
+  say(`Generating ${many(count, "image")}…`);
   if (!picture) {
     picture = { request, steps: [], shown: 0 };
     draw();
   }
-  say(`Generating ${many(count, "image")}…`);
   try {
     const options = { seed, count, classLabels, numInferenceSteps: steps, signal: run.signal };
     const result = await sampler.sample({ ...options, onStep: (step) => land(request, step) });
@@ -246,7 +246,7 @@ function showProgress({ stage, loaded, total, bytesPerSecond }) {
   else Object.assign(bar, { max: total, value: loaded });
   const amount = total === null ? megabytes(loaded) : `${megabytes(loaded)} of ${megabytes(total)}`;
   byId("bar-text").textContent =
-    stage === "shaders" ? `${megabytes(loaded)} loaded, compiling shaders` : `${amount}, ${megabytes(bytesPerSecond)}/s`;
+    stage === "shaders" ? `${megabytes(loaded)} loaded, compiling for this GPU` : `${amount}, ${megabytes(bytesPerSecond)}/s`;
 }
 
 function say(text) {

@@ -22,7 +22,7 @@
 
 /**
  * @typedef {object} LoadProgress
- * @property {"weights" | "shaders"} stage  what is under way: the download, then the compilation for this GPU
+ * @property {"weights" | "shaders"} stage  what is under way: the download, then the compilation of the GPU's programs
  * @property {number} loaded  bytes of weights received
  * @property {?number} total  bytes to receive; null when the server does not say or compresses
  * @property {number} bytesPerSecond  the average since the download began
@@ -120,7 +120,7 @@ export class ConsistencySampler {
    * @param {object} options
    * @param {number | bigint} options.seed  0 to 2⁶⁴ − 1
    * @param {number} options.count  how many images
-   * @param {number[]} [options.classLabels]  a class for each image; mandatory for a model with classes
+   * @param {number[]} [options.classLabels]  a class for each image, or one for all; drawn by the seed when left out
    * @param {number} [options.numInferenceSteps]  how many network calls
    * @param {number[]} [options.timesteps]  instead of `numInferenceSteps`: descending indices of the schedule
    * @param {(step: Step) => void} [options.onStep]  called after each network call

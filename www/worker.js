@@ -43,7 +43,10 @@ async function load({ url }, emit) {
     const loader = new Loader(device, configs.unet, configs.scheduler);
     const progress = await stream(response, (chunk) => loader.push(chunk), emit);
     emit({ stage: "shaders", ...progress });
-    return await loader.finish();
+    const model = await loader.finish();
+    // The browser compiles the GPU's programs when they first run: now, and not at the cost of the first picture.
+    await model.sample({ seed: 0, count: 1, numInferenceSteps: 1 }, () => {});
+    return model;
   });
   return { device: device.description(), ...model.info() };
 }

@@ -54,15 +54,7 @@ impl Gpu {
         device.set_device_lost_callback(move |_, message| note(&first, format!("the GPU device was lost: {message}")));
         let software = info.device_type == wgpu::DeviceType::Cpu;
         let description = if info.name.is_empty() { "WebGPU adapter".to_owned() } else { info.name };
-        Ok(Self {
-            device,
-            queue,
-            description,
-            software,
-            fault,
-            pipelines: Rc::default(),
-            layouts: Rc::default(),
-        })
+        Ok(Self { device, queue, description, software, fault, pipelines: Rc::default(), layouts: Rc::default() })
     }
 
     /// The adapter's name for people, as far as the platform tells it.
@@ -153,8 +145,7 @@ impl Gpu {
             let storage = kernel.bindings().iter().enumerate().map(|(i, access)| {
                 entry(i as u32 + 1, wgpu::BufferBindingType::Storage { read_only: *access == Access::Read })
             });
-            let entries: Vec<_> =
-                std::iter::once(entry(0, wgpu::BufferBindingType::Uniform)).chain(storage).collect();
+            let entries: Vec<_> = std::iter::once(entry(0, wgpu::BufferBindingType::Uniform)).chain(storage).collect();
             self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
                 label: Some(kernel.name()),
                 entries: &entries,

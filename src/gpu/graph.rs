@@ -47,13 +47,19 @@ pub(super) struct Graph {
 }
 
 impl Graph {
+    /// The graph of the U-Net's forward.
     pub(super) fn record(config: &UNetConfig, unet: &UNet) -> Self {
+        let labels = config.num_class_embeds.map(|_| ());
+        Self::of(config, |ops, sample, time| unet.forward(ops, sample, time, labels.as_ref()))
+    }
+
+    /// The graph of any function of the preconditioned batch and the sinusoidal features.
+    pub(super) fn of(config: &UNetConfig, forward: impl FnOnce(&mut Self, &NodeId, &NodeId) -> NodeId) -> Self {
         let mut graph = Self { nodes: Vec::new() };
         let [height, width] = config.sample_size;
         let sample = graph.push(Op::Sample, &[], [config.in_channels, height, width]);
         let time = graph.push(Op::Time, &[], [config.block_out_channels[0], 1, 1]);
-        let labels = config.num_class_embeds.map(|_| ());
-        let result = unet.forward(&mut graph, &sample, &time, labels.as_ref());
+        let result = forward(&mut graph, &sample, &time);
         debug_assert_eq!(result + 1, graph.nodes.len());
         graph
     }

@@ -366,7 +366,14 @@ impl Lowering<'_> {
         self.dispatch(shader, output, inputs, time_slice, grid);
     }
 
-    fn product_inputs(&self, source: &Source, weight: Storage, bias: Storage, time: Storage, residual: Storage) -> Vec<Storage> {
+    fn product_inputs(
+        &self,
+        source: &Source,
+        weight: Storage,
+        bias: Storage,
+        time: Storage,
+        residual: Storage,
+    ) -> Vec<Storage> {
         let second = source.parts.get(1).map_or(Storage::Unused, |p| p.storage);
         vec![source.parts[0].storage, second, weight, bias, time, residual]
     }
@@ -407,7 +414,15 @@ impl Lowering<'_> {
     }
 
     /// A product without epilogue into rows of `pitch` floats.
-    fn bare_gemm(&mut self, source: &Source, weight: Storage, bias: Storage, output: Storage, pitch: usize, node: &Node) {
+    fn bare_gemm(
+        &mut self,
+        source: &Source,
+        weight: Storage,
+        bias: Storage,
+        output: Storage,
+        pitch: usize,
+        node: &Node,
+    ) {
         let channels = Channels::dense(pitch);
         let shader = product_constants(Specialised::new(Kernel::Gemm), node, source, &channels, pitch)
             .bool("TIME", false)
@@ -493,7 +508,13 @@ fn gemm_grid(columns: usize, rows: usize) -> Grid {
     Grid::Rows { x: columns.div_ceil(TILE).div_ceil(8), rows, per_group: 32 }
 }
 
-fn product_constants(shader: Specialised, node: &Node, source: &Source, channels: &Channels, pitch: usize) -> Specialised {
+fn product_constants(
+    shader: Specialised,
+    node: &Node,
+    source: &Source,
+    channels: &Channels,
+    pitch: usize,
+) -> Specialised {
     let c = |part: Option<&Value>| part.map_or(0, |p| p.channels.padded() / 4);
     shader
         .u32("OUT_H", node.height)

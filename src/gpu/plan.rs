@@ -73,10 +73,8 @@ impl Plan {
         let unused = gpu.buffer("an unused input", 16, Usage::STORAGE)?;
 
         let (slot_of, slots) = assign_slots(program);
-        let slots = slots
-            .iter()
-            .map(|&count| floats("an activation", count, Usage::STORAGE))
-            .collect::<Result<Vec<_>>>()?;
+        let slots =
+            slots.iter().map(|&count| floats("an activation", count, Usage::STORAGE)).collect::<Result<Vec<_>>>()?;
         let buffer = |storage: Storage| match storage {
             Storage::Activation(i) => &slots[slot_of[i]],
             Storage::Weight(i) => &weights[i],

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use consistency_sampler::Result;
 use consistency_sampler::folder::ModelFolder;
 use consistency_sampler::network::{ForwardInput, Network};
+use consistency_sampler::sampler::Request;
 use consistency_sampler::unet::UNet;
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -29,6 +30,18 @@ pub fn checkpoints() -> Vec<(String, ModelFolder)> {
     found.sort_by(|a, b| a.0.cmp(&b.0));
     assert!(found.len() >= 7, "found only {} golden checkpoints", found.len());
     found
+}
+
+/// Every model under `weights/`, with where its golden samples are.
+pub fn shipped() -> Vec<(PathBuf, ModelFolder)> {
+    let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("weights");
+    let models: Vec<_> = std::fs::read_dir(weights)
+        .unwrap()
+        .map(|e| e.unwrap())
+        .map(|e| (goldens().join("shipped").join(e.file_name()), ModelFolder::open(e.path()).unwrap()))
+        .collect();
+    assert!(!models.is_empty());
+    models
 }
 
 /// Loads a folder's weights into a network.
@@ -78,11 +91,36 @@ pub fn forwards(checkpoint: &str) -> Vec<Forward> {
         .collect()
 }
 
-/// The images in [0, 1] that diffusers' pipeline made for `case`.
-pub fn images(checkpoint: &str, case: &str) -> Vec<f32> {
-    let bytes = std::fs::read(goldens().join(checkpoint).join("goldens.safetensors")).unwrap();
+/// One picture that diffusers' pipeline made, and how.
+pub struct Sample {
+    pub name: String,
+    pub request: Request,
+    /// (B, C, H, W) in [0, 1].
+    pub images: Vec<f32>,
+}
+
+/// The samples described by `{path}.json`, with their images in `{path}.safetensors`.
+pub fn samples(path: &Path) -> Vec<Sample> {
+    let bytes = std::fs::read(path.with_extension("safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
-    f32s(file.tensor(&format!("{case}.images")).unwrap().data())
+    let sample = |case: &Value| {
+        let numbers = |key: &str| -> Option<Vec<usize>> {
+            Some(case[key].as_array()?.iter().map(|v| v.as_u64().unwrap() as usize).collect())
+        };
+        let name = case["name"].as_str().unwrap();
+        Sample {
+            name: format!("{} {name}", path.display()),
+            request: Request {
+                seed: case["seed"].as_u64().unwrap(),
+                batch: case["batch"].as_u64().unwrap() as usize,
+                class_labels: numbers("class_labels").map(|l| l.iter().map(|&l| l as u32).collect()),
+                timesteps: numbers("timesteps"),
+                num_inference_steps: case["num_inference_steps"].as_u64().map(|n| n as usize),
+            },
+            images: f32s(file.tensor(&format!("{name}.images")).unwrap().data()),
+        }
+    };
+    json(&path.with_extension("json")).as_array().unwrap().iter().map(sample).collect()
 }
 
 /// Fails, with both values, where the two differ by more than `tolerance`.

@@ -4,6 +4,7 @@ It writes, beside itself:
 
 - `<name>/`: tiny checkpoints with random weights, each a whole diffusers `ConsistencyModelPipeline` folder,
   with `goldens.safetensors` (U-Net forwards, pipeline samples) and `goldens.json` (the samples' settings);
+- `shipped/<name>.*`: samples of each model under `weights/`, among them the picture that the page opens with;
 - `scheduler.json`: schedules and scalings of `CMStochasticIterativeScheduler`;
 - `randn.json`: `torch.randn` on the CPU for several seeds and sizes;
 - `stats.json`: for each checkpoint its size, the spread of its outputs and the rounding error of its goldens: their
@@ -344,6 +345,35 @@ def make_checkpoint(name, unet_config, scheduler_config, options):
     return stats
 
 
+SHIPPED = (
+    # What the page draws when it is opened.
+    {"name": "sample0", "seed": 0, "num_inference_steps": 2, "class_labels": list(range(10))},
+    {"name": "sample1", "seed": 5, "timesteps": [22, 0], "class_labels": [3, 1, 4]},
+    {"name": "sample2", "seed": 2**40 + 1, "num_inference_steps": 1, "class_labels": [7]},
+)
+
+
+@torch.no_grad()
+def make_shipped(folder):
+    """Samples of a shipped model; its weights are not touched."""
+    pipeline = ConsistencyModelPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    settings = [setting | {"batch": len(setting["class_labels"])} for setting in SHIPPED]
+    tensors = {}
+    for setting in settings:
+        arguments = {key: setting[key] for key in ("num_inference_steps", "timesteps") if key in setting}
+        tensors[setting["name"] + ".images"] = pipeline(
+            batch_size=setting["batch"],
+            class_labels=setting["class_labels"],
+            generator=torch.Generator("cpu").manual_seed(setting["seed"]),
+            output_type="pt",
+            **{"num_inference_steps": None} | arguments,
+        ).images.contiguous()
+    (HERE / "shipped").mkdir(exist_ok=True)
+    save_file(tensors, HERE / "shipped" / f"{folder.name}.safetensors")
+    (HERE / "shipped" / f"{folder.name}.json").write_text(to_json(settings))
+
+
 def inputs_f64(inputs):
     return {key: value.double() if value.is_floating_point() else value for key, value in inputs.items()}
 
@@ -519,6 +549,8 @@ def main():
     for name, (unet_config, scheduler_config, options) in CHECKPOINTS.items():
         stats[name] = make_checkpoint(name, unet_config, scheduler_config, options)
         print(name, json.dumps(stats[name]))
+    for folder in sorted((HERE.parent.parent / "weights").iterdir()):
+        make_shipped(folder)
     (HERE / "stats.json").write_text(to_json(stats))
     (HERE / "scheduler.json").write_text(to_json(make_scheduler()))
     (HERE / "randn.json").write_text(to_json(make_randn()))

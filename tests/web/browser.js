@@ -20,8 +20,8 @@ export async function launch() {
 }
 
 /** A new page in a context of its own; what it logs as an error or throws ends up in `page.complaints`. */
-export async function open(browser, options = {}) {
-  const context = await browser.newContext(options);
+export async function newPage(browser) {
+  const context = await browser.newContext();
   const page = await context.newPage();
   page.complaints = [];
   page.on("console", (message) => message.type() === "error" && page.complaints.push(message.text()));

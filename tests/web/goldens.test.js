@@ -5,7 +5,7 @@ import { existsSync, readFileSync, readdirSync } from "node:fs";
 import path from "node:path";
 import { after, before, describe, test } from "node:test";
 
-import { launch, open } from "./browser.js";
+import { launch, newPage } from "./browser.js";
 import { parse } from "./safetensors.js";
 import { GOLDENS, startServer } from "./server.js";
 
@@ -28,7 +28,7 @@ before(async () => {
   // A page without a policy, on which the tests import what they like.
   server.routes.set("/blank", { type: "text/html", body: "<!doctype html><title>blank</title>" });
   browser = await launch();
-  page = await open(browser);
+  page = await newPage(browser);
   await page.goto(`${server.origin}/blank`);
   await page.evaluate(async () => {
     const { default: init, Device, Loader } = await import("/pkg/consistency_sampler.js");

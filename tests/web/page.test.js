@@ -3,9 +3,9 @@
 import assert from "node:assert/strict";
 import { mkdirSync } from "node:fs";
 import path from "node:path";
-import { after, before, beforeEach, afterEach, test } from "node:test";
+import { after, before, test } from "node:test";
 
-import { launch, open } from "./browser.js";
+import { launch, newPage } from "./browser.js";
 import { finished, generate, pixels, tile, visit } from "./page.js";
 import { startServer } from "./server.js";
 
@@ -15,23 +15,21 @@ mkdirSync(SCREENSHOTS, { recursive: true });
 
 let server, browser, page;
 
+// One page for all, as for a person who stays a while: each visit makes the browser compile every shader anew.
 before(async () => {
   server = await startServer();
   browser = await launch();
+  page = await newPage(browser);
 });
 after(async () => {
   await browser?.close();
   await server?.stop();
 });
-beforeEach(async () => {
-  page = await open(browser);
-});
-afterEach(async () => {
-  await page.context().close();
-  assert.deepEqual(page.complaints, []);
-});
 
 const label = () => page.getByRole("img").getAttribute("aria-label");
+const seed = () => page.getByLabel("Seed", { exact: true });
+/** Checks one of a group of radio buttons. */
+const choose = (group, value) => page.getByRole("group", { name: group }).getByLabel(value, { exact: true }).check();
 
 /** Asserts that an image could be a digit: mostly black, with some pixels nearly white. */
 function assertDigit(values) {
@@ -55,63 +53,39 @@ test("opening the page draws one digit of each class and names the picture in th
   assert.deepEqual(elsewhere, [], "nothing is fetched from another site");
 });
 
-test("the address chooses the picture", async () => {
-  await visit(page, `${server.origin}/?seed=42&steps=1&class=7&count=4`);
-  assert.equal(await page.getByLabel("Seed", { exact: true }).inputValue(), "42");
-  assert.match(await label(), /^4 images, seed 42, class 7, step 1 of 1, from σ /);
+for (const [name, viewport, colorScheme] of [
+  ["desktop-light", { width: 1280, height: 800 }, "light"],
+  ["desktop-dark", { width: 1280, height: 800 }, "dark"],
+  ["phone-light", { width: 360, height: 740 }, "light"],
+  ["phone-dark", { width: 360, height: 740 }, "dark"],
+]) {
+  test(`nothing overflows: ${name}`, async () => {
+    await page.setViewportSize(viewport);
+    await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
+    await page.screenshot({ path: path.join(SCREENSHOTS, `${name}.png`), fullPage: true });
+    const overflowing = await page.evaluate(() =>
+      [...document.querySelectorAll("body *:not(.unseen)")]
+        .filter((element) => element.getBoundingClientRect().right > document.documentElement.clientWidth)
+        .map((element) => element.outerHTML.slice(0, 80)),
+    );
+    assert.deepEqual(overflowing, []);
+  });
+}
+
+test("the controls choose class, count, steps and seed", async () => {
+  await page.getByLabel("Class", { exact: true }).selectOption("3");
+  await choose("Images", "4");
+  await choose("Steps", "3");
+  await page.getByText(/^Noise σ 80 → [\d.]+ → [\d.]+$/).waitFor();
+  await seed().fill("11");
+  assert.match(await generate(page), /^4 images in .* with 3 network calls$/);
+  assert.match(await label(), /^4 images, seed 11, class 3, step 3 of 3, from σ /);
+  assert.equal(new URL(page.url()).search, "?seed=11&steps=3&class=3&count=4");
   const picture = await pixels(page);
   for (let i = 0; i < 4; i++) assertDigit(tile(picture, i, 2));
 });
 
-test("what the address gets wrong is named and the rest is taken", async () => {
-  await visit(page, `${server.origin}/?seed=-3&steps=9&class=x&count=1`);
-  assert.equal(
-    await page.getByRole("alert").textContent(),
-    "ignored in the address: seed=-3, expected a whole number from 0 to 9007199254740991; " +
-      "steps=9, expected 1, 2, 3, 4; class=x, expected each, 0, 1, … 9",
-  );
-  assert.match(await label(), /^1 image, seed 0, class 0, step 2 of 2/);
-});
-
-test("the controls choose class, count and seed; a seed repeats its picture byte for byte", async () => {
-  await visit(page, `${server.origin}/?count=1&steps=1`);
-  await page.getByLabel("Class", { exact: true }).selectOption("3");
-  await page.getByRole("group", { name: "Images" }).getByLabel("4", { exact: true }).check();
-  await page.getByRole("group", { name: "Steps" }).getByLabel("2", { exact: true }).check();
-  await page.getByText(/^Noise σ 80 → [\d.]+$/).waitFor();
-  await page.getByLabel("Seed", { exact: true }).fill("11");
-  await generate(page);
-  assert.match(await label(), /^4 images, seed 11, class 3, step 2 of 2/);
-  assert.equal(new URL(page.url()).search, "?count=4&steps=2&seed=11&class=3");
-  const first = await pixels(page);
-  for (let i = 0; i < 4; i++) assertDigit(tile(first, i, 2));
-
-  await page.getByLabel("Seed", { exact: true }).fill("12");
-  await generate(page);
-  assert.ok(!(await pixels(page)).data.equals(first.data), "another seed gives another picture");
-
-  await page.getByLabel("Seed", { exact: true }).fill("11");
-  await generate(page);
-  assert.ok((await pixels(page)).data.equals(first.data), "the same seed gives the same picture");
-});
-
-test("the dice choose a seed and draw it", async () => {
-  await visit(page, `${server.origin}/?count=1&steps=1`);
-  await page.getByRole("button", { name: "Sample with a random seed" }).click();
-  await page.waitForURL((url) => url.searchParams.get("seed") !== null && url.searchParams.get("seed") !== "0");
-  assert.equal(await page.getByLabel("Seed", { exact: true }).inputValue(), new URL(page.url()).searchParams.get("seed"));
-});
-
-test("a seed that is none is refused before anything runs", async () => {
-  await visit(page, `${server.origin}/?count=1&steps=1`);
-  await page.getByLabel("Seed", { exact: true }).fill("-1");
-  await page.getByRole("button", { name: "Generate" }).click();
-  assert.equal(await page.getByLabel("Seed", { exact: true }).evaluate((seed) => seed.matches(":focus:invalid")), true);
-  assert.match(await label(), /seed 0/);
-});
-
 test("each step can be looked at again", async () => {
-  await visit(page, `${server.origin}/?count=4&steps=3`);
   const last = await pixels(page);
   const steps = page.getByRole("group", { name: "Step shown" });
   assert.equal(await steps.getByRole("radio").count(), 3);
@@ -123,7 +97,6 @@ test("each step can be looked at again", async () => {
 });
 
 test("Cancel stops a run and leaves the page ready for the next", async () => {
-  await visit(page, `${server.origin}/?count=16&steps=4`);
   // Both in one task, for a fast GPU would have finished by the time a second click came from here.
   await page.evaluate(() => {
     document.getElementById("generate").click();
@@ -132,56 +105,74 @@ test("Cancel stops a run and leaves the page ready for the next", async () => {
   });
   assert.equal(await finished(page), "Cancelled");
   assert.equal(await page.evaluate(() => document.activeElement.id), "generate", "the focus is not lost");
-  assert.match(await generate(page), /^16 images in .* with 4 network calls$/);
+  await choose("Images", "1");
+  await choose("Steps", "1");
+  assert.match(await generate(page), /^1 image in .* with 1 network call$/);
+});
+
+test("a seed repeats its picture byte for byte, another one does not", async () => {
+  const first = await pixels(page);
+  await seed().fill("12");
+  await generate(page);
+  assert.ok(!(await pixels(page)).data.equals(first.data), "another seed gives another picture");
+  await seed().fill("11");
+  await generate(page);
+  assert.ok((await pixels(page)).data.equals(first.data), "the same seed gives the same picture");
+});
+
+test("the dice choose a seed and draw it", async () => {
+  await page.getByRole("button", { name: "Sample with a random seed" }).click();
+  await finished(page);
+  assert.notEqual(await seed().inputValue(), "11");
+  assert.equal(new URL(page.url()).searchParams.get("seed"), await seed().inputValue());
+});
+
+test("a seed that is none is refused before anything runs", async () => {
+  const before = await label();
+  await seed().fill("-1");
+  await page.getByRole("button", { name: "Generate" }).click();
+  assert.equal(await seed().evaluate((input) => input.matches(":focus:invalid")), true);
+  assert.equal(await label(), before);
 });
 
 test("the keyboard alone suffices, and shows where it is", async () => {
-  await visit(page, `${server.origin}/?count=1&steps=2&class=5`);
-  const before = await pixels(page);
+  // A click on something that takes no focus: Tab goes on from there.
+  await page.locator("h1").click();
   const tabTo = async (test) => {
     for (let presses = 0; presses < 20; presses++) {
       await page.keyboard.press("Tab");
       const focus = await page.evaluate(() => {
-        const { id, name } = document.activeElement;
-        const ring = [document.activeElement, document.activeElement.nextElementSibling]
-          .some((element) => element && getComputedStyle(element).outlineStyle !== "none");
-        return { id, name, ring };
+        const { id, name, nextElementSibling } = document.activeElement;
+        // A radio button is invisible; the chip after it shows its focus.
+        const rings = [document.activeElement, nextElementSibling].map((e) => e && getComputedStyle(e).outlineStyle);
+        return { id, name, visible: rings.some((style) => style && style !== "none") };
       });
-      assert.ok(focus.ring, `${focus.id || focus.name} shows no focus`);
+      assert.ok(focus.visible, `${focus.id || focus.name} shows no focus`);
       if (test(focus)) return;
     }
     assert.fail("20 tabs do not lead there");
   };
-  await tabTo(({ name }) => name === "shown");
   await tabTo(({ id }) => id === "seed");
   await page.keyboard.press("Control+A");
   await page.keyboard.type("77");
   await tabTo(({ name }) => name === "steps");
-  await page.keyboard.press("ArrowLeft");
+  await page.keyboard.press("ArrowRight");
+  await tabTo(({ id }) => id === "class");
+  await page.keyboard.press("5");
   await tabTo(({ id }) => id === "generate");
   await page.keyboard.press("Enter");
-  await page.waitForURL(/seed=77/);
-  assert.match(await label(), /^1 image, seed 77, class 5, step 1 of 1/);
-  assert.ok(!(await pixels(page)).data.equals(before.data));
+  await finished(page);
+  assert.match(await label(), /^1 image, seed 77, class 5, step 2 of 2/);
 });
 
-for (const [name, options] of Object.entries({
-  "desktop-light": { viewport: { width: 1280, height: 800 }, colorScheme: "light" },
-  "desktop-dark": { viewport: { width: 1280, height: 800 }, colorScheme: "dark" },
-  "phone-light": { viewport: { width: 360, height: 740 }, deviceScaleFactor: 2, colorScheme: "light" },
-  "phone-dark": { viewport: { width: 360, height: 740 }, deviceScaleFactor: 2, colorScheme: "dark" },
-})) {
-  test(`nothing overflows: ${name}`, async () => {
-    const sized = await open(browser, { ...options, reducedMotion: "reduce" });
-    await visit(sized, `${server.origin}/`);
-    const overflowing = await sized.evaluate(() =>
-      [...document.querySelectorAll("body *:not(.unseen)")]
-        .filter((element) => element.getBoundingClientRect().right > document.documentElement.clientWidth)
-        .map((element) => element.outerHTML.slice(0, 80)),
-    );
-    await sized.screenshot({ path: path.join(SCREENSHOTS, `${name}.png`), fullPage: true });
-    await sized.context().close();
-    assert.deepEqual(overflowing, []);
-    assert.deepEqual(sized.complaints, []);
-  });
-}
+test("the address chooses the picture, and what it gets wrong is named", async () => {
+  await visit(page, `${server.origin}/?seed=42&steps=1&class=x&count=-3`);
+  assert.equal(
+    await page.getByRole("alert").textContent(),
+    "ignored in the address: class=x, expected each, 0, 1, … 9; count=-3, expected 1, 4, 10, 16",
+  );
+  assert.equal(await seed().inputValue(), "42");
+  assert.match(await label(), /^10 images, seed 42, classes 0, .*, step 1 of 1, from σ /);
+});
+
+test("the browser has nothing to complain about", () => assert.deepEqual(page.complaints, []));

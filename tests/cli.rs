@@ -1,0 +1,226 @@
+//! The command line as a person uses it: real files in, real files out, and one-line errors.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use safetensors::SafeTensors;
+
+use common::*;
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_consistency-sampler")).args(arguments).output().unwrap()
+}
+
+/// Runs, expects failure, and returns the one line that says why.
+fn error(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success(), "{arguments:?} succeeded");
+    let lines: Vec<&str> = text.lines().filter(|l| l.starts_with("error: ")).collect();
+    let &[line] = lines.as_slice() else { panic!("expected one line of error, found {text:?}") };
+    line["error: ".len()..].to_owned()
+}
+
+/// An empty folder of this test's own.
+fn scratch(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = std::fs::remove_dir_all(&path);
+    std::fs::create_dir_all(&path).unwrap();
+    path
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(|e| e.unwrap()) {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+fn str(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn forward_is_diffusers_forward() {
+    let dir = scratch("forward");
+    let model = goldens().join("attn-scale-shift");
+    let golden = std::fs::read(model.join("goldens.safetensors")).unwrap();
+    let golden = SafeTensors::deserialize(&golden).unwrap();
+    let tensors = ["sample", "timestep", "class_labels"].map(|n| (n, golden.tensor(&format!("forward.{n}")).unwrap()));
+    let (input, output) = (dir.join("in.safetensors"), dir.join("out.safetensors"));
+    safetensors::serialize_to_file(tensors, None, &input).unwrap();
+    for device in ["cpu", "gpu"] {
+        let ran = run(&[
+            "forward",
+            "--device",
+            device,
+            "--model",
+            str(&model),
+            "--input",
+            str(&input),
+            "--output",
+            str(&output),
+        ]);
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        let bytes = std::fs::read(&output).unwrap();
+        let found = SafeTensors::deserialize(&bytes).unwrap();
+        let found = found.tensor("sample").unwrap();
+        let expected = golden.tensor("forward.output").unwrap();
+        assert_eq!(found.shape(), expected.shape());
+        assert_close(device, &f32s(found.data()), &f32s(expected.data()), 1e-4);
+    }
+}
+
+#[test]
+fn sample_is_diffusers_pipeline() {
+    let dir = scratch("sample");
+    let model = goldens().join("mnist-shape");
+    let case = samples(&model.join("goldens")).remove(1);
+    let list = |numbers: &[usize]| numbers.iter().map(|n| n.to_string()).collect::<Vec<_>>().join(",");
+    let (seed, batch) = (case.request.seed.to_string(), case.request.batch.to_string());
+    let labels = case.request.class_labels.unwrap().iter().map(|&l| l as usize).collect::<Vec<_>>();
+    let (labels, timesteps) = (list(&labels), list(&case.request.timesteps.unwrap()));
+    let tensors = dir.join("out.safetensors");
+    let picture = dir.join("grid.png");
+    for output in [&tensors, &picture] {
+        let ran = run(&[
+            "sample",
+            "--device",
+            "cpu",
+            "--model",
+            str(&model),
+            "--seed",
+            &seed,
+            "--batch",
+            &batch,
+            "--class-labels",
+            &labels,
+            "--timesteps",
+            &timesteps,
+            "--output",
+            str(output),
+        ]);
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    }
+    let bytes = std::fs::read(&tensors).unwrap();
+    let found = SafeTensors::deserialize(&bytes).unwrap();
+    let found = found.tensor("images").unwrap();
+    let expected = case.images;
+    assert_eq!(found.shape(), [3, 1, 28, 28]);
+    assert_close("images", &f32s(found.data()), &expected, 1e-3);
+
+    // Three samples in rows of two; the fourth place stays black.
+    let decoder = png::Decoder::new(std::io::BufReader::new(std::fs::File::open(&picture).unwrap()));
+    let mut reader = decoder.read_info().unwrap();
+    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+    let info = reader.next_frame(&mut pixels).unwrap();
+    assert_eq!((info.width, info.height, info.color_type), (56, 56, png::ColorType::Grayscale));
+    for (b, y, x) in [(0, 3, 20), (1, 27, 0), (2, 14, 14)] {
+        let expected = expected[(b * 28 + y) * 28 + x] * 255.0;
+        let found = pixels[(b / 2 * 28 + y) * 56 + b % 2 * 28 + x];
+        assert!((f32::from(found) - expected).abs() <= 0.8, "sample {b} at {y}, {x}: {found}, expected {expected}");
+    }
+    assert_eq!(pixels[40 * 56 + 40], 0);
+}
+
+#[test]
+fn requests_that_make_no_sense_are_refused() {
+    let model = goldens().join("mnist-shape");
+    let with = |more: &[&str]| {
+        let output = Path::new(env!("CARGO_TARGET_TMPDIR")).join("never.png");
+        error(&[&["sample", "--device", "cpu", "--model", str(&model), "--output", str(&output)], more].concat())
+    };
+    assert_eq!(with(&["--class-labels", "10"]), "class labels must be from 0 to 9, found 10");
+    assert_eq!(
+        with(&["--batch", "4", "--class-labels", "1,2"]),
+        "expected one class label, or one for each of 4 samples, found 2"
+    );
+    assert_eq!(with(&["--batch", "0"]), "batch must be at least 1, found 0");
+    assert_eq!(with(&["--timesteps", "0,22"]), "timesteps must descend, found 22 after 0");
+    assert_eq!(with(&["--num-inference-steps", "99"]), "num_inference_steps must be from 1 to 40, found 99");
+    let unconditional = goldens().join("default-shift");
+    assert!(
+        error(&[
+            "sample",
+            "--device",
+            "cpu",
+            "--model",
+            str(&unconditional),
+            "--class-labels",
+            "1",
+            "--output",
+            "x.png"
+        ])
+        .contains("not class-conditional")
+    );
+    assert!(error(&["sample", "--model", str(&model), "--output", "x.jpg"]).contains("found x.jpg"));
+}
+
+#[test]
+fn bad_folders_are_named() {
+    let dir = scratch("folders");
+    let good = goldens().join("mnist-shape");
+    let broken = |name: &str, breakage: &dyn Fn(&Path)| {
+        let folder = dir.join(name);
+        copy_folder(&good, &folder);
+        breakage(&folder);
+        let message = error(&["sample", "--device", "cpu", "--model", str(&folder), "--output", "never.png"]);
+        message.replace(str(&folder), "DIR")
+    };
+    const WEIGHTS: &str = "unet/diffusion_pytorch_model.safetensors";
+
+    assert!(error(&["sample", "--model", "no/such/folder", "--output", "x.png"]).contains("expected a model folder"));
+    for file in ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json", WEIGHTS] {
+        let message = broken("missing", &|f| std::fs::remove_file(f.join(file)).unwrap());
+        assert_eq!(message, format!("DIR/{file}: no such file"));
+        std::fs::remove_dir_all(dir.join("missing")).unwrap();
+    }
+    let pickle = broken("pickle", &|f| {
+        std::fs::rename(f.join(WEIGHTS), f.join("unet/diffusion_pytorch_model.bin")).unwrap();
+    });
+    assert!(pickle.contains("convert it to safetensors"), "{pickle}");
+
+    type Change<'a> = &'a dyn Fn(&str, Vec<usize>) -> Option<(String, Vec<usize>)>;
+    // Rewrites the weights without, or with another shape of, one tensor.
+    let rewrite = |folder: &Path, change: Change<'_>| {
+        let bytes = std::fs::read(folder.join(WEIGHTS)).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let tensors: Vec<_> = file
+            .iter()
+            .filter_map(|(name, t)| {
+                let (name, shape) = change(name, t.shape().to_vec())?;
+                let view = safetensors::tensor::TensorView::new(t.dtype(), shape, t.data()).unwrap();
+                Some((name, view))
+            })
+            .collect();
+        safetensors::serialize_to_file(tensors, None, &folder.join(WEIGHTS)).unwrap();
+    };
+    let missing = broken("tensor", &|f| rewrite(f, &|n, s| (n != "conv_out.bias").then(|| (n.into(), s))));
+    assert_eq!(missing, format!("DIR/{WEIGHTS}: missing tensor conv_out.bias: expected shape [1], found none"));
+    let shape = broken("shape", &|f| {
+        rewrite(f, &|n, s| Some((n.into(), if n == "time_embedding.linear_1.weight" { vec![8, 32] } else { s })));
+    });
+    assert_eq!(shape, format!("DIR/{WEIGHTS}: time_embedding.linear_1.weight: expected shape [32, 8], found [8, 32]"));
+    let extra = broken("extra", &|f| {
+        rewrite(f, &|n, s| Some((if n == "conv_in.bias" { "conv_in.offset".into() } else { n.into() }, s)));
+    });
+    assert!(extra.contains("unexpected tensor conv_in.offset"), "{extra}");
+    let truncated = broken("truncated", &|f| {
+        let bytes = std::fs::read(f.join(WEIGHTS)).unwrap();
+        std::fs::write(f.join(WEIGHTS), &bytes[..bytes.len() - 10]).unwrap();
+    });
+    assert!(truncated.contains("truncated in"), "{truncated}");
+    let option = broken("option", &|f| {
+        let config = std::fs::read_to_string(f.join("unet/config.json")).unwrap();
+        std::fs::write(f.join("unet/config.json"), config.replacen('{', "{\"attention_type\": \"linear\",", 1))
+            .unwrap();
+    });
+    assert_eq!(option, "unet/config.json: unknown option \"attention_type\"");
+}
