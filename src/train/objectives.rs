@@ -221,7 +221,8 @@ mod tests {
         let (t, r) = ([80.0, 0.5], [2.0, 0.002]);
         let x_r = heun_step(point_mass(&y), &perturb(&y, &z, &t), &t, &r);
         let error = largest(x_r - perturb(&y, &z, &r));
-        assert!(error < 2e-5, "off by {error}: f32 holds 80·z to about 1e-5");
+        // f32 holds 80·z to about 1e-5; the step from 80 to 2 multiplies the Euler guess's rounding by 78/2/2.
+        assert!(error < 1e-3, "off by {error}");
     }
 
     #[test]
@@ -239,8 +240,8 @@ mod tests {
             let exact = ((s2 + r * r) / (s2 + t * t)).sqrt();
             largest(heun_step(teacher, &x, &[t], &[r]) - x.clone() * exact)
         };
-        let ratio = error(0.4) / error(0.2);
-        assert!((6.0..11.0).contains(&ratio), "error ratio {ratio}, expected about 8");
+        let ratio = error(0.1) / error(0.05);
+        assert!((7.0..9.5).contains(&ratio), "error ratio {ratio}, expected about 8");
     }
 
     #[test]
