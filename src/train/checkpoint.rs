@@ -13,6 +13,7 @@ use crate::reference::Weights;
 use crate::train::optimizer::{RAdam, track};
 use crate::train::trainer::State;
 use crate::unet::{Parameter, UNet};
+use crate::weights::WeightStream;
 
 const INDEX: &str = r#"{
   "_class_name": "ConsistencyModelPipeline",
@@ -46,12 +47,44 @@ pub fn write_model(folder: &Path, unet_json: &str, scheduler_json: &str, unet: &
     write_atomically(&folder.join("model_index.json"), INDEX.as_bytes())?;
     write_atomically(&folder.join("unet/config.json"), unet_json.as_bytes())?;
     write_atomically(&folder.join("scheduler/scheduler_config.json"), scheduler_json.as_bytes())?;
+    write_weights(&folder.join("unet/diffusion_pytorch_model.safetensors"), &unet.parameters(), weights)
+}
+
+/// Writes `weights` in f32 as one safetensors file.
+///
+/// # Errors
+/// [`Error::Io`].
+///
+/// # Panics
+/// When one of `parameters` has no weight.
+pub fn write_weights(path: &Path, parameters: &[Parameter], weights: &Weights) -> Result<()> {
     let mut file = Tensors::default();
-    for Parameter { name, shape } in unet.parameters() {
-        file.push(name.clone(), shape, &weights[&name])?;
+    for Parameter { name, shape } in parameters {
+        file.push(name.clone(), shape.clone(), &weights[name])?;
     }
     let metadata = HashMap::from([("format".into(), "pt".into())]);
-    write_atomically(&folder.join("unet/diffusion_pytorch_model.safetensors"), &file.serialize(metadata)?)
+    write_atomically(path, &file.serialize(metadata)?)
+}
+
+/// Reads a safetensors file that holds exactly `parameters`.
+///
+/// # Errors
+/// [`Error::Io`] when it is unreadable, [`Error::Weights`] when it holds something else.
+pub fn read_weights(path: &Path, parameters: &[Parameter], device: &Device) -> Result<Weights> {
+    let bytes = fs::read(path).map_err(|e| Error::Io(format!("{}: {e}", path.display())))?;
+    let mut weights = Weights::new();
+    let mut stream = WeightStream::new(parameters, true);
+    let mut keep = |name: &str, values: &[f32]| {
+        let tensor = Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), device);
+        weights.insert(name.to_owned(), tensor);
+        Ok(())
+    };
+    stream
+        .push(&bytes, &mut keep)
+        .and_then(|()| stream.end_file())
+        .and_then(|()| stream.finish())
+        .map_err(|e| Error::Weights(format!("{}: {e}", path.display())))?;
+    Ok(weights)
 }
 
 /// Writes everything that a run needs to continue: weights, moments, averages, iteration and time.

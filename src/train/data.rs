@@ -57,6 +57,42 @@ impl Dataset {
         Self::images(folder)
     }
 
+    /// Reads a folder as [`Dataset::open`] does and divides it into training and test images: MNIST by its own files,
+    /// an image folder by holding out every tenth image.
+    ///
+    /// # Errors
+    /// Those of [`Dataset::open`]; [`Error::Input`] for fewer than ten images.
+    pub fn open_split(folder: &Path) -> Result<(Self, Self)> {
+        if folder.is_dir() && idx_file(folder, "train-images-idx3-ubyte").is_some() {
+            return Ok((Self::mnist(folder, Split::Train)?, Self::mnist(folder, Split::Test)?));
+        }
+        let all = Self::open(folder)?;
+        if all.len() < 10 {
+            let found = all.len();
+            return Err(Error::Input(format!("{}: expected at least 10 images, found {found}", folder.display())));
+        }
+        let part = |held_out: bool| all.subset((0..all.len()).filter(|i| (i % 10 == 9) == held_out));
+        Ok((part(false), part(true)))
+    }
+
+    fn subset(&self, indices: impl Iterator<Item = usize>) -> Self {
+        let size: usize = self.shape.iter().product();
+        let mut part = Self { pixels: vec![], labels: vec![], classes: self.classes.clone(), ..*self };
+        for i in indices {
+            part.pixels.extend(&self.pixels[i * size..(i + 1) * size]);
+            part.labels.push(self.labels[i]);
+        }
+        part
+    }
+
+    /// A number that tells sets of images apart (FNV-1a over shape, labels and pixels).
+    pub fn fingerprint(&self) -> u64 {
+        let shape = self.shape.iter().flat_map(|v| v.to_le_bytes());
+        let labels = self.labels.iter().flat_map(|v| v.to_le_bytes());
+        let bytes = shape.chain(labels).chain(self.pixels.iter().copied());
+        bytes.fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+    }
+
     /// Reads one part of MNIST (or of a set in its format) with its 10 classes.
     pub fn mnist(folder: &Path, split: Split) -> Result<Self> {
         let prefix = match split {
@@ -250,4 +286,97 @@ fn read_idx<const D: usize>(path: &Path) -> Result<([usize; D], Vec<u8>)> {
         return Err(bad(format!("expected {shape:?} bytes of data, found {}", data.len())));
     }
     Ok((shape, data.to_vec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn scratch(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("consistency-sampler-data-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    fn idx(sizes: &[u32], data: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0, 0, 8, sizes.len() as u8];
+        sizes.iter().for_each(|s| bytes.extend(s.to_be_bytes()));
+        bytes.extend(data);
+        bytes
+    }
+
+    fn png(path: &Path, color: png::ColorType, width: u32, bytes: &[u8]) {
+        let mut encoder = png::Encoder::new(File::create(path).unwrap(), width, 1);
+        encoder.set_color(color);
+        encoder.write_header().unwrap().write_image_data(bytes).unwrap();
+    }
+
+    #[test]
+    fn idx_files_are_read_plain_and_compressed() {
+        let folder = scratch("idx");
+        std::fs::write(folder.join("train-labels-idx1-ubyte"), idx(&[2], &[7, 3])).unwrap();
+        let file = File::create(folder.join("train-images-idx3-ubyte.gz")).unwrap();
+        let mut gz = flate2::write::GzEncoder::new(file, flate2::Compression::fast());
+        gz.write_all(&idx(&[2, 1, 2], &[0, 255, 51, 204])).unwrap();
+        gz.finish().unwrap();
+        let data = Dataset::open(&folder).unwrap();
+        assert_eq!((data.len(), data.shape, data.classes.len()), (2, [1, 1, 2], 10));
+        let batch = data.batch(&[1, 0]);
+        assert_eq!(batch.labels, [3, 7]);
+        for (found, expected) in batch.images.iter().zip([-0.6, 0.6, -1.0, 1.0]) {
+            assert!((found - expected).abs() < 1e-6, "found {found}, expected {expected}");
+        }
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn bad_idx_files_are_refused() {
+        let folder = scratch("bad-idx");
+        let error = |images: &[u8], labels: &[u8]| {
+            std::fs::write(folder.join("train-images-idx3-ubyte"), images).unwrap();
+            std::fs::write(folder.join("train-labels-idx1-ubyte"), labels).unwrap();
+            Dataset::open(&folder).unwrap_err().to_string()
+        };
+        let (images, labels) = (idx(&[2, 1, 2], &[0; 4]), idx(&[2], &[7, 3]));
+        assert!(error(&images[..19], &labels).contains("[2, 1, 2] bytes of data, found 3"));
+        assert!(error(&images[..9], &labels).contains("header is truncated"));
+        assert!(error(&labels, &labels).contains("begins with [0, 0, 8, 3], found Some([0, 0, 8, 1])"));
+        assert!(error(&images, &idx(&[3], &[7, 3, 1])).contains("expected 2 labels, one per image, found 3"));
+        assert!(error(&images, &idx(&[2], &[7, 10])).contains("labels 0 to 9, found 10"));
+        assert!(error(&idx(&[u32::MAX; 3], &[]), &labels).contains("bytes of data, found 0"));
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn sub_folders_are_classes() {
+        let folder = scratch("folders");
+        assert!(Dataset::open(&folder).unwrap_err().to_string().contains("found neither"));
+        for (class, rgba) in [("b", [255, 0, 0, 255, 0, 255, 0, 0]), ("a", [0, 0, 255, 255, 255, 255, 255, 51])] {
+            std::fs::create_dir(folder.join(class)).unwrap();
+            png(&folder.join(class).join("1.png"), png::ColorType::Rgba, 2, &rgba);
+        }
+        let data = Dataset::open(&folder).unwrap();
+        assert_eq!((data.len(), data.shape, data.classes.as_slice()), (2, [3, 1, 2], &["a".into(), "b".into()][..]));
+        // Planes of R, G, B; a transparent pixel is black.
+        let bytes: Vec<f32> = data.batch(&[0, 1]).images.iter().map(|v| ((v + 1.0) * 127.5).round()).collect();
+        assert_eq!(bytes, [0.0, 51.0, 0.0, 51.0, 255.0, 51.0, 255.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+        png(&folder.join("b/2.png"), png::ColorType::Rgb, 1, &[1, 2, 3]);
+        assert!(Dataset::open(&folder).unwrap_err().to_string().contains("expected 2×1 pixels and 3 channels"));
+        png(&folder.join("c.png"), png::ColorType::Rgb, 1, &[1, 2, 3]);
+        assert!(Dataset::open(&folder).unwrap_err().to_string().contains("found 1 beside them"));
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn every_tenth_image_is_held_out() {
+        let folder = scratch("split");
+        (0..20).for_each(|i| png(&folder.join(format!("{i:02}.png")), png::ColorType::Grayscale, 1, &[i]));
+        let (train, test) = Dataset::open_split(&folder).unwrap();
+        assert_eq!((train.pixels.len(), test.pixels.as_slice()), (18, &[9, 19][..]));
+        assert_ne!(train.fingerprint(), test.fingerprint());
+        std::fs::remove_dir_all(folder).unwrap();
+    }
 }

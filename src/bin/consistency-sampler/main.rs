@@ -1,6 +1,8 @@
 //! The command line: the library's interpreters over files.
 
 mod device;
+#[cfg(feature = "train")]
+mod evaluate;
 mod files;
 mod forward;
 mod sample;
@@ -29,6 +31,9 @@ enum Command {
     /// Train a consistency model, or the denoiser that teaches one
     #[cfg(feature = "train")]
     Train(train::Arguments),
+    /// Measure samples against real data: class accuracy, Fréchet distance, copies
+    #[cfg(feature = "train")]
+    Evaluate(evaluate::Arguments),
 }
 
 fn run(command: &Command) -> Result<()> {
@@ -37,6 +42,8 @@ fn run(command: &Command) -> Result<()> {
         Command::Forward(arguments) => forward::run(arguments),
         #[cfg(feature = "train")]
         Command::Train(arguments) => train::run(arguments),
+        #[cfg(feature = "train")]
+        Command::Evaluate(arguments) => evaluate::run(arguments),
     }
 }
 
