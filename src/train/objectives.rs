@@ -194,7 +194,7 @@ mod tests {
         let loss =
             |weights: [f64; 3]| value(consistency_loss(point_mass(&y), sevens, &pair, &weights, Metric::SquaredL2));
         assert_eq!(loss([1.0, 1.0, 0.0]), 0.0);
-        let expected: f32 = (y.clone().slice([2..3]) - 7.0).powi_scalar(2).sum().into_scalar();
+        let expected: f32 = (y.clone().narrow(0, 2, 1) - 7.0).powi_scalar(2).sum().into_scalar();
         let found = loss([0.0, 0.0, 3.0]);
         assert!((found / expected - 1.0).abs() < 1e-5, "found {found}, expected {expected}");
     }
@@ -252,7 +252,7 @@ mod tests {
         // λ(σ)·‖0 − y‖² of the denoiser that answers 0.
         let zero = |x: &Tensor<4>, _: &[f64]| x.clone().zeros_like();
         let one = |s: f64, i: usize| {
-            let norm: f32 = y.clone().slice([i..i + 1]).powi_scalar(2).sum().into_scalar();
+            let norm: f32 = y.clone().narrow(0, i, 1).powi_scalar(2).sum().into_scalar();
             (s * s + 0.25) / (0.5 * s).powi(2) * f64::from(norm)
         };
         let expected = sigma.iter().enumerate().map(|(i, &s)| one(s, i)).sum::<f64>() / 3.0;
@@ -279,7 +279,7 @@ mod tests {
             let x_r = heun_step(teacher, &x_t, t, r);
             let pair = Pair { x_t: &x_t, t, x_r: &x_r, r };
             let online = |x: &Tensor<4>, _: &[f64]| x.clone() * a.clone().reshape([4, 1, 1, 1]);
-            let below = Tensor::cat(vec![Tensor::ones([1], &Device::flex()), a.clone().inner().slice([0..3])], 0);
+            let below = Tensor::cat(vec![Tensor::ones([1], &Device::flex()), a.clone().inner().narrow(0, 0, 3)], 0);
             let target = |x: &Tensor<4>, _: &[f64]| x.clone() * below.clone().reshape([4, 1, 1, 1]);
             let loss = consistency_loss(online, target, &pair, &[1.0; 4], Metric::SquaredL2);
             let g = a.grad(&loss.backward()).unwrap();

@@ -292,10 +292,10 @@ impl Run<'_> {
                 indicatif::HumanDuration(Duration::from_secs_f64(left.clamp(0.0, 1e7)))
             ));
             bar.set_position((now * 1000.0) as u64);
-            if bar.is_hidden() && (step - first).is_power_of_two() | (step % 50 == 0) {
+            if bar.is_hidden() && ((step - first).is_power_of_two() || step.is_multiple_of(50)) {
                 eprintln!("iteration {step} loss {mean:.4} {rate:.1} img/s, {:.0} s left", left.min(1e7));
             }
-            if step % grid_every == 0 {
+            if step.is_multiple_of(grid_every) {
                 self.write_grids(&format!("samples-{step:06}"))?;
             }
             if saved.elapsed() >= CHECKPOINT_INTERVAL {
