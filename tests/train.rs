@@ -15,7 +15,7 @@ use consistency_sampler::train::data::Batch;
 use consistency_sampler::train::initial::initial_weights;
 use consistency_sampler::train::objectives::CtSchedule;
 use consistency_sampler::train::recipe::Recipe;
-use consistency_sampler::train::trainer::{Denoiser, Settings, State, Trainer};
+use consistency_sampler::train::trainer::{Denoiser, Settings, State, Trainer, average_decay};
 
 /// Two levels with attention, 8×8 pixels, two classes.
 const CONFIG: &str = r#"{
@@ -142,6 +142,13 @@ fn the_gradient_is_the_slope_of_the_loss() {
     let expected = moved / 1e-4;
     let found = before - after;
     assert!((found / expected - 1.0).abs() < 0.1, "the loss fell by {found}, the gradient says {expected}");
+}
+
+#[test]
+fn a_young_average_forgets_its_beginning() {
+    assert_eq!(average_decay(0.999, 0), 0.1);
+    assert_eq!(average_decay(0.999, 8), 0.5);
+    assert_eq!(average_decay(0.999, 1_000_000), 0.999);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use flate2::read::GzDecoder;
 
 use crate::error::{Error, Result};
 use crate::rng::Generator;
+use crate::train::heroes::Heroes;
 
 /// Images of one size with a class each.
 #[derive(Debug, Clone)]
@@ -19,6 +20,52 @@ pub struct Dataset {
     /// (C, H, W) bytes of each image, one after another.
     pixels: Vec<u8>,
     labels: Vec<u32>,
+}
+
+/// Where the images of a run come from.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// A set of images.
+    Images(Dataset),
+    /// Heroes dressed on the fly.
+    Heroes(Box<Heroes>),
+}
+
+impl Source {
+    /// Opens a folder: tiles ([`Heroes`]), or what [`Dataset::open`] reads.
+    ///
+    /// # Errors
+    /// Those of [`Heroes::open`] and [`Dataset::open`].
+    pub fn open(folder: &Path) -> Result<Self> {
+        if Heroes::is_tile_folder(folder) {
+            return Ok(Self::Heroes(Box::new(Heroes::open(folder)?)));
+        }
+        Dataset::open(folder).map(Self::Images)
+    }
+
+    /// Channels, height, width.
+    pub fn shape(&self) -> [usize; 3] {
+        match self {
+            Self::Images(images) => images.shape,
+            Self::Heroes(_) => Heroes::shape(),
+        }
+    }
+
+    /// Number of classes.
+    pub fn classes(&self) -> usize {
+        match self {
+            Self::Images(images) => images.classes.len(),
+            Self::Heroes(_) => Heroes::classes().len(),
+        }
+    }
+
+    /// `count` random images.
+    pub fn draw(&self, generator: &mut Generator, count: usize) -> Batch {
+        match self {
+            Self::Images(images) => images.draw(generator, count),
+            Self::Heroes(heroes) => heroes.draw(generator, count),
+        }
+    }
 }
 
 /// Images drawn for one iteration.
@@ -58,13 +105,17 @@ impl Dataset {
     }
 
     /// Reads a folder as [`Dataset::open`] does and divides it into training and test images: MNIST by its own files,
-    /// an image folder by holding out every tenth image.
+    /// an image folder by holding out every tenth image; of heroes, 20,000 and 5,000 are dressed.
     ///
     /// # Errors
     /// Those of [`Dataset::open`]; [`Error::Input`] for fewer than ten images.
     pub fn open_split(folder: &Path) -> Result<(Self, Self)> {
         if folder.is_dir() && idx_file(folder, "train-images-idx3-ubyte").is_some() {
             return Ok((Self::mnist(folder, Split::Train)?, Self::mnist(folder, Split::Test)?));
+        }
+        if Heroes::is_tile_folder(folder) {
+            let heroes = Heroes::open(folder)?;
+            return Ok((heroes.dataset(1, 20_000), heroes.dataset(2, 5000)));
         }
         let all = Self::open(folder)?;
         if all.len() < 10 {
@@ -171,6 +222,16 @@ impl Dataset {
             all.classes.push(name);
         }
         Ok(all)
+    }
+
+    /// A set of (C, H, W) bytes with labels below the number of `classes`.
+    pub fn from_images(shape: [usize; 3], classes: Vec<String>, images: impl Iterator<Item = (Vec<u8>, u32)>) -> Self {
+        let mut all = Self { shape, classes, pixels: vec![], labels: vec![] };
+        for (pixels, label) in images {
+            all.pixels.extend(pixels);
+            all.labels.push(label);
+        }
+        all
     }
 
     /// Number of images.

@@ -1,7 +1,7 @@
 //! Training consistency models and their EDM teachers on burn's autodiff.
 //!
 //! # Layout
-//! - [`data`]: batches of images with classes.
+//! - [`data`], [`heroes`]: batches of images with classes.
 //! - [`objectives`]: the losses, each beside its equation; no data, no weights.
 //! - [`optimizer`]: RAdam and the moving average.
 //! - [`recipe`]: which objective at which noise levels, by the progress of a run.
@@ -16,6 +16,7 @@ pub mod checkpoint;
 pub mod classifier;
 pub mod data;
 pub mod evaluation;
+pub mod heroes;
 pub mod initial;
 pub mod objectives;
 pub mod optimizer;

@@ -24,7 +24,7 @@ pub struct Settings {
     pub learning_rate: f64,
     /// Share of the run, at its end, over which the learning rate falls linearly to 0; in [0, 1].
     pub decay: f64,
-    /// Decay of the average of the weights that samples are drawn with.
+    /// Decay of the average of the weights that samples are drawn with, once the run is long; see [`average_decay`].
     pub ema: f64,
     /// Seed of the run.
     pub seed: u64,
@@ -173,7 +173,7 @@ impl Trainer {
         let lr = self.learning_rate(progress);
         let state = &mut self.state;
         state.optimizer.update(&mut state.weights, &mut gradients, lr);
-        moving_average(&mut state.ema, &state.weights, self.settings.ema);
+        moving_average(&mut state.ema, &state.weights, average_decay(self.settings.ema, state.optimizer.step));
         if let Some(target) = &mut state.target {
             moving_average(target, &state.weights, self.settings.recipe.target_decay(progress));
         }
@@ -225,6 +225,12 @@ impl Trainer {
         };
         consistency_loss(online, target, &Pair { x_t: &x_t, t, x_r: &x_r, r }, &recipe.weights(&levels), metric)
     }
+}
+
+/// The average's decay at iteration k ≥ 1: min(`decay`, (1 + k)/(10 + k)), so that a young average forgets its
+/// beginning.
+pub fn average_decay(decay: f64, k: u64) -> f64 {
+    decay.min((1.0 + k as f64) / (10.0 + k as f64))
 }
 
 /// A seed for iteration k of a run (SplitMix64's finaliser), so that neighbouring iterations share nothing.

@@ -25,7 +25,7 @@ pub struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
 
-    /// The training data: MNIST's IDX files, or PNGs of one size with a sub-folder for each class
+    /// The training data: MNIST's IDX files, PNGs of one size with a sub-folder for each class, or Crawl's tiles
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
 

@@ -13,9 +13,10 @@ use consistency_sampler::consistency::karras_sigma;
 use consistency_sampler::folder::ModelFolder;
 use consistency_sampler::network::Network;
 use consistency_sampler::reference::{BurnUNet, Weights};
+use consistency_sampler::rng::Generator;
 use consistency_sampler::sampler::Request;
 use consistency_sampler::train::checkpoint::{read_state, write_atomically, write_model, write_state};
-use consistency_sampler::train::data::Dataset;
+use consistency_sampler::train::data::{Batch, Source};
 use consistency_sampler::train::initial::initial_weights;
 use consistency_sampler::train::objectives::CtSchedule;
 use consistency_sampler::train::recipe::Recipe;
@@ -47,9 +48,13 @@ pub struct Arguments {
     #[arg(long, value_enum)]
     recipe: RecipeName,
 
-    /// Training data: MNIST's IDX files, or PNGs of one size with a sub-folder for each class
+    /// Training data: MNIST's IDX files, PNGs of one size with a sub-folder for each class, or Crawl's tiles
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
+
+    /// Mirror half of the images left to right
+    #[arg(long)]
+    flip: bool,
 
     /// Where the model goes (diffusers layout, averaged weights), and in `training/` what the run needs and shows
     #[arg(long, value_name = "DIR")]
@@ -219,12 +224,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     };
     let config = UNetConfig::parse(&unet_json)?;
     let denoiser = Denoiser::new(&config, &SchedulerConfig::parse(&scheduler_json)?);
-    let data = Dataset::open(&arguments.data)?;
+    let data = Source::open(&arguments.data)?;
     check_data(&data, &config)?;
 
     let device = Device::flex();
     let state_file = arguments.output.join("training/state.safetensors");
-    let description = format!("{settings:?}");
+    let description = format!("{settings:?}{}", if arguments.flip { ", flip" } else { "" });
     let parameters = denoiser.unet().parameters();
     let state = if arguments.resume {
         read_state(&state_file, &parameters, &description, &device)?
@@ -245,6 +250,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         unet_json,
         scheduler_json,
         description,
+        flip: arguments.flip,
         losses: Losses::open(&arguments.output.join("training/loss.csv"), state.optimizer.step)?,
         trainer: Trainer::new(denoiser, settings, state, teacher, device)?,
     };
@@ -257,12 +263,13 @@ struct Run<'a> {
     unet_json: String,
     scheduler_json: String,
     description: String,
+    flip: bool,
     losses: Losses,
     trainer: Trainer,
 }
 
 impl Run<'_> {
-    fn train(&mut self, data: &Dataset, length: &Length, grid_every: u64) -> Result<()> {
+    fn train(&mut self, data: &Source, length: &Length, grid_every: u64) -> Result<()> {
         let bar = ProgressBar::new(1000).with_style(style("{msg} {wide_bar} {percent}% of the run, {elapsed}"));
         let (begin, first) = (Instant::now(), self.trainer.state.optimizer.step);
         let begun_at = length.progress(&self.trainer.state);
@@ -275,7 +282,10 @@ impl Run<'_> {
             }
             let iteration = Instant::now();
             let mut generator = self.trainer.generator();
-            let batch = data.draw(&mut generator, self.trainer.settings.batch);
+            let mut batch = data.draw(&mut generator, self.trainer.settings.batch);
+            if self.flip {
+                mirror_half(&mut batch, data.shape(), &mut generator);
+            }
             let loss = self.trainer.step(&batch, &mut generator, progress)?;
             self.trainer.state.seconds += iteration.elapsed().as_secs_f64();
 
@@ -386,16 +396,25 @@ impl Losses {
     }
 }
 
-fn check_data(data: &Dataset, config: &UNetConfig) -> Result<()> {
+/// Mirrors each image left to right with probability ½.
+fn mirror_half(batch: &mut Batch, [channels, height, width]: [usize; 3], generator: &mut Generator) {
+    for image in batch.images.chunks_exact_mut(channels * height * width) {
+        if generator.next_u32() & 1 == 1 {
+            image.chunks_exact_mut(width).for_each(<[f32]>::reverse);
+        }
+    }
+}
+
+fn check_data(data: &Source, config: &UNetConfig) -> Result<()> {
     let [height, width] = config.sample_size;
     let expected = [config.in_channels, height, width];
-    if data.shape != expected {
-        let found = data.shape;
+    if data.shape() != expected {
+        let found = data.shape();
         return Err(Error::Input(format!("--data: expected images [C,H,W] {expected:?}, found {found:?}")));
     }
     match config.num_class_embeds {
-        Some(n) if n < data.classes.len() => {
-            let found = data.classes.len();
+        Some(n) if n < data.classes() => {
+            let found = data.classes();
             Err(Error::Input(format!("--data: expected at most {n} classes, found {found}")))
         }
         _ => Ok(()),
