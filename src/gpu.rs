@@ -56,9 +56,11 @@ impl GpuUNet {
             .iter()
             .map(|&floats| gpu.buffer("a weight", floats as u64 * 4, usage))
             .collect::<Result<Vec<_>>>()?;
-        image_shaders(config).iter().chain(program.dispatches.iter().map(|d| &d.shader)).for_each(|shader| {
-            gpu.pipeline(shader);
-        });
+        image_shaders(config).iter().chain(program.dispatches.iter().map(|d| &d.shader.specialised)).for_each(
+            |shader| {
+                gpu.pipeline(shader);
+            },
+        );
         gpu.check()?;
         Ok(Self { gpu: gpu.clone(), config: config.clone(), program, weights, plan: None, queued: 0 })
     }

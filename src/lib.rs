@@ -31,3 +31,8 @@ pub mod web;
 pub mod weights;
 
 pub use error::{Error, Result};
+
+/// Compiles and checks the README's Rust.
+#[cfg(all(doctest, feature = "gpu"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

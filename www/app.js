@@ -57,6 +57,7 @@ form.addEventListener("change", ({ target }) => {
   if (target.name === "steps") showSigmas().catch(fail);
 });
 byId("dice").addEventListener("click", () => {
+  if (run) return;
   form.elements.seed.value = crypto.getRandomValues(new Uint32Array(1))[0];
   form.requestSubmit();
 });
@@ -82,7 +83,9 @@ async function generate() {
   try {
     const options = { seed, count, classLabels, numInferenceSteps: steps, signal: run.signal };
     const result = await sampler.sample({ ...options, onStep: (step) => land(request, step) });
-    say(`${many(count, "image")} in ${duration(result.milliseconds)} with ${many(result.networkCalls, "network call")}`);
+    say(
+      `${many(count, "image")} in ${duration(result.milliseconds)} with ${many(result.networkCalls, "network call")}`,
+    );
     history.replaceState(null, "", addressOf(request));
   } catch (error) {
     if (error.name !== "AbortError") throw error;
@@ -96,7 +99,11 @@ async function generate() {
 /** What the controls ask for; `class` is a label or "each". */
 function readControls() {
   const data = new FormData(form);
-  const request = { seed: Number(data.get("seed")), steps: Number(data.get("steps")), count: Number(data.get("count")) };
+  const request = {
+    seed: Number(data.get("seed")),
+    steps: Number(data.get("steps")),
+    count: Number(data.get("count")),
+  };
   const classes = sampler.info.numClassEmbeds;
   if (classes === null) return request;
   const label = data.get("class");
@@ -123,7 +130,12 @@ function land(request, step) {
 /** The radio button of a step that has not landed yet. */
 function chip(index) {
   const label = document.createElement("label");
-  const input = Object.assign(document.createElement("input"), { type: "radio", name: "shown", value: index, disabled: true });
+  const input = Object.assign(document.createElement("input"), {
+    type: "radio",
+    name: "shown",
+    value: index,
+    disabled: true,
+  });
   const text = Object.assign(document.createElement("span"), { textContent: index + 1 });
   label.append(input, text);
   return label;
@@ -159,7 +171,7 @@ function draw() {
   }
 }
 
-/** Fills the stage with whole screen pixels per sample pixel, so that all come out equally large, unless it is too small. */
+/** Gives each sample pixel as many whole screen pixels as the stage has room for, so that all come out equally large. */
 function fit() {
   const room = Math.min(byId("stage").clientWidth / canvas.width, (0.62 * innerHeight) / canvas.height);
   const whole = Math.floor(room * devicePixelRatio) / devicePixelRatio;
@@ -240,13 +252,15 @@ async function showSigmas() {
   byId("sigmas").textContent = `Noise σ ${sigmas.map(sigma).join(" → ")}`;
 }
 
-function showProgress({ stage, loaded, total, bytesPerSecond }) {
+function showProgress({ stage, bytes, total, bytesPerSecond }) {
   const bar = byId("bar");
   if (stage === "shaders" || total === null) bar.removeAttribute("value");
-  else Object.assign(bar, { max: total, value: loaded });
-  const amount = total === null ? megabytes(loaded) : `${megabytes(loaded)} of ${megabytes(total)}`;
+  else Object.assign(bar, { max: total, value: bytes });
+  const amount = total === null ? megabytes(bytes) : `${megabytes(bytes)} of ${megabytes(total)}`;
   byId("bar-text").textContent =
-    stage === "shaders" ? `${megabytes(loaded)} loaded, compiling for this GPU` : `${amount}, ${megabytes(bytesPerSecond)}/s`;
+    stage === "shaders"
+      ? `${megabytes(bytes)} loaded, compiling for this GPU`
+      : `${amount}, ${megabytes(bytesPerSecond)}/s`;
 }
 
 function say(text) {
@@ -268,4 +282,5 @@ function fail(error) {
 const many = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
 const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
 const sigma = (value) => String(Number(value.toPrecision(3)));
-const duration = (milliseconds) => (milliseconds < 1000 ? `${Math.round(milliseconds)} ms` : `${(milliseconds / 1000).toFixed(2)} s`);
+const duration = (milliseconds) =>
+  milliseconds < 1000 ? `${Math.round(milliseconds)} ms` : `${(milliseconds / 1000).toFixed(2)} s`;

@@ -23,7 +23,7 @@
 /**
  * @typedef {object} LoadProgress
  * @property {"weights" | "shaders"} stage  what is under way: the download, then the compilation of the GPU's programs
- * @property {number} loaded  bytes of weights received
+ * @property {number} bytes  how many of the weights' bytes have come
  * @property {?number} total  bytes to receive; null when the server does not say or compresses
  * @property {number} bytesPerSecond  the average since the download began
  */
@@ -98,7 +98,9 @@ export class ConsistencySampler {
     // Nothing is known about an error outside a call, least of all whether the worker still works.
     this.#worker.onerror = (event) => {
       event.preventDefault();
-      this.#end(new ConsistencySamplerError("failed", `the worker failed: ${event.message ?? "its script did not load"}`));
+      this.#end(
+        new ConsistencySamplerError("failed", `the worker failed: ${event.message ?? "its script did not load"}`),
+      );
     };
   }
 

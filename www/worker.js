@@ -74,7 +74,10 @@ async function fetchConfigs(url) {
   const index = JSON.parse(await fetchJson(`${url}model_index.json`));
   if (index?._class_name !== "ConsistencyModelPipeline") {
     const found = JSON.stringify(index?._class_name);
-    throw new Failure("config", `${url}model_index.json: expected _class_name "ConsistencyModelPipeline", found ${found}`);
+    throw new Failure(
+      "config",
+      `${url}model_index.json: expected _class_name "ConsistencyModelPipeline", found ${found}`,
+    );
   }
   const [unet, scheduler] = await Promise.all([
     fetchJson(`${url}unet/config.json`),
@@ -110,17 +113,18 @@ async function get(url) {
 /** Hands a response's bytes on as they come, never the whole; returns the last progress. */
 async function stream(response, push, emit) {
   const { headers, url } = response;
-  const total = headers.has("Content-Length") && !headers.has("Content-Encoding") ? Number(headers.get("Content-Length")) : null;
+  const total =
+    headers.has("Content-Length") && !headers.has("Content-Encoding") ? Number(headers.get("Content-Length")) : null;
   const reader = response.body.getReader();
   const start = performance.now();
   let reported = -Infinity;
-  let loaded = 0;
-  const progress = () => ({ loaded, total, bytesPerSecond: (loaded / Math.max(performance.now() - start, 1)) * 1000 });
+  let bytes = 0;
+  const progress = () => ({ bytes, total, bytesPerSecond: (bytes / Math.max(performance.now() - start, 1)) * 1000 });
   for (;;) {
-    const { done, value } = await failing("network", `${url}: broken off after ${loaded} bytes`, () => reader.read());
+    const { done, value } = await failing("network", `${url}: broken off after ${bytes} bytes`, () => reader.read());
     if (done) return progress();
     push(value);
-    loaded += value.length;
+    bytes += value.length;
     if (performance.now() - reported >= PROGRESS_INTERVAL) {
       reported = performance.now();
       emit({ stage: "weights", ...progress() });

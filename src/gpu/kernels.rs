@@ -1,8 +1,8 @@
 //! The WGSL kernels and how they are specialised.
 //!
-//! A kernel is one file under `kernels/`; its header states layout, tiling, traffic and the constants it wants. Shapes
-//! are constants in the shader, so that loops have fixed bounds; the batch size and offsets are not, so that layers of
-//! one shape share a pipeline and another batch needs no new one.
+//! A kernel is one file under `kernels/`; its header states layout, tiling, traffic, and the parameters and constants
+//! that it wants. What changes the code (a residual or none, the stride, …) is a constant; sizes are parameters in a
+//! uniform, so that layers share pipelines: compiling is what a cold page waits for.
 
 use std::fmt::{Display, Write};
 
@@ -66,16 +66,33 @@ pub(super) enum Access {
     Write,
 }
 
-/// A kernel with its constants: what a pipeline is cached under.
+/// A kernel with its constants and the names of its parameters: what a pipeline is cached under.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Specialised {
     pub(super) kernel: Kernel,
     constants: String,
+    /// The fields of `Params` after the first three.
+    fields: String,
 }
 
-impl Specialised {
+/// A specialised kernel with the values of its parameters.
+#[derive(Debug)]
+pub(super) struct Shader {
+    pub(super) specialised: Specialised,
+    pub(super) sizes: Vec<u32>,
+}
+
+impl Shader {
     pub(super) fn new(kernel: Kernel) -> Self {
-        Self { kernel, constants: String::new() }
+        let specialised = Specialised { kernel, constants: String::new(), fields: String::new() };
+        Self { specialised, sizes: Vec::new() }
+    }
+
+    /// A parameter, read as `params.{name}`.
+    pub(super) fn size(mut self, name: &str, value: usize) -> Self {
+        write!(self.specialised.fields, " {name}: u32,").expect("writing to a string");
+        self.sizes.push(u32::try_from(value).expect("sizes are bounded by the configuration"));
+        self
     }
 
     pub(super) fn u32(self, name: &str, value: usize) -> Self {
@@ -91,13 +108,18 @@ impl Specialised {
     }
 
     fn constant(mut self, name: &str, value: impl Display) -> Self {
-        writeln!(self.constants, "const {name} = {value};").expect("writing to a string");
+        writeln!(self.specialised.constants, "const {name} = {value};").expect("writing to a string");
         self
     }
+}
 
+impl Specialised {
     /// The whole shader.
     pub(super) fn wgsl(&self) -> String {
         let mut text = self.constants.clone();
+        text.push_str("struct Params { batch: u32, time_offset: u32, time_pitch: u32,");
+        text.push_str(&self.fields);
+        text.push_str(" }\n");
         self.kernel.source().iter().for_each(|part| text.push_str(part));
         text
     }

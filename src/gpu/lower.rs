@@ -10,9 +10,9 @@
 use std::collections::HashMap;
 
 use super::graph::{Graph, Node, NodeId, Op};
-use super::kernels::{Kernel, Specialised};
+use super::kernels::{Kernel, Shader};
 use super::pack::{Channels, Order, Placement, TILE};
-use crate::unet::{GroupNorm, Linear, SelfAttention};
+use crate::unet::{Conv2d, GroupNorm, Linear, SelfAttention};
 
 /// A buffer of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -34,7 +34,7 @@ pub(super) enum Storage {
 /// One kernel launch.
 #[derive(Debug)]
 pub(super) struct Dispatch {
-    pub(super) shader: Specialised,
+    pub(super) shader: Shader,
     pub(super) output: Storage,
     pub(super) inputs: Vec<Storage>,
     /// `Params::time_offset` and `Params::time_pitch`, in vec4s.
@@ -146,7 +146,7 @@ impl Lowering<'_> {
                 let order = Order::Rows { rows: layer.rows, row: channels.clone() };
                 let table = self.weight(&[(format!("{}.weight", layer.name), order)]);
                 let dim = channels.padded() / 4;
-                let shader = Specialised::new(Kernel::Embedding).u32("DIM", dim);
+                let shader = Shader::new(Kernel::Embedding).size("dim", dim);
                 let output = self.store(id, channels, 1);
                 let grid = Grid::XBatch { x: dim.div_ceil(64) };
                 self.dispatch(shader, output, vec![Storage::Labels, table], [0, 0], grid);
@@ -235,9 +235,9 @@ impl Lowering<'_> {
         Storage::Weight(buffer)
     }
 
-    fn dispatch(&mut self, shader: Specialised, output: Storage, mut inputs: Vec<Storage>, time: [u32; 2], grid: Grid) {
+    fn dispatch(&mut self, shader: Shader, output: Storage, mut inputs: Vec<Storage>, time: [u32; 2], grid: Grid) {
         // Every binding of the kernel must be filled; binding 1 is the output.
-        inputs.resize(shader.kernel.bindings().len() - 1, Storage::Unused);
+        inputs.resize(shader.specialised.kernel.bindings().len() - 1, Storage::Unused);
         self.program.dispatches.push(Dispatch { shader, output, inputs, time, grid });
     }
 
@@ -280,11 +280,7 @@ impl Lowering<'_> {
             };
         }
         match &self.graph.nodes[root].op {
-            Op::Conv(layer) if layer.kernel != 1 => {
-                let name = layer.name.clone();
-                let consts = [("KERNEL", layer.kernel), ("STRIDE", layer.stride), ("PADDING", layer.padding[0])];
-                self.conv(id, root, &name, &consts, &epilogue);
-            }
+            Op::Conv(layer) if layer.kernel != 1 => self.conv(id, root, layer, &epilogue),
             Op::Conv(layer) => {
                 let layer = Linear { name: layer.name.clone(), input: layer.input, output: layer.output };
                 self.gemm(id, root, &[layer], &epilogue);
@@ -301,21 +297,23 @@ impl Lowering<'_> {
         }
     }
 
-    fn conv(&mut self, id: NodeId, root: NodeId, name: &str, consts: &[(&str, usize)], epilogue: &Epilogue) {
+    fn conv(&mut self, id: NodeId, root: NodeId, layer: &Conv2d, epilogue: &Epilogue) {
         let node = &self.graph.nodes[root];
         let input = &self.graph.nodes[node.inputs[0]];
-        let kernel = consts[0].1;
-        let channels = Channels::dense(node.channels);
-        let mut shader = Specialised::new(Kernel::Conv).u32("IN_H", input.height).u32("IN_W", input.width);
-        for &(name, value) in consts {
-            shader = shader.u32(name, value);
-        }
         let source = self.source(node.inputs[0]);
-        shader = shader.u32("RESAMPLE", if source.resample == SAME { 0 } else { source.resample });
+        assert_eq!((layer.kernel, source.parts.len()), (3, 1), "conv.wgsl is 3×3 over one map");
+        let shader = Shader::new(Kernel::Conv)
+            .size("in_h", input.height)
+            .size("in_w", input.width)
+            .u32("STRIDE", layer.stride)
+            .u32("PADDING", layer.padding[0])
+            .u32("RESAMPLE", if source.resample == SAME { 0 } else { source.resample });
+        let channels = Channels::dense(node.channels);
         let tiles = channels.padded().div_ceil(TILE);
-        let quads = node.height * node.width.div_ceil(4);
-        let grid = Grid::Rows { x: tiles.div_ceil(8), rows: quads, per_group: 8 };
-        self.finish_product(id, node, shader, &source, &[name.to_owned()], kernel * kernel, channels, epilogue, grid);
+        let octets = node.height * node.width.div_ceil(8);
+        let grid = Grid::Rows { x: tiles.div_ceil(8), rows: octets, per_group: 8 };
+        let names = std::slice::from_ref(&layer.name);
+        self.finish_product(id, node, shader, &source, names, 9, channels, epilogue, grid);
     }
 
     /// `layers` read the same input; their outputs lie side by side.
@@ -326,7 +324,7 @@ impl Lowering<'_> {
         let names: Vec<String> = layers.iter().map(|l| l.name.clone()).collect();
         let channels = Channels::dense(node.channels);
         let grid = gemm_grid(channels.padded(), node.height * node.width);
-        self.finish_product(id, node, Specialised::new(Kernel::Gemm), &source, &names, 1, channels, epilogue, grid);
+        self.finish_product(id, node, Shader::new(Kernel::Gemm), &source, &names, 1, channels, epilogue, grid);
     }
 
     #[expect(clippy::too_many_arguments, reason = "what the two products share, gathered from both callers")]
@@ -334,7 +332,7 @@ impl Lowering<'_> {
         &mut self,
         id: NodeId,
         node: &Node,
-        shader: Specialised,
+        shader: Shader,
         source: &Source,
         names: &[String],
         taps: usize,
@@ -424,7 +422,7 @@ impl Lowering<'_> {
         node: &Node,
     ) {
         let channels = Channels::dense(pitch);
-        let shader = product_constants(Specialised::new(Kernel::Gemm), node, source, &channels, pitch)
+        let shader = product_constants(Shader::new(Kernel::Gemm), node, source, &channels, pitch)
             .bool("TIME", false)
             .u32("RESIDUAL", 0)
             .bool("SILU", false);
@@ -445,13 +443,13 @@ impl Lowering<'_> {
         let qkv = self.activation(3 * each * pixels);
         self.bare_gemm(&source, weight, bias, qkv, 3 * each, node);
 
-        let shader = Specialised::new(Kernel::Attention)
-            .u32("PIXELS", pixels)
+        let shader = Shader::new(Kernel::Attention)
+            .size("pixels", pixels)
             .u32("HEAD", layer.head_dim.div_ceil(4))
-            .u32("HEADS", layer.heads)
-            .u32("PITCH", 3 * each / 4)
-            .u32("KEYS", each / 4)
-            .u32("VALUES", 2 * each / 4)
+            .size("heads", layer.heads)
+            .size("pitch", 3 * each / 4)
+            .size("keys", each / 4)
+            .size("values", 2 * each / 4)
             .f32("SCALE", 1.0 / (layer.head_dim as f32).sqrt());
         let output = self.store(id, heads, pixels);
         let grid = Grid::XYBatch { x: pixels.div_ceil(8), y: layer.heads };
@@ -481,15 +479,15 @@ impl Lowering<'_> {
         let bias = self.weight(&[(format!("{}.bias", layer.name), vector)]);
         let channels = Channels::dense(layer.channels);
         let (a, b) = (&source.parts[0], source.parts.get(1));
-        let shader = Specialised::new(Kernel::Norm)
-            .u32("IN_H", input.height)
-            .u32("IN_W", input.width)
-            .u32("GROUPS", layer.groups)
-            .u32("SIZE", layer.channels / layer.groups)
-            .u32("A_REAL", a.channels.real())
-            .u32("A_PITCH", a.channels.padded())
-            .u32("B_PITCH", b.map_or(0, |b| b.channels.padded()))
-            .u32("OUT_PITCH", channels.padded())
+        let shader = Shader::new(Kernel::Norm)
+            .size("in_h", input.height)
+            .size("in_w", input.width)
+            .size("groups", layer.groups)
+            .size("size", layer.channels / layer.groups)
+            .size("a_real", a.channels.real())
+            .size("a_pitch", a.channels.padded())
+            .size("b_pitch", b.map_or(0, |b| b.channels.padded()))
+            .size("out_pitch", channels.padded())
             .f32("EPS", layer.eps)
             .bool("SCALE_SHIFT", time.is_some())
             .bool("SILU", silu)
@@ -508,19 +506,13 @@ fn gemm_grid(columns: usize, rows: usize) -> Grid {
     Grid::Rows { x: columns.div_ceil(TILE).div_ceil(8), rows, per_group: 32 }
 }
 
-fn product_constants(
-    shader: Specialised,
-    node: &Node,
-    source: &Source,
-    channels: &Channels,
-    pitch: usize,
-) -> Specialised {
+fn product_constants(shader: Shader, node: &Node, source: &Source, channels: &Channels, pitch: usize) -> Shader {
     let c = |part: Option<&Value>| part.map_or(0, |p| p.channels.padded() / 4);
     shader
-        .u32("OUT_H", node.height)
-        .u32("OUT_W", node.width)
-        .u32("OUT_C", pitch / 4)
-        .u32("A_C", c(source.parts.first()))
-        .u32("B_C", c(source.parts.get(1)))
-        .u32("TILES", channels.padded().div_ceil(TILE))
+        .size("out_h", node.height)
+        .size("out_w", node.width)
+        .size("out_c", pitch / 4)
+        .size("a_c", c(source.parts.first()))
+        .size("b_c", c(source.parts.get(1)))
+        .size("tiles", channels.padded().div_ceil(TILE))
 }

@@ -3,13 +3,16 @@
 use std::collections::HashMap;
 
 use super::device::Gpu;
-use super::kernels::{Kernel, Specialised};
+use super::kernels::{Kernel, Shader, Specialised};
 use super::lower::{Program, Storage};
 use crate::config::UNetConfig;
 use crate::error::{Error, Result};
 
 /// Uniform bindings must begin at multiples of this on every adapter.
 const UNIFORM_STRIDE: usize = 256;
+
+/// Bytes of the longest `Params`; all are bound at this length.
+const PARAMS_BYTES: u64 = 64;
 
 /// The sampler's scalars for one call, as precondition.wgsl and denoise.wgsl read them.
 #[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -87,6 +90,7 @@ impl Plan {
         let mut uniforms = vec![0u32; program.dispatches.len() * UNIFORM_STRIDE / 4];
         for (row, dispatch) in uniforms.chunks_exact_mut(UNIFORM_STRIDE / 4).zip(&program.dispatches) {
             row[..3].copy_from_slice(&[batch as u32, dispatch.time[0], dispatch.time[1]]);
+            row[3..3 + dispatch.shader.sizes.len()].copy_from_slice(&dispatch.shader.sizes);
         }
         let bytes = (uniforms.len() * 4) as u64;
         let params = gpu.buffer("the parameters", bytes, Usage::UNIFORM | Usage::COPY_DST)?;
@@ -101,11 +105,11 @@ impl Plan {
             let uniform = wgpu::BindingResource::Buffer(wgpu::BufferBinding {
                 buffer: &params,
                 offset: (i * UNIFORM_STRIDE) as u64,
-                size: std::num::NonZeroU64::new(16),
+                size: std::num::NonZeroU64::new(PARAMS_BYTES),
             });
             let bound: Vec<&wgpu::Buffer> =
                 std::iter::once(dispatch.output).chain(dispatch.inputs.iter().copied()).map(buffer).collect();
-            launches.push(launch(gpu, &dispatch.shader, uniform, &bound, dispatch.grid.workgroups(batch))?);
+            launches.push(launch(gpu, &dispatch.shader.specialised, uniform, &bound, dispatch.grid.workgroups(batch))?);
         }
         launches.push(launch(gpu, &denoise, whole_step, &[&denoised, result, &noise, &state], per_pixel)?);
         Ok(Self { batch, launches, state, noise, time, labels, step, denoised, staging })
@@ -138,7 +142,7 @@ impl Plan {
 pub(super) fn image_shaders(config: &UNetConfig) -> [Specialised; 2] {
     let [h, w] = config.sample_size;
     [Kernel::Precondition, Kernel::Denoise]
-        .map(|kernel| Specialised::new(kernel).u32("CHANNELS", config.in_channels).u32("PIXELS", h * w))
+        .map(|kernel| Shader::new(kernel).u32("CHANNELS", config.in_channels).u32("PIXELS", h * w).specialised)
 }
 
 fn launch(
@@ -228,7 +232,7 @@ mod tests {
 
     fn launch(output: usize, inputs: &[usize]) -> Dispatch {
         Dispatch {
-            shader: Specialised::new(Kernel::Gemm),
+            shader: Shader::new(Kernel::Gemm),
             output: Storage::Activation(output),
             inputs: inputs.iter().map(|&i| Storage::Activation(i)).collect(),
             time: [0, 0],

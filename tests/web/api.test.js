@@ -6,6 +6,7 @@ import path from "node:path";
 import { after, before, test } from "node:test";
 
 import { launch, newPage } from "./browser.js";
+import { PIXEL_TOLERANCE, assertNear, goldens, rgba } from "./goldens.js";
 import { DIST, startServer } from "./server.js";
 
 let server, browser, page;
@@ -20,10 +21,15 @@ before(async () => {
     const { ConsistencySampler } = await import("/consistency-sampler.js");
     window.ConsistencySampler = ConsistencySampler;
     window.progress = [];
-    window.sampler = await ConsistencySampler.load("/weights/mnist", { onProgress: (event) => window.progress.push(event) });
+    window.sampler = await ConsistencySampler.load("/weights/mnist", {
+      onProgress: (event) => window.progress.push(event),
+    });
     // What a promise comes to: its value, or its error in plain data.
     window.outcome = (promise) =>
-      promise.then((value) => ({ value }), ({ name, code, message }) => ({ error: { name, code, message } }));
+      promise.then(
+        (value) => ({ value }),
+        ({ name, code, message }) => ({ error: { name, code, message } }),
+      );
   });
 });
 after(async () => {
@@ -35,16 +41,23 @@ test("info describes the model", async () => {
   const { device, parameters, ...info } = await page.evaluate(() => window.sampler.info);
   assert.equal(typeof device, "string");
   assert.ok(parameters > 100_000, `${parameters} parameters`);
-  assert.deepEqual(info, { sampleSize: [28, 28], channels: 1, numClassEmbeds: 10, numTrainTimesteps: info.numTrainTimesteps, sigmaMin: 0.002, sigmaMax: 80 });
+  assert.deepEqual(info, {
+    sampleSize: [28, 28],
+    channels: 1,
+    numClassEmbeds: 10,
+    numTrainTimesteps: info.numTrainTimesteps,
+    sigmaMin: 0.002,
+    sigmaMax: 80,
+  });
 });
 
 test("progress counts the bytes up to the total", async () => {
   const progress = await page.evaluate(() => window.progress);
-  const { stage, loaded, total, bytesPerSecond } = progress.at(-1);
+  const { stage, bytes, total, bytesPerSecond } = progress.at(-1);
   assert.equal(stage, "shaders");
-  assert.equal(loaded, total);
+  assert.equal(bytes, total);
   assert.ok(total > 1e6 && bytesPerSecond > 0);
-  for (let i = 1; i < progress.length; i++) assert.ok(progress[i].loaded >= progress[i - 1].loaded);
+  for (let i = 1; i < progress.length; i++) assert.ok(progress[i].bytes >= progress[i - 1].bytes);
 });
 
 test("a schedule begins at sigmaMax, whichever way it is asked for", async () => {
@@ -58,10 +71,12 @@ test("a schedule begins at sigmaMax, whichever way it is asked for", async () =>
 });
 
 test("bad options are refused in one line", async () => {
-  const outcomes = await page.evaluate(() => Promise.all([
-    window.outcome(window.sampler.schedule({ timesteps: [0, 5] })),
-    window.outcome(window.sampler.schedule({ numInferenceSteps: 0 })),
-  ]));
+  const outcomes = await page.evaluate(() =>
+    Promise.all([
+      window.outcome(window.sampler.schedule({ timesteps: [0, 5] })),
+      window.outcome(window.sampler.schedule({ numInferenceSteps: 0 })),
+    ]),
+  );
   for (const { error } of outcomes) {
     assert.equal(error?.name, "ConsistencySamplerError");
     assert.equal(error.code, "input");
@@ -79,6 +94,22 @@ test("bad options are refused in one line", async () => {
     assert.match(error.message, /^[^\n]+$/);
   }
 });
+
+const shipped = goldens("shipped/mnist");
+for (const { name, options } of shipped.cases.filter(({ options }) => options.count <= 4)) {
+  test(`a seed draws what diffusers draws from it: ${name}`, async () => {
+    const [steps, pixels] = await page.evaluate(async (options) => {
+      const steps = [];
+      await window.sampler.sample({ ...options, onStep: (step) => steps.push(step) });
+      return [steps.map(({ index, steps, last }) => ({ index, steps, last })), Array.from(steps.at(-1).pixels)];
+    }, options);
+    assert.deepEqual(
+      steps,
+      Array.from(steps, (_, index) => ({ index, steps: steps.length, last: index === steps.length - 1 })),
+    );
+    assertNear(pixels, rgba(shipped.tensors[`${name}.images`]), PIXEL_TOLERANCE);
+  });
+}
 
 test("seeds beyond 2^53 are taken whole", async () => {
   const [same, differing] = await page.evaluate(async () => {
@@ -111,7 +142,10 @@ test("a signal stops a load", async () => {
   server.routes.set("/weights/mnist/unet/diffusion_pytorch_model.safetensors", { length: 1e6, body: stalled() });
   const { error } = await page.evaluate(async () => {
     const abort = new AbortController();
-    const loading = window.ConsistencySampler.load("/weights/mnist/", { signal: abort.signal, onProgress: () => abort.abort() });
+    const loading = window.ConsistencySampler.load("/weights/mnist/", {
+      signal: abort.signal,
+      onProgress: () => abort.abort(),
+    });
     return window.outcome(loading);
   });
   server.routes.delete("/weights/mnist/unet/diffusion_pytorch_model.safetensors");
@@ -124,7 +158,10 @@ test("dispose rejects what is under way and what comes later", async () => {
     window.sampler.dispose();
     return [await running, await window.outcome(window.sampler.schedule({ numInferenceSteps: 1 }))];
   });
-  assert.deepEqual(outcomes.map(({ error }) => error?.code), ["disposed", "disposed"]);
+  assert.deepEqual(
+    outcomes.map(({ error }) => error?.code),
+    ["disposed", "disposed"],
+  );
 });
 
 /** The first bytes of the weights, and then silence. */

@@ -15,7 +15,8 @@ const ARGS = [
 /** Launches the browser that CHROME names. */
 export async function launch() {
   const executablePath = process.env.CHROME;
-  if (!executablePath) throw new Error("CHROME is not set: expected the path of a Chromium; `cargo xtask test --only web` sets it");
+  if (!executablePath)
+    throw new Error("CHROME is not set: expected the path of a Chromium; `cargo xtask test --only web` sets it");
   return chromium.launch({ executablePath, args: ARGS, headless: true });
 }
 

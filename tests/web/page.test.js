@@ -6,6 +6,7 @@ import path from "node:path";
 import { after, before, test } from "node:test";
 
 import { launch, newPage } from "./browser.js";
+import { PIXEL_TOLERANCE, assertNear, goldens } from "./goldens.js";
 import { finished, generate, pixels, tile, visit } from "./page.js";
 import { startServer } from "./server.js";
 
@@ -51,6 +52,16 @@ test("opening the page draws one digit of each class and names the picture in th
   tiles.forEach(assertDigit);
   assert.equal(new Set(tiles.map(String)).size, 10, "the ten images differ");
   assert.deepEqual(elsewhere, [], "nothing is fetched from another site");
+});
+
+test("that picture is the one that diffusers draws", async () => {
+  const { tensors, cases } = goldens("shipped/mnist");
+  const { name } = cases.find(
+    ({ options }) => options.seed === 0 && options.count === 10 && options.numInferenceSteps === 2,
+  );
+  const expected = Array.from(tensors[`${name}.images`].values, (value) => 255 * value);
+  const picture = await pixels(page);
+  assertNear(Array.from({ length: 10 }, (_, i) => tile(picture, i, 5)).flat(), expected, PIXEL_TOLERANCE);
 });
 
 for (const [name, viewport, colorScheme] of [

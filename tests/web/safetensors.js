@@ -20,11 +20,11 @@ export function join({ header, data }) {
 export function parse(file) {
   const { header, data } = split(file);
   const tensors = {};
-  for (const [name, { dtype, shape, data_offsets: [start, end] }] of Object.entries(header)) {
+  for (const [name, { dtype, shape, data_offsets }] of Object.entries(header)) {
     if (name === "__metadata__") continue;
     if (!ARRAYS[dtype]) throw new Error(`${name}: expected one of ${Object.keys(ARRAYS)}, found ${dtype}`);
     // A copy, for a typed array must begin at a multiple of its element's size.
-    tensors[name] = { shape, values: new ARRAYS[dtype](Uint8Array.from(data.subarray(start, end)).buffer) };
+    tensors[name] = { shape, values: new ARRAYS[dtype](Uint8Array.from(data.subarray(...data_offsets)).buffer) };
   }
   return tensors;
 }

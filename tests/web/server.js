@@ -28,9 +28,14 @@ const TYPES = {
  */
 export async function startServer() {
   const routes = new Map();
-  const folders = [["/goldens/", GOLDENS], ["/", DIST]];
+  const folders = [
+    ["/goldens/", GOLDENS],
+    ["/", DIST],
+  ];
   // The page's own policy, sent as a header too, for a worker takes its policy from its headers: so it suffices there.
-  const policy = /http-equiv="Content-Security-Policy"\s+content="([^"]+)"/.exec(readFileSync(path.join(DIST, "index.html"), "utf8"))[1];
+  const policy = /http-equiv="Content-Security-Policy"\s+content="([^"]+)"/.exec(
+    readFileSync(path.join(DIST, "index.html"), "utf8"),
+  )[1];
 
   async function answer(request, response) {
     const { pathname } = new URL(request.url, "http://localhost");
@@ -38,7 +43,11 @@ export async function startServer() {
     if (route) {
       const { type = "application/octet-stream", length, body } = route;
       // The connection ends with the body, so that one shorter than its announced length breaks off.
-      response.writeHead(200, { "Content-Type": type, "Connection": "close", ...(length && { "Content-Length": length }) });
+      response.writeHead(200, {
+        "Content-Type": type,
+        Connection: "close",
+        ...(length && { "Content-Length": length }),
+      });
       await pipeline(Readable.from(typeof body === "string" || Buffer.isBuffer(body) ? [body] : body), response);
       return;
     }

@@ -6,12 +6,13 @@
 // Layout: input_a holds q, k and v side by side in every pixel, each as heads of HEAD vec4s (zero padded).
 // Traffic: keys and values are read once per 8 queries.
 //
+// Parameters:
+//   pixels           pixels of a map
+//   heads            number of heads
+//   pitch            vec4s of a pixel in input_a
+//   keys, values     where k and v begin in a pixel, in vec4s
 // Constants:
-//   PIXELS           pixels of a map
 //   HEAD             vec4s of a head
-//   HEADS            number of heads
-//   PITCH            vec4s of a pixel in input_a
-//   KEYS, VALUES     where k and v begin in a pixel, in vec4s
 //   SCALE            1/√(channels of a head)
 
 @group(0) @binding(1) var<storage, read_write> output: array<vec4f>;
@@ -28,26 +29,26 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     let query = thread / LANES;
     let lane = thread % LANES;
     let head = group.y * HEAD;
-    let sample = group.z * PIXELS;
+    let sample = group.z * params.pixels;
     let pixel = group.x * QUERIES + query;
-    let q = (sample + min(pixel, PIXELS - 1u)) * PITCH + head;
+    let q = (sample + min(pixel, params.pixels - 1u)) * params.pitch + head;
 
     var maximum = -3.0e38;
     var sum = 0.0;
     var result: array<vec4f, OWNED>;
-    for (var tile = 0u; tile < PIXELS; tile += TILE) {
+    for (var tile = 0u; tile < params.pixels; tile += TILE) {
         let j = tile + lane * 4u;
-        let k0 = (sample + min(j, PIXELS - 1u)) * PITCH + KEYS + head;
-        let k1 = (sample + min(j + 1u, PIXELS - 1u)) * PITCH + KEYS + head;
-        let k2 = (sample + min(j + 2u, PIXELS - 1u)) * PITCH + KEYS + head;
-        let k3 = (sample + min(j + 3u, PIXELS - 1u)) * PITCH + KEYS + head;
+        let k0 = (sample + min(j, params.pixels - 1u)) * params.pitch + params.keys + head;
+        let k1 = (sample + min(j + 1u, params.pixels - 1u)) * params.pitch + params.keys + head;
+        let k2 = (sample + min(j + 2u, params.pixels - 1u)) * params.pitch + params.keys + head;
+        let k3 = (sample + min(j + 3u, params.pixels - 1u)) * params.pitch + params.keys + head;
         var dots = vec4f();
         for (var c = 0u; c < HEAD; c++) {
             let v = input_a[q + c];
             dots += vec4f(dot(v, input_a[k0 + c]), dot(v, input_a[k1 + c]), dot(v, input_a[k2 + c]), dot(v, input_a[k3 + c]));
         }
         // Keys beyond the last pixel weigh nothing.
-        let outside = vec4u(j, j + 1u, j + 2u, j + 3u) >= vec4u(PIXELS);
+        let outside = vec4u(j, j + 1u, j + 2u, j + 3u) >= vec4u(params.pixels);
         dots = select(dots * SCALE, vec4f(-3.0e38), outside);
         let mine = query * TILE + lane * 4u;
         scores[mine] = dots.x;
@@ -74,11 +75,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
         for (var o = 0u; o < OWNED; o++) {
             result[o] *= fade;
         }
-        let count = min(TILE, PIXELS - tile);
+        let count = min(TILE, params.pixels - tile);
         for (var i = 0u; i < count; i++) {
             let weight = scores[query * TILE + i];
             sum += weight;
-            let v = (sample + tile + i) * PITCH + VALUES + head;
+            let v = (sample + tile + i) * params.pitch + params.values + head;
             for (var o = 0u; o < OWNED; o++) {
                 let c = min(lane + o * LANES, HEAD - 1u);
                 result[o] += weight * input_a[v + c];
@@ -87,11 +88,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
         workgroupBarrier();
     }
 
-    if (pixel < PIXELS) {
+    if (pixel < params.pixels) {
         for (var o = 0u; o < OWNED; o++) {
             let c = lane + o * LANES;
             if (c < HEAD) {
-                output[(sample + pixel) * HEADS * HEAD + head + c] = result[o] / sum;
+                output[(sample + pixel) * params.heads * HEAD + head + c] = result[o] / sum;
             }
         }
     }

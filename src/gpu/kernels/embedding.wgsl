@@ -1,6 +1,6 @@
 // Rows of a table, one for each sample's class.
 //
-// Constants: DIM, the length of a row in vec4s.
+// Parameters: dim, the length of a row in vec4s.
 
 @group(0) @binding(1) var<storage, read_write> output: array<vec4f>;
 @group(0) @binding(2) var<storage, read> labels: array<u32>;
@@ -8,7 +8,7 @@
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u) {
-    if (id.x < DIM) {
-        output[id.y * DIM + id.x] = table[labels[id.y] * DIM + id.x];
+    if (id.x < params.dim) {
+        output[id.y * params.dim + id.x] = table[labels[id.y] * params.dim + id.x];
     }
 }

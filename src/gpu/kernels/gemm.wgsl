@@ -5,9 +5,9 @@
 // Weights: [tile of 8 outputs][input channel][8], as conv.wgsl with one tap.
 // Traffic: each weight read feeds 4 rows, each input read 8 channels.
 //
-// Constants besides the epilogue's:
-//   A_C, B_C   vec4s of channels of input_a and of input_b, which follows it (0: there is none)
-//   TILES      tiles of 8 output channels
+// Parameters besides the epilogue's:
+//   a_c, b_c   vec4s of channels of input_a and of input_b, which follows it (0: there is none)
+//   tiles      tiles of 8 output channels
 
 struct Sums {
     p0: vec4f, p1: vec4f, p2: vec4f, p3: vec4f, // channels 0..4 of the four rows
@@ -38,36 +38,36 @@ fn accumulate(sums: Sums, w: u32, x0: vec4f, x1: vec4f, x2: vec4f, x3: vec4f) ->
 @compute @workgroup_size(8, 8)
 fn main(@builtin(global_invocation_id) id: vec3u) {
     let tile = id.x;
-    let rows = params.batch * OUT_H * OUT_W;
+    let rows = params.batch * params.out_h * params.out_w;
     let row = id.y * 4u;
-    if (tile >= TILES || row >= rows) {
+    if (tile >= params.tiles || row >= rows) {
         return;
     }
     // Rows beyond the last one repeat it; they are not stored.
     let r1 = min(row + 1u, rows - 1u);
     let r2 = min(row + 2u, rows - 1u);
     let r3 = min(row + 3u, rows - 1u);
-    const C = A_C + B_C;
+    let C = params.a_c + params.b_c;
     let w = tile * C * 8u;
     var s: Sums;
-    for (var c = 0u; c < A_C; c++) {
+    for (var c = 0u; c < params.a_c; c++) {
         s = accumulate(
             s,
             w + c * 8u,
-            input_a[row * A_C + c],
-            input_a[r1 * A_C + c],
-            input_a[r2 * A_C + c],
-            input_a[r3 * A_C + c],
+            input_a[row * params.a_c + c],
+            input_a[r1 * params.a_c + c],
+            input_a[r2 * params.a_c + c],
+            input_a[r3 * params.a_c + c],
         );
     }
-    for (var c = 0u; c < B_C; c++) {
+    for (var c = 0u; c < params.b_c; c++) {
         s = accumulate(
             s,
-            w + (A_C + c) * 8u,
-            input_b[row * B_C + c],
-            input_b[r1 * B_C + c],
-            input_b[r2 * B_C + c],
-            input_b[r3 * B_C + c],
+            w + (params.a_c + c) * 8u,
+            input_b[row * params.b_c + c],
+            input_b[r1 * params.b_c + c],
+            input_b[r2 * params.b_c + c],
+            input_b[r3 * params.b_c + c],
         );
     }
 

@@ -4,13 +4,14 @@
 // mean (so that nothing cancels), store. The input may be two maps whose channels follow one another.
 // Traffic: three reads and one write of the map; the second and third read mostly hit a cache.
 //
+// Parameters:
+//   in_h, in_w        size of the input map
+//   groups            groups of channels
+//   size              channels in a group
+//   a_real            channels of input_a; those beyond come from input_b
+//   a_pitch, b_pitch  channels of the two maps with their padding
+//   out_pitch         channels of the output with its padding
 // Constants:
-//   IN_H, IN_W        size of the input map
-//   GROUPS            groups of channels
-//   SIZE              channels in a group
-//   A_REAL            channels of input_a; those beyond come from input_b
-//   A_PITCH, B_PITCH  channels of the two maps with their padding
-//   OUT_PITCH         channels of the output with its padding
 //   EPS               ε inside the square root
 //   SCALE_SHIFT       whether (1 + scale) and shift of the row `time` apply; the shifts follow the C scales
 //   SILU              whether x·sigmoid(x) follows
@@ -24,15 +25,14 @@
 @group(0) @binding(6) var<storage, read> time: array<f32>;
 
 const THREADS = 64u;
-const PIXELS = IN_H * IN_W;
-const CHANNELS = GROUPS * SIZE;
 var<workgroup> partial: array<f32, THREADS>;
 
 fn load(b: u32, pixel: u32, c: u32) -> f32 {
-    if (c < A_REAL) {
-        return input_a[(b * PIXELS + pixel) * A_PITCH + c];
+    let pixels = params.in_h * params.in_w;
+    if (c < params.a_real) {
+        return input_a[(b * pixels + pixel) * params.a_pitch + c];
     }
-    return input_b[(b * PIXELS + pixel) * B_PITCH + c - A_REAL];
+    return input_b[(b * pixels + pixel) * params.b_pitch + c - params.a_real];
 }
 
 // The sum of every thread's `value`.
@@ -57,54 +57,55 @@ fn finish(value: f32, scale: f32, shift: f32) -> f32 {
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
-    let first = group.x * SIZE;
+    let first = group.x * params.size;
     let b = group.y;
-    const COUNT = PIXELS * SIZE;
+    let count = params.in_h * params.in_w * params.size;
+    let channels = params.groups * params.size;
 
     var sum = 0.0;
-    for (var i = thread; i < COUNT; i += THREADS) {
-        sum += load(b, i / SIZE, first + i % SIZE);
+    for (var i = thread; i < count; i += THREADS) {
+        sum += load(b, i / params.size, first + i % params.size);
     }
-    let mean = total(thread, sum) / f32(COUNT);
+    let mean = total(thread, sum) / f32(count);
     var squares = 0.0;
-    for (var i = thread; i < COUNT; i += THREADS) {
-        let d = load(b, i / SIZE, first + i % SIZE) - mean;
+    for (var i = thread; i < count; i += THREADS) {
+        let d = load(b, i / params.size, first + i % params.size) - mean;
         squares += d * d;
     }
-    let inverse_deviation = inverseSqrt(total(thread, squares) / f32(COUNT) + EPS);
+    let inverse_deviation = inverseSqrt(total(thread, squares) / f32(count) + EPS);
 
-    const OUT_W = select(select(IN_W, IN_W * 2u, RESAMPLE == 2u), IN_W / 2u, RESAMPLE == 3u);
-    const OUT_H = select(select(IN_H, IN_H * 2u, RESAMPLE == 2u), IN_H / 2u, RESAMPLE == 3u);
-    for (var i = thread; i < OUT_H * OUT_W * SIZE; i += THREADS) {
-        let c = first + i % SIZE;
-        let pixel = i / SIZE;
+    let out_w = select(select(params.in_w, params.in_w * 2u, RESAMPLE == 2u), params.in_w / 2u, RESAMPLE == 3u);
+    let out_h = select(select(params.in_h, params.in_h * 2u, RESAMPLE == 2u), params.in_h / 2u, RESAMPLE == 3u);
+    for (var i = thread; i < out_h * out_w * params.size; i += THREADS) {
+        let c = first + i % params.size;
+        let pixel = i / params.size;
         var scale = weight[c] * inverse_deviation;
         var shift = bias[c] - mean * scale;
         if (SCALE_SHIFT) {
             let row = (b * params.time_pitch + params.time_offset) * 4u + c;
             let factor = 1.0 + time[row];
             scale *= factor;
-            shift = shift * factor + time[row + CHANNELS];
+            shift = shift * factor + time[row + channels];
         }
-        let y = pixel / OUT_W;
-        let x = pixel % OUT_W;
+        let y = pixel / out_w;
+        let x = pixel % out_w;
         var v: f32;
         if (RESAMPLE == 2u) {
-            v = finish(load(b, y / 2u * IN_W + x / 2u, c), scale, shift);
+            v = finish(load(b, y / 2u * params.in_w + x / 2u, c), scale, shift);
         } else if (RESAMPLE == 3u) {
-            let p = y * 2u * IN_W + x * 2u;
+            let p = y * 2u * params.in_w + x * 2u;
             v = 0.25 * (finish(load(b, p, c), scale, shift) + finish(load(b, p + 1u, c), scale, shift)
-                + finish(load(b, p + IN_W, c), scale, shift) + finish(load(b, p + IN_W + 1u, c), scale, shift));
+                + finish(load(b, p + params.in_w, c), scale, shift) + finish(load(b, p + params.in_w + 1u, c), scale, shift));
         } else {
             v = finish(load(b, pixel, c), scale, shift);
         }
-        output[(b * OUT_H * OUT_W + pixel) * OUT_PITCH + c] = v;
+        output[(b * out_h * out_w + pixel) * params.out_pitch + c] = v;
     }
     // The padding must be finite, whatever the buffer held before.
-    if (group.x == GROUPS - 1u && OUT_PITCH != CHANNELS) {
-        for (var pixel = thread; pixel < OUT_H * OUT_W; pixel += THREADS) {
-            for (var c = CHANNELS; c < OUT_PITCH; c++) {
-                output[(b * OUT_H * OUT_W + pixel) * OUT_PITCH + c] = 0.0;
+    if (group.x == params.groups - 1u && params.out_pitch != channels) {
+        for (var pixel = thread; pixel < out_h * out_w; pixel += THREADS) {
+            for (var c = channels; c < params.out_pitch; c++) {
+                output[(b * out_h * out_w + pixel) * params.out_pitch + c] = 0.0;
             }
         }
     }
