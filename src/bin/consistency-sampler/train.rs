@@ -272,6 +272,7 @@ impl Run<'_> {
     fn train(&mut self, data: &Source, length: &Length, grid_every: u64) -> Result<()> {
         let bar = ProgressBar::new(1000).with_style(style("{msg} {wide_bar} {percent}% of the run, {elapsed}"));
         let (begin, first) = (Instant::now(), self.trainer.state.optimizer.step);
+        self.show_data(data)?;
         let begun_at = length.progress(&self.trainer.state);
         let mut saved = Instant::now();
         let mut smooth = None;
@@ -333,6 +334,14 @@ impl Run<'_> {
         self.losses.write()
     }
 
+    /// `training/data.png`: 64 images as the run sees them.
+    fn show_data(&self, data: &Source) -> Result<()> {
+        let batch = data.draw(&mut Generator::new(self.trainer.settings.seed), 64);
+        let [channels, height, width] = data.shape();
+        create(&self.output.join("training"))?;
+        write_grid(&self.output.join("training/data.png"), [64, channels, height, width], 16, &batch.images)
+    }
+
     /// `{name}-1.png` and `{name}-2.png`: samples of the averaged weights in one and two steps, a column per class.
     fn write_grids(&self, name: &str) -> Result<()> {
         let denoiser = &self.trainer.denoiser;
@@ -361,8 +370,6 @@ impl Run<'_> {
             let samples = pollster::block_on(run)?;
             let [height, width] = denoiser.config.sample_size;
             let path = self.output.join(format!("training/{name}-{steps}.png"));
-            fs::create_dir_all(self.output.join("training"))
-                .map_err(|e| Error::Io(format!("{}: {e}", self.output.display())))?;
             write_grid(&path, [batch, denoiser.config.in_channels, height, width], columns, &samples)?;
         }
         Ok(())
@@ -432,6 +439,10 @@ fn load(folder: &Path, device: &Device) -> Result<(Denoiser, Weights)> {
         Ok(())
     })?;
     Ok((denoiser, weights))
+}
+
+fn create(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).map_err(|e| Error::Io(format!("{}: cannot be created: {e}", folder.display())))
 }
 
 fn read(path: &Path) -> Result<String> {
