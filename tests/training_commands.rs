@@ -75,6 +75,7 @@ fn a_model_is_trained_resumed_sampled_and_evaluated() {
     let csv = fs::read_to_string(model.join("training/loss.csv")).unwrap();
     let iterations: Vec<&str> = csv.lines().map(|l| l.split(',').next().unwrap()).collect();
     assert_eq!(iterations, ["iteration", "1", "2", "3", "4", "5", "6", "7", "8"]);
+    assert!(model.join("training/loss.png").exists());
     for steps in [1, 2] {
         let reader = png::Decoder::new(std::io::BufReader::new(
             File::open(model.join(format!("training/samples-final-{steps}.png"))).unwrap(),

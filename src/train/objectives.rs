@@ -154,7 +154,8 @@ impl CtSchedule {
 fn weighted_mean(distances: Tensor<1>, weights: &[f64]) -> Tensor<1> {
     let weights: Vec<f32> = weights.iter().map(|&w| w as f32).collect();
     let count = weights.len();
-    (distances * Tensor::from_data(TensorData::new(weights, [count]), &Device::flex())).mean()
+    let weights = Tensor::from_data(TensorData::new(weights, [count]), &distances.device());
+    (distances * weights).mean()
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ mod device;
 mod evaluate;
 mod files;
 mod forward;
+#[cfg(feature = "train")]
+mod plot;
 mod sample;
 #[cfg(feature = "train")]
 mod train;

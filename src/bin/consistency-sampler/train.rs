@@ -26,6 +26,7 @@ use indicatif::ProgressBar;
 
 use crate::device::style;
 use crate::files::write_grid;
+use crate::plot::write_curve;
 
 /// The state is written this often, so that an interruption costs no more.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(50);
@@ -398,8 +399,15 @@ impl Losses {
         writeln!(self.text, "{step},{seconds:.1},{loss},{stage}").expect("a String takes everything");
     }
 
+    /// Writes the file, and the curve beside it as `loss.png`.
     fn write(&self) -> Result<()> {
-        write_atomically(&self.path, self.text.as_bytes())
+        write_atomically(&self.path, self.text.as_bytes())?;
+        let loss = |line: &str| line.split(',').nth(2)?.parse().ok();
+        let losses: Vec<f32> = self.text.lines().skip(1).filter_map(loss).collect();
+        match losses.is_empty() {
+            true => Ok(()),
+            false => write_curve(&self.path.with_extension("png"), &losses),
+        }
     }
 }
 
