@@ -30,6 +30,15 @@ impl Scalings {
             c_noise: 250.0 * (sigma + 1e-44).ln(),
         }
     }
+
+    /// The scalings of an EDM denoiser D(x, σ), Karras et al. 2022, table 1: those above with ε = 0 in c_skip, c_out.
+    ///
+    /// c_noise keeps the factor 1000 that diffusers' networks expect.
+    pub fn edm(config: &SchedulerConfig, sigma: f64) -> Self {
+        let d = config.sigma_data;
+        let variance = sigma * sigma + d * d;
+        Self { c_skip: d * d / variance, c_out: sigma * d / variance.sqrt(), ..Self::new(config, sigma) }
+    }
 }
 
 /// σ_i of the Karras schedule: i = 0 is σ_max, i = N − 1 is σ_min.

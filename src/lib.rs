@@ -7,6 +7,7 @@
 //! - `gpu` (feature `gpu`): the interpreter that records a static WebGPU plan.
 //! - [`network`], [`image`]: what every interpreter offers; from its numbers to pixels.
 //! - `reference` (feature `burn`): the interpreter on burn tensors.
+//! - `train` (feature `train`): data, objectives, optimizer, checkpoints.
 //! - `web` (feature `web`): the only file that knows JavaScript exists.
 
 pub mod config;
@@ -22,6 +23,8 @@ pub mod network;
 pub mod reference;
 pub mod rng;
 pub mod sampler;
+#[cfg(all(feature = "train", not(target_arch = "wasm32")))]
+pub mod train;
 pub mod unet;
 #[cfg(all(feature = "web", target_arch = "wasm32"))]
 pub mod web;

@@ -16,12 +16,31 @@ use crate::network::{ForwardInput, Network};
 use crate::sampler::ConsistencyFunction;
 use crate::unet::{self, Conv2d, Embedding, GroupNorm, Linear, Ops, SelfAttention, UNet};
 
+/// Parameters by their checkpoint names, each flat.
+pub type Weights = HashMap<String, Tensor<1>>;
+
+/// F(x, t) on burn tensors: `sample` (B, C, H, W), `time` (B, block_out_channels\[0\]), `labels` (B).
+///
+/// Differentiable in the weights where they are tracked.
+///
+/// # Panics
+/// When a weight or the labels that the network needs are absent.
+pub fn forward(
+    unet: &UNet,
+    weights: &Weights,
+    sample: &Tensor<4>,
+    time: &Tensor<2>,
+    labels: Option<&Tensor<1, Int>>,
+) -> Tensor<4> {
+    unet.forward(&mut BurnOps { weights }, sample, time, labels)
+}
+
 /// The U-Net on a burn device.
 pub struct BurnUNet {
     config: UNetConfig,
     unet: UNet,
     device: Device,
-    weights: HashMap<String, Tensor<1>>,
+    weights: Weights,
     /// The sampler's state: the noisy batch (B, C, H, W) and the classes.
     state: (Vec<f32>, Vec<u32>),
 }
@@ -62,8 +81,7 @@ impl Network for BurnUNet {
             let labels: Vec<i32> = input.class_labels.iter().map(|&l| l as i32).collect();
             Tensor::<1, Int>::from_data(TensorData::new(labels, [batch]), &self.device)
         });
-        let mut ops = BurnOps { weights: &self.weights };
-        let output = self.unet.forward(&mut ops, &sample, &time, labels.as_ref());
+        let output = forward(&self.unet, &self.weights, &sample, &time, labels.as_ref());
         let data = output.into_data_async().await.map_err(|e| Error::Gpu(format!("burn: {e:?}")))?;
         data.try_to_vec::<f32>().map_err(|e| Error::Gpu(format!("burn: {e:?}")))
     }
@@ -96,7 +114,7 @@ impl ConsistencyFunction for BurnUNet {
 
 /// The operations of the forward on burn tensors.
 pub(crate) struct BurnOps<'a> {
-    pub(crate) weights: &'a HashMap<String, Tensor<1>>,
+    pub(crate) weights: &'a Weights,
 }
 
 impl BurnOps<'_> {

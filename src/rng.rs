@@ -76,13 +76,14 @@ impl Generator {
     }
 
     /// U[0, 1) on a grid of 2⁻⁵³.
-    fn uniform_f64(&mut self) -> f64 {
+    pub fn uniform_f64(&mut self) -> f64 {
         let high = u64::from(self.next_u32());
         let bits = high << 32 | u64::from(self.next_u32());
         (bits & ((1 << 53) - 1)) as f64 / (1u64 << 53) as f64
     }
 
-    fn normal(&mut self) -> f64 {
+    /// One standard normal, as a `torch.randn` call of one f64 makes it.
+    pub fn normal(&mut self) -> f64 {
         if let Some(spare) = self.spare.take() {
             return spare;
         }

@@ -51,9 +51,13 @@ pub fn write_tensor(path: &Path, name: &str, shape: &[usize], values: &[f32]) ->
         .map_err(|e| Error::Io(format!("{}: cannot be written: {e}", path.display())))
 }
 
-/// Writes images (B, C, H, W) in [−1, 1] as one PNG, in rows of ⌈√B⌉.
-pub fn write_grid(path: &Path, [batch, channels, height, width]: [usize; 4], images: &[f32]) -> Result<()> {
-    let columns = (1..).find(|n| n * n >= batch).expect("some square is large enough");
+/// Writes images (B, C, H, W) in [−1, 1] as one PNG, in rows of `columns`.
+pub fn write_grid(
+    path: &Path,
+    [batch, channels, height, width]: [usize; 4],
+    columns: usize,
+    images: &[f32],
+) -> Result<()> {
     let (grid_w, grid_h) = (columns * width, batch.div_ceil(columns) * height);
     let mut bytes = vec![0; grid_w * grid_h * channels];
     for (b, image) in images.chunks_exact(channels * height * width).enumerate() {

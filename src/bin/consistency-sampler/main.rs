@@ -1,9 +1,15 @@
 //! The command line: the library's interpreters over files.
 
 mod device;
+#[cfg(feature = "train")]
+mod evaluate;
 mod files;
 mod forward;
+#[cfg(feature = "train")]
+mod plot;
 mod sample;
+#[cfg(feature = "train")]
+mod train;
 
 use std::process::ExitCode;
 
@@ -24,12 +30,22 @@ enum Command {
     Sample(sample::Arguments),
     /// Call the bare U-Net, as diffusers' UNet2DModel is called
     Forward(forward::Arguments),
+    /// Train a consistency model, or the denoiser that teaches one
+    #[cfg(feature = "train")]
+    Train(train::Arguments),
+    /// Measure samples against real data: class accuracy, Fréchet distance, copies
+    #[cfg(feature = "train")]
+    Evaluate(evaluate::Arguments),
 }
 
 fn run(command: &Command) -> Result<()> {
     match command {
         Command::Sample(arguments) => sample::run(arguments),
         Command::Forward(arguments) => forward::run(arguments),
+        #[cfg(feature = "train")]
+        Command::Train(arguments) => train::run(arguments),
+        #[cfg(feature = "train")]
+        Command::Evaluate(arguments) => evaluate::run(arguments),
     }
 }
 

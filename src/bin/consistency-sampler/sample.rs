@@ -85,7 +85,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let [height, width] = folder.unet.sample_size;
     let shape = [request.batch, folder.unet.in_channels, height, width];
     if as_png {
-        write_grid(&arguments.output, shape, &samples)?;
+        let columns = (1..).find(|n| n * n >= request.batch).expect("some square is large enough");
+        write_grid(&arguments.output, shape, columns, &samples)?;
     } else {
         let images: Vec<f32> = samples.iter().map(|v| (v / 2.0 + 0.5).clamp(0.0, 1.0)).collect();
         write_tensor(&arguments.output, "images", &shape, &images)?;

@@ -1,0 +1,224 @@
+//! `consistency-sampler evaluate`.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use consistency_sampler::config::UNetConfig;
+use consistency_sampler::folder::ModelFolder;
+use consistency_sampler::sampler::Request;
+use consistency_sampler::train::classifier::{Classifier, FEATURES};
+use consistency_sampler::train::data::Dataset;
+use consistency_sampler::train::evaluation::{Moments, copies, frechet_distance};
+use consistency_sampler::{Error, Result};
+use indicatif::ProgressBar;
+
+use crate::device::{AnyNetwork, ModelArguments, style};
+
+/// Iterations of the classifier's training; on MNIST 6.4 epochs.
+const CLASSIFIER_ITERATIONS: usize = 3000;
+/// Samples or images in one call of a network.
+const BATCH: usize = 100;
+
+#[derive(Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    model: ModelArguments,
+
+    /// The training data: MNIST's IDX files, PNGs of one size with a sub-folder for each class, or Crawl's tiles
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+
+    /// Number of samples, spread evenly over the classes
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    samples: usize,
+
+    /// Number of evenly spaced network calls [default: 1]
+    #[arg(long, value_name = "K", conflicts_with = "timesteps")]
+    num_inference_steps: Option<usize>,
+
+    /// Explicit timesteps as diffusers takes them: descending, 0 (σ_max) last, e.g. 25,0
+    #[arg(long, value_name = "T,…", value_delimiter = ',')]
+    timesteps: Option<Vec<usize>>,
+
+    /// Seed of the samples
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+
+    /// The classifier; it is trained and written there if there is no such file [default: in the user's cache]
+    #[arg(long, value_name = "FILE")]
+    classifier: Option<PathBuf>,
+
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let folder = arguments.model.folder()?;
+    let (train, test) = Dataset::open_split(&arguments.data)?;
+    check(arguments, &folder, &train)?;
+    let mut network = arguments.model.network(&folder, &folder.unet)?;
+    let classifier = classifier(arguments, &train)?;
+
+    let real = judge(&classifier, &train, "training images");
+    let held_out = judge(&classifier, &test, "test images");
+    let moments = Moments::new(&real.features, FEATURES);
+    let floor = frechet_distance(&Moments::new(&held_out.features, FEATURES), &moments);
+
+    let found = samples(arguments, &folder, &mut network, &classifier)?;
+    let distance = frechet_distance(&Moments::new(&found.features, FEATURES), &moments);
+    let dim: usize = train.shape.iter().product();
+    let in_pixels = copies(&found.images, &real.images, dim);
+    let in_features = copies(&found.features, &real.features, FEATURES);
+    let accuracy = |j: &Judged| j.right as f64 / j.count as f64;
+    let calls = arguments.request(&folder.unet, 0, 1).schedule(&folder.scheduler)?.steps.len();
+    if arguments.json {
+        let json = serde_json::json!({
+            "class_accuracy": folder.unet.num_class_embeds.map(|_| accuracy(&found)),
+            "frechet": distance,
+            "frechet_floor": floor,
+            "copies": in_pixels,
+            "copies_in_features": in_features,
+            "samples": found.count,
+            "network_calls": calls,
+            "seed": arguments.seed,
+            "classifier_accuracy": accuracy(&held_out),
+        });
+        println!("{json}");
+    } else {
+        let count = found.count;
+        println!("{count} samples in {calls} network calls each, seed {}", arguments.seed);
+        if folder.unet.num_class_embeds.is_some() {
+            println!("class accuracy     {:.2} %", 100.0 * accuracy(&found));
+        }
+        println!("Fréchet distance   {distance:.3} ({:.2} × the floor {floor:.3})", distance / floor);
+        println!("copies             {in_pixels} in pixels, {in_features} in features");
+        println!("(classifier        {:.2} % on the test images)", 100.0 * accuracy(&held_out));
+    }
+    Ok(())
+}
+
+impl Arguments {
+    /// The samples `first ..`, at most [`BATCH`] of them, as the sampler takes them.
+    fn request(&self, config: &UNetConfig, first: usize, count: usize) -> Request {
+        let labels = config.num_class_embeds.map(|n| (first..first + count).map(|i| (i % n) as u32).collect());
+        Request {
+            seed: self.seed.wrapping_add((first / BATCH) as u64),
+            batch: count,
+            class_labels: labels,
+            timesteps: self.timesteps.clone(),
+            num_inference_steps: self.num_inference_steps,
+        }
+    }
+}
+
+/// What is wrong with the arguments should show before anything is computed.
+fn check(arguments: &Arguments, folder: &ModelFolder, data: &Dataset) -> Result<()> {
+    arguments.request(&folder.unet, 0, 1).schedule(&folder.scheduler)?;
+    if arguments.samples < 2 {
+        return Err(Error::Input(format!("--samples: expected at least 2, found {}", arguments.samples)));
+    }
+    let [height, width] = folder.unet.sample_size;
+    let (expected, found) = ([folder.unet.in_channels, height, width], data.shape);
+    if expected != found {
+        return Err(Error::Input(format!("--data: expected images [C,H,W] {expected:?}, found {found:?}")));
+    }
+    match folder.unet.num_class_embeds {
+        Some(n) if n != data.classes.len() => {
+            Err(Error::Input(format!("--data: expected {n} classes, found {}", data.classes.len())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Images with what the classifier says of them.
+#[derive(Default)]
+struct Judged {
+    images: Vec<f32>,
+    features: Vec<f32>,
+    right: usize,
+    count: usize,
+}
+
+impl Judged {
+    fn push(&mut self, classifier: &Classifier, images: &[f32], labels: &[u32]) {
+        let verdict = classifier.classify(images);
+        self.images.extend(images);
+        self.features.extend(verdict.features);
+        self.right += verdict.classes.iter().zip(labels).filter(|(a, b)| a == b).count();
+        self.count += verdict.classes.len();
+    }
+}
+
+fn judge(classifier: &Classifier, data: &Dataset, what: &str) -> Judged {
+    let bar = bar(data.len(), what);
+    let mut judged = Judged::default();
+    for first in (0..data.len()).step_by(BATCH) {
+        let batch = data.batch(&(first..data.len().min(first + BATCH)).collect::<Vec<_>>());
+        judged.push(classifier, &batch.images, &batch.labels);
+        bar.set_position(judged.count as u64);
+    }
+    bar.finish_and_clear();
+    judged
+}
+
+fn samples(
+    arguments: &Arguments,
+    folder: &ModelFolder,
+    network: &mut AnyNetwork,
+    classifier: &Classifier,
+) -> Result<Judged> {
+    let bar = bar(arguments.samples, "samples");
+    let mut judged = Judged::default();
+    for first in (0..arguments.samples).step_by(BATCH) {
+        let request = arguments.request(&folder.unet, first, BATCH.min(arguments.samples - first));
+        let run = request.run(network, &folder.unet, &folder.scheduler, |_| ControlFlow::Continue(()));
+        let mut images = pollster::block_on(run)?;
+        // As a picture holds them.
+        images.iter_mut().for_each(|v| *v = v.clamp(-1.0, 1.0));
+        judged.push(classifier, &images, request.class_labels.as_deref().unwrap_or_default());
+        bar.set_position(judged.count as u64);
+    }
+    bar.finish_and_clear();
+    Ok(judged)
+}
+
+/// Reads the classifier of this data, or trains and keeps it.
+fn classifier(arguments: &Arguments, data: &Dataset) -> Result<Classifier> {
+    let path = match &arguments.classifier {
+        Some(path) => path.clone(),
+        None => cache()?.join(format!("classifier-{:016x}.safetensors", data.fingerprint())),
+    };
+    if path.exists() {
+        return Classifier::read(&path, data);
+    }
+    let bar = bar(CLASSIFIER_ITERATIONS, "training the classifier");
+    let classifier = Classifier::train(data, CLASSIFIER_ITERATIONS, 0, |k, loss| {
+        bar.set_position(k as u64 + 1);
+        if bar.is_hidden() && (k + 1) % 250 == 0 {
+            eprintln!("classifier: iteration {} of {CLASSIFIER_ITERATIONS}, loss {loss:.3}", k + 1);
+        }
+    });
+    bar.finish_and_clear();
+    classifier.write(&path)?;
+    eprintln!("classifier: {}", path.display());
+    Ok(classifier)
+}
+
+/// `$XDG_CACHE_HOME/consistency-sampler`, or the same under `~/.cache`.
+fn cache() -> Result<PathBuf> {
+    let variable = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
+    let base = variable("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| {
+        let home = variable("HOME").or_else(|| variable("USERPROFILE"))?;
+        Some(Path::new(&home).join(".cache"))
+    });
+    let missing = || Error::Io("no cache folder: neither XDG_CACHE_HOME nor HOME is set, name --classifier".into());
+    Ok(base.ok_or_else(missing)?.join("consistency-sampler"))
+}
+
+fn bar(length: usize, what: &str) -> ProgressBar {
+    let bar = ProgressBar::new(length as u64).with_style(style("{msg} {wide_bar} {pos}/{len}, {eta} left"));
+    bar.set_message(what.to_owned());
+    bar
+}

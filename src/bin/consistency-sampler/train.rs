@@ -1,0 +1,458 @@
+//! `consistency-sampler train`.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use burn::tensor::{Device, Tensor, TensorData};
+use clap::{Args, ValueEnum};
+use consistency_sampler::config::{SchedulerConfig, UNetConfig};
+use consistency_sampler::consistency::karras_sigma;
+use consistency_sampler::folder::ModelFolder;
+use consistency_sampler::network::Network;
+use consistency_sampler::reference::{BurnUNet, Weights};
+use consistency_sampler::rng::Generator;
+use consistency_sampler::sampler::Request;
+use consistency_sampler::train::checkpoint::{read_state, write_atomically, write_model, write_state};
+use consistency_sampler::train::data::{Batch, Source};
+use consistency_sampler::train::initial::initial_weights;
+use consistency_sampler::train::objectives::CtSchedule;
+use consistency_sampler::train::recipe::Recipe;
+use consistency_sampler::train::trainer::{Denoiser, Settings, State, Trainer};
+use consistency_sampler::{Error, Result};
+use indicatif::ProgressBar;
+
+use crate::device::style;
+use crate::files::write_grid;
+use crate::plot::write_curve;
+
+/// The state is written this often, so that an interruption costs no more.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(50);
+
+const SCHEDULER: &str = r#"{
+  "_class_name": "CMStochasticIterativeScheduler",
+  "clip_denoised": true,
+  "num_train_timesteps": 40,
+  "rho": 7.0,
+  "s_noise": 1.0,
+  "sigma_data": 0.5,
+  "sigma_max": 80.0,
+  "sigma_min": 0.002
+}
+"#;
+
+#[derive(Args)]
+pub struct Arguments {
+    /// The objective
+    #[arg(long, value_enum)]
+    recipe: RecipeName,
+
+    /// Training data: MNIST's IDX files, PNGs of one size with a sub-folder for each class, or Crawl's tiles
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+
+    /// Mirror half of the images left to right
+    #[arg(long)]
+    flip: bool,
+
+    /// Where the model goes (diffusers layout, averaged weights), and in `training/` what the run needs and shows
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+
+    /// A model to start from; its configuration is the new model's
+    #[arg(long, value_name = "DIR", conflicts_with = "config")]
+    init: Option<PathBuf>,
+
+    /// A unet/config.json to start from random weights
+    #[arg(long, value_name = "FILE", required_unless_present = "init")]
+    config: Option<PathBuf>,
+
+    /// The EDM denoiser to distil (cd alone)
+    #[arg(long, value_name = "DIR")]
+    teacher: Option<PathBuf>,
+
+    /// Images per iteration
+    #[arg(long, value_name = "B", default_value_t = 64)]
+    batch: usize,
+
+    /// Learning rate of RAdam
+    #[arg(long, default_value_t = 1e-4)]
+    lr: f64,
+
+    /// Share of the run over which, at its end, the learning rate falls to 0
+    #[arg(long, value_name = "SHARE", default_value_t = 0.3)]
+    decay: f64,
+
+    /// Decay of the averaged weights
+    #[arg(long, default_value_t = 0.999)]
+    ema: f64,
+
+    /// Length of the run in minutes of training, over all its stretches
+    #[arg(long, value_name = "M", conflicts_with = "iterations", required_unless_present = "iterations")]
+    minutes: Option<f64>,
+
+    /// Length of the run in iterations
+    #[arg(long, value_name = "N")]
+    iterations: Option<u64>,
+
+    /// Seed of data, noise, noise levels and initial weights
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+
+    /// Continue the run in --output
+    #[arg(long)]
+    resume: bool,
+
+    /// Iterations between two grids of samples
+    #[arg(long, value_name = "N", default_value_t = 250)]
+    grid_every: u64,
+
+    /// Mean of ln σ (edm, ect) [default: -1.2 for edm, -1.1 for ect]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    p_mean: Option<f64>,
+
+    /// Standard deviation of ln σ (edm, ect) [default: 1.2 for edm, 2 for ect]
+    #[arg(long, value_name = "P")]
+    p_std: Option<f64>,
+
+    /// q of the step mapping (ect)
+    #[arg(long, default_value_t = 2.0)]
+    q: f64,
+
+    /// First and last stage of the step mapping (ect)
+    #[arg(long, value_name = "FIRST,LAST", value_delimiter = ',', default_values_t = [0, 7])]
+    stages: Vec<usize>,
+
+    /// μ of the target network (cd)
+    #[arg(long, default_value_t = 0.0)]
+    mu: f64,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum RecipeName {
+    /// Easy consistency tuning: from an EDM denoiser (or another consistency model) to a consistency model
+    Ect,
+    /// Pretraining of an EDM denoiser
+    Edm,
+    /// Consistency distillation of an EDM denoiser
+    Cd,
+    /// Consistency training from nothing
+    Ct,
+}
+
+/// How far a run goes.
+enum Length {
+    Minutes(f64),
+    Iterations(u64),
+}
+
+impl Length {
+    fn progress(&self, state: &State) -> f64 {
+        match *self {
+            Self::Minutes(m) => state.seconds / (60.0 * m),
+            Self::Iterations(n) => state.optimizer.step as f64 / n as f64,
+        }
+    }
+}
+
+impl Arguments {
+    fn recipe(&self) -> Result<Recipe> {
+        let (mean, deviation) = (self.p_mean, self.p_std);
+        let &[first, last] = self.stages.as_slice() else {
+            return Err(Error::Input(format!("--stages: expected two numbers, found {}", self.stages.len())));
+        };
+        if first > last {
+            return Err(Error::Input(format!("--stages: expected the first not above the last, found {first},{last}")));
+        }
+        let positive = |name: &str, value: f64| match value > 0.0 && value.is_finite() {
+            true => Ok(()),
+            false => Err(Error::Input(format!("--{name}: expected a positive number, found {value}"))),
+        };
+        let share = |name: &str, value: f64| match (0.0..=1.0).contains(&value) {
+            true => Ok(()),
+            false => Err(Error::Input(format!("--{name}: expected 0 to 1, found {value}"))),
+        };
+        positive("lr", self.lr)?;
+        positive("p-std", deviation.unwrap_or(1.0))?;
+        positive("minutes", self.minutes.unwrap_or(1.0))?;
+        positive("q", self.q - 1.0).map_err(|_| Error::Input(format!("--q: expected above 1, found {}", self.q)))?;
+        share("decay", self.decay)?;
+        share("ema", self.ema)?;
+        share("mu", self.mu)?;
+        for (name, value) in [
+            ("batch", self.batch as u64),
+            ("iterations", self.iterations.unwrap_or(1)),
+            ("grid-every", self.grid_every),
+        ] {
+            if value == 0 {
+                return Err(Error::Input(format!("--{name}: expected at least 1, found 0")));
+            }
+        }
+        Ok(match self.recipe {
+            RecipeName::Edm => Recipe::Edm { mean: mean.unwrap_or(-1.2), deviation: deviation.unwrap_or(1.2) },
+            RecipeName::Cd => Recipe::Cd { mu: self.mu },
+            RecipeName::Ct => Recipe::Ct(CtSchedule { s0: 2.0, s1: 150.0, mu0: 0.9 }),
+            RecipeName::Ect => Recipe::Ect {
+                mean: mean.unwrap_or(-1.1),
+                deviation: deviation.unwrap_or(2.0),
+                q: self.q,
+                stages: [first, last],
+            },
+        })
+    }
+}
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let recipe = arguments.recipe()?;
+    let length = match (arguments.minutes, arguments.iterations) {
+        (Some(m), _) => Length::Minutes(m),
+        (None, n) => Length::Iterations(n.unwrap_or(1)),
+    };
+    let settings = Settings {
+        recipe,
+        batch: arguments.batch,
+        learning_rate: arguments.lr,
+        decay: arguments.decay,
+        ema: arguments.ema,
+        seed: arguments.seed,
+    };
+    let (unet_json, scheduler_json) = match (&arguments.init, &arguments.config) {
+        (Some(dir), _) => (read(&dir.join("unet/config.json"))?, read(&dir.join("scheduler/scheduler_config.json"))?),
+        (None, Some(file)) => (read(file)?, SCHEDULER.to_owned()),
+        (None, None) => return Err(Error::Input("expected --init or --config, found neither".into())),
+    };
+    let config = UNetConfig::parse(&unet_json)?;
+    let denoiser = Denoiser::new(&config, &SchedulerConfig::parse(&scheduler_json)?);
+    let data = Source::open(&arguments.data)?;
+    check_data(&data, &config)?;
+
+    let device = Device::flex();
+    let state_file = arguments.output.join("training/state.safetensors");
+    let description = format!("{settings:?}{}", if arguments.flip { ", flip" } else { "" });
+    let parameters = denoiser.unet().parameters();
+    let state = if arguments.resume {
+        read_state(&state_file, &parameters, &description, &device)?
+    } else {
+        if state_file.exists() {
+            let found = arguments.output.display();
+            return Err(Error::Input(format!("{found} holds a run: continue it with --resume or name another folder")));
+        }
+        let weights = match &arguments.init {
+            Some(dir) => load(dir, &device)?.1,
+            None => initial_weights(&parameters, arguments.seed, &device),
+        };
+        State::new(weights, &recipe)
+    };
+    let teacher = arguments.teacher.as_ref().map(|dir| load(dir, &device)).transpose()?;
+    let mut run = Run {
+        output: &arguments.output,
+        unet_json,
+        scheduler_json,
+        description,
+        flip: arguments.flip,
+        losses: Losses::open(&arguments.output.join("training/loss.csv"), state.optimizer.step)?,
+        trainer: Trainer::new(denoiser, settings, state, teacher, device)?,
+    };
+    run.train(&data, &length, arguments.grid_every)
+}
+
+/// A run with its files.
+struct Run<'a> {
+    output: &'a Path,
+    unet_json: String,
+    scheduler_json: String,
+    description: String,
+    flip: bool,
+    losses: Losses,
+    trainer: Trainer,
+}
+
+impl Run<'_> {
+    fn train(&mut self, data: &Source, length: &Length, grid_every: u64) -> Result<()> {
+        let bar = ProgressBar::new(1000).with_style(style("{msg} {wide_bar} {percent}% of the run, {elapsed}"));
+        let (begin, first) = (Instant::now(), self.trainer.state.optimizer.step);
+        self.show_data(data)?;
+        let begun_at = length.progress(&self.trainer.state);
+        let mut saved = Instant::now();
+        let mut smooth = None;
+        loop {
+            let progress = length.progress(&self.trainer.state);
+            if progress >= 1.0 {
+                break;
+            }
+            let iteration = Instant::now();
+            let mut generator = self.trainer.generator();
+            let mut batch = data.draw(&mut generator, self.trainer.settings.batch);
+            if self.flip {
+                mirror_half(&mut batch, data.shape(), &mut generator);
+            }
+            let loss = self.trainer.step(&batch, &mut generator, progress)?;
+            self.trainer.state.seconds += iteration.elapsed().as_secs_f64();
+
+            let step = self.trainer.state.optimizer.step;
+            let mean = smooth.map_or(loss, |s: f32| 0.98 * s + 0.02 * loss);
+            smooth = Some(mean);
+            let stage = self.trainer.settings.recipe.stage(progress);
+            self.losses.push(step, self.trainer.state.seconds, loss, stage);
+            let rate = (step - first) as f64 * batch.labels.len() as f64 / begin.elapsed().as_secs_f64();
+            let now = length.progress(&self.trainer.state);
+            let left = (1.0 - now).max(0.0) * begin.elapsed().as_secs_f64() / (now - begun_at);
+            bar.set_message(format!(
+                "iteration {step} loss {mean:.4} {rate:.1} img/s, {} left",
+                indicatif::HumanDuration(Duration::from_secs_f64(left.clamp(0.0, 1e7)))
+            ));
+            bar.set_position((now * 1000.0) as u64);
+            if bar.is_hidden() && ((step - first).is_power_of_two() || step.is_multiple_of(50)) {
+                eprintln!("iteration {step} loss {mean:.4} {rate:.1} img/s, {:.0} s left", left.min(1e7));
+            }
+            if step.is_multiple_of(grid_every) {
+                self.write_grids(&format!("samples-{step:06}"))?;
+            }
+            if saved.elapsed() >= CHECKPOINT_INTERVAL {
+                self.save()?;
+                saved = Instant::now();
+            }
+        }
+        self.save()?;
+        self.write_grids("samples-final")?;
+        bar.finish_and_clear();
+        println!(
+            "{}: {} iterations in {:.0} s of training",
+            self.output.display(),
+            self.trainer.state.optimizer.step,
+            self.trainer.state.seconds
+        );
+        Ok(())
+    }
+
+    fn save(&mut self) -> Result<()> {
+        let state = &self.trainer.state;
+        write_state(&self.output.join("training/state.safetensors"), state, &self.description)?;
+        let unet = self.trainer.denoiser.unet();
+        write_model(self.output, &self.unet_json, &self.scheduler_json, unet, &state.ema)?;
+        self.losses.write()
+    }
+
+    /// `training/data.png`: 64 images as the run sees them.
+    fn show_data(&self, data: &Source) -> Result<()> {
+        let batch = data.draw(&mut Generator::new(self.trainer.settings.seed), 64);
+        let [channels, height, width] = data.shape();
+        create(&self.output.join("training"))?;
+        write_grid(&self.output.join("training/data.png"), [64, channels, height, width], 16, &batch.images)
+    }
+
+    /// `{name}-1.png` and `{name}-2.png`: samples of the averaged weights in one and two steps, a column per class.
+    fn write_grids(&self, name: &str) -> Result<()> {
+        let denoiser = &self.trainer.denoiser;
+        let mut network = BurnUNet::on_cpu(&denoiser.config);
+        for (name, w) in &self.trainer.state.ema {
+            let values = w.clone().into_data().try_to_vec::<f32>();
+            network.load(name, &values.map_err(|e| Error::Gpu(format!("burn: {e:?}")))?)?;
+        }
+        let classes = denoiser.config.num_class_embeds;
+        let columns = classes.map_or(8, |c| c.min(10));
+        let batch = 4 * columns;
+        // ECT's middle level for two steps, σ = 0.821 at σ_data = 0.5.
+        let middle = 1.642 * denoiser.scheduler.sigma_data;
+        let distance = |i: &usize| (karras_sigma(&denoiser.scheduler, *i).ln() - middle.ln()).abs();
+        let nearest = (1..denoiser.scheduler.num_train_timesteps).min_by(|a, b| distance(a).total_cmp(&distance(b)));
+        let two = vec![nearest.unwrap_or(1), 0];
+        for (steps, timesteps) in [(1, vec![0]), (2, two)] {
+            let request = Request {
+                seed: 0,
+                batch,
+                class_labels: classes.map(|_| (0..batch).map(|i| (i % columns) as u32).collect()),
+                timesteps: Some(timesteps),
+                num_inference_steps: None,
+            };
+            let run = request.run(&mut network, &denoiser.config, &denoiser.scheduler, |_| ControlFlow::Continue(()));
+            let samples = pollster::block_on(run)?;
+            let [height, width] = denoiser.config.sample_size;
+            let path = self.output.join(format!("training/{name}-{steps}.png"));
+            write_grid(&path, [batch, denoiser.config.in_channels, height, width], columns, &samples)?;
+        }
+        Ok(())
+    }
+}
+
+/// The losses of a run, as `iteration,seconds,loss,stage`.
+struct Losses {
+    path: PathBuf,
+    text: String,
+}
+
+impl Losses {
+    /// Continues the file up to iteration `step`; a later line belongs to work that was lost.
+    fn open(path: &Path, step: u64) -> Result<Self> {
+        let mut text = String::from("iteration,seconds,loss,stage\n");
+        if step > 0 && path.exists() {
+            let old = read(path)?;
+            let kept = |l: &&str| l.split(',').next().and_then(|n| n.parse().ok()).is_some_and(|n: u64| n <= step);
+            old.lines().filter(kept).for_each(|l| text.extend([l, "\n"]));
+        }
+        Ok(Self { path: path.to_owned(), text })
+    }
+
+    fn push(&mut self, step: u64, seconds: f64, loss: f32, stage: usize) {
+        writeln!(self.text, "{step},{seconds:.1},{loss},{stage}").expect("a String takes everything");
+    }
+
+    /// Writes the file, and the curve beside it as `loss.png`.
+    fn write(&self) -> Result<()> {
+        write_atomically(&self.path, self.text.as_bytes())?;
+        let loss = |line: &str| line.split(',').nth(2)?.parse().ok();
+        let losses: Vec<f32> = self.text.lines().skip(1).filter_map(loss).collect();
+        match losses.is_empty() {
+            true => Ok(()),
+            false => write_curve(&self.path.with_extension("png"), &losses),
+        }
+    }
+}
+
+/// Mirrors each image left to right with probability ½.
+fn mirror_half(batch: &mut Batch, [channels, height, width]: [usize; 3], generator: &mut Generator) {
+    for image in batch.images.chunks_exact_mut(channels * height * width) {
+        if generator.next_u32() & 1 == 1 {
+            image.chunks_exact_mut(width).for_each(<[f32]>::reverse);
+        }
+    }
+}
+
+fn check_data(data: &Source, config: &UNetConfig) -> Result<()> {
+    let [height, width] = config.sample_size;
+    let expected = [config.in_channels, height, width];
+    if data.shape() != expected {
+        let found = data.shape();
+        return Err(Error::Input(format!("--data: expected images [C,H,W] {expected:?}, found {found:?}")));
+    }
+    match config.num_class_embeds {
+        Some(n) if n < data.classes() => {
+            let found = data.classes();
+            Err(Error::Input(format!("--data: expected at most {n} classes, found {found}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Reads a model's weights.
+fn load(folder: &Path, device: &Device) -> Result<(Denoiser, Weights)> {
+    let folder = ModelFolder::open(folder)?;
+    let denoiser = Denoiser::new(&folder.unet, &folder.scheduler);
+    let mut weights = Weights::new();
+    folder.read_weights(&denoiser.unet().parameters(), |_, _| {}, &mut |name, values| {
+        let tensor = Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), device);
+        weights.insert(name.to_owned(), tensor);
+        Ok(())
+    })?;
+    Ok((denoiser, weights))
+}
+
+fn create(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).map_err(|e| Error::Io(format!("{}: cannot be created: {e}", folder.display())))
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(|e| Error::Io(format!("{}: {e}", path.display())))
+}

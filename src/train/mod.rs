@@ -1,0 +1,24 @@
+//! Training consistency models and their EDM teachers on burn's autodiff.
+//!
+//! # Layout
+//! - [`data`], [`heroes`]: batches of images with classes.
+//! - [`objectives`]: the losses, each beside its equation; no data, no weights.
+//! - [`optimizer`]: RAdam and the moving average.
+//! - [`recipe`]: which objective at which noise levels, by the progress of a run.
+//! - [`initial`]: random weights to start from.
+//! - [`trainer`]: one iteration; [`checkpoint`]: what a run keeps on disk.
+//! - [`classifier`], [`evaluation`]: how good samples are.
+//!
+//! A run draws the random numbers of iteration k from a generator that `(seed, k)` seeds, so that a resumed run
+//! needs no generator state to continue as if it had not been interrupted.
+
+pub mod checkpoint;
+pub mod classifier;
+pub mod data;
+pub mod evaluation;
+pub mod heroes;
+pub mod initial;
+pub mod objectives;
+pub mod optimizer;
+pub mod recipe;
+pub mod trainer;

@@ -1,0 +1,154 @@
+//! What a run trains with: an objective and its noise levels as functions of the run's progress.
+
+use crate::config::SchedulerConfig;
+use crate::consistency::karras_sigma;
+use crate::rng::Generator;
+use crate::train::objectives::{CtSchedule, Gap};
+
+/// A training objective with its constants.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Recipe {
+    /// Pretraining of a denoiser; ln σ ~ N(mean, deviation).
+    Edm {
+        /// Mean of ln σ; −1.2 in the paper.
+        mean: f64,
+        /// Standard deviation of ln σ; 1.2 in the paper.
+        deviation: f64,
+    },
+    /// Consistency distillation on the Karras schedule of the scheduler's N.
+    Cd {
+        /// μ: decay of the target network; 0 makes the target the online network.
+        mu: f64,
+    },
+    /// Consistency training.
+    Ct(CtSchedule),
+    /// Easy consistency tuning; ln t ~ N(mean, deviation).
+    Ect {
+        /// Mean of ln t; −1.1 in the paper.
+        mean: f64,
+        /// Standard deviation of ln t; 2 in the paper.
+        deviation: f64,
+        /// q of the step mapping.
+        q: f64,
+        /// The first and the last stage; the run is divided evenly among them.
+        stages: [usize; 2],
+    },
+}
+
+/// Noise levels of one batch: t > r for each sample, r = 0 being the data; EDM has no r.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Levels {
+    /// The level that the student sees.
+    pub t: Vec<f64>,
+    /// The level of the target.
+    pub r: Vec<f64>,
+}
+
+impl Recipe {
+    /// Draws the levels of `batch` samples at `progress` in [0, 1].
+    pub fn levels(
+        &self,
+        scheduler: &SchedulerConfig,
+        progress: f64,
+        generator: &mut Generator,
+        batch: usize,
+    ) -> Levels {
+        let (low, high) = (scheduler.sigma_min, scheduler.sigma_max);
+        let mut lognormal = |mean: f64, deviation: f64| -> Vec<f64> {
+            (0..batch).map(|_| (mean + deviation * generator.normal()).exp().clamp(low, high)).collect()
+        };
+        match *self {
+            Self::Edm { mean, deviation } => Levels { t: lognormal(mean, deviation), r: vec![0.0; batch] },
+            Self::Ect { mean, deviation, q, .. } => {
+                let gap = Gap { q, stage: self.stage(progress) as f64 };
+                let t = lognormal(mean, deviation);
+                // Below σ_min there is only the data.
+                let r = t.iter().map(|&t| Some(gap.r(t)).filter(|&r| r > low).unwrap_or(0.0)).collect();
+                Levels { t, r }
+            }
+            Self::Cd { .. } => neighbours(scheduler, scheduler.num_train_timesteps, generator, batch),
+            Self::Ct(schedule) => neighbours(scheduler, schedule.levels(progress), generator, batch),
+        }
+    }
+
+    /// The stage of the step mapping; 0 for recipes without stages.
+    pub fn stage(&self, progress: f64) -> usize {
+        match *self {
+            Self::Ect { stages: [first, last], .. } => {
+                let count = last + 1 - first;
+                first + ((progress * count as f64) as usize).min(count - 1)
+            }
+            _ => 0,
+        }
+    }
+
+    /// μ: decay of the target network, 0 where the target is the online network itself.
+    pub fn target_decay(&self, progress: f64) -> f64 {
+        match self {
+            Self::Cd { mu } => *mu,
+            Self::Ct(schedule) => schedule.decay(progress),
+            Self::Edm { .. } | Self::Ect { .. } => 0.0,
+        }
+    }
+
+    /// Whether the target is a network of its own.
+    pub fn has_target(&self) -> bool {
+        self.target_decay(0.0) > 0.0
+    }
+
+    /// λ of each sample: 1/(t − r) for ECT (its step's length), 1 for CD and CT.
+    pub fn weights(&self, levels: &Levels) -> Vec<f64> {
+        match self {
+            Self::Ect { .. } => levels.t.iter().zip(&levels.r).map(|(t, r)| 1.0 / (t - r)).collect(),
+            _ => vec![1.0; levels.t.len()],
+        }
+    }
+}
+
+/// Song et al. 2023, Algorithms 2 and 3: n ~ U[0, N − 2], t and r neighbours in the schedule of N levels.
+fn neighbours(scheduler: &SchedulerConfig, count: usize, generator: &mut Generator, batch: usize) -> Levels {
+    let schedule = SchedulerConfig { num_train_timesteps: count, ..scheduler.clone() };
+    let mut indices = vec![0; batch];
+    generator.randint(count as u32 - 1, &mut indices);
+    let level = |shift: usize| indices.iter().map(|&i| karras_sigma(&schedule, i as usize + shift)).collect();
+    Levels { t: level(0), r: level(1) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ECT: Recipe = Recipe::Ect { mean: -1.1, deviation: 2.0, q: 2.0, stages: [3, 6] };
+
+    #[test]
+    fn stages_divide_the_run() {
+        let found: Vec<usize> = [0.0, 0.24, 0.25, 0.5, 0.99, 1.0].iter().map(|&p| ECT.stage(p)).collect();
+        assert_eq!(found, [3, 3, 4, 5, 6, 6]);
+    }
+
+    #[test]
+    fn levels_are_ordered_and_in_range() {
+        let scheduler = SchedulerConfig::default();
+        let ct = Recipe::Ct(CtSchedule { s0: 2.0, s1: 150.0, mu0: 0.9 });
+        for recipe in [ECT, Recipe::Cd { mu: 0.95 }, ct, Recipe::Edm { mean: -1.2, deviation: 1.2 }] {
+            for progress in [0.0, 0.5, 1.0] {
+                let levels = recipe.levels(&scheduler, progress, &mut Generator::new(1), 2000);
+                for (&t, &r) in levels.t.iter().zip(&levels.r) {
+                    assert!((0.002..=80.0 + 1e-9).contains(&t), "{recipe:?}: t = {t}");
+                    assert!(r < t && (r == 0.0 || r > 0.002 - 1e-9), "{recipe:?}: r = {r}, t = {t}");
+                }
+                assert!(recipe.weights(&levels).iter().all(|w| w.is_finite() && *w > 0.0));
+            }
+        }
+    }
+
+    #[test]
+    fn lognormal_levels_have_their_moments() {
+        let recipe = Recipe::Edm { mean: -1.2, deviation: 1.2 };
+        let levels = recipe.levels(&SchedulerConfig::default(), 0.0, &mut Generator::new(1), 20_000);
+        let logs: Vec<f64> = levels.t.iter().map(|t| t.ln()).collect();
+        let mean = logs.iter().sum::<f64>() / 20_000.0;
+        let deviation = (logs.iter().map(|l| (l - mean).powi(2)).sum::<f64>() / 20_000.0).sqrt();
+        assert!((mean + 1.2).abs() < 0.03 && (deviation - 1.2).abs() < 0.03, "{mean}, {deviation}");
+    }
+}

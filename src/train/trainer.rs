@@ -1,0 +1,242 @@
+//! One iteration of training.
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+use crate::config::{SchedulerConfig, UNetConfig};
+use crate::consistency::Scalings;
+use crate::error::{Error, Result};
+use crate::reference::{Weights, forward};
+use crate::rng::Generator;
+use crate::train::data::Batch;
+use crate::train::objectives::{Metric, Pair, column, consistency_loss, edm_loss, heun_step, perturb};
+use crate::train::optimizer::{RAdam, moving_average, track};
+use crate::train::recipe::Recipe;
+use crate::unet::{UNet, time_features};
+
+/// What stays the same through a run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// Objective and noise levels.
+    pub recipe: Recipe,
+    /// Images per iteration.
+    pub batch: usize,
+    /// Learning rate before its decay.
+    pub learning_rate: f64,
+    /// Share of the run, at its end, over which the learning rate falls linearly to 0; in [0, 1].
+    pub decay: f64,
+    /// Decay of the average of the weights that samples are drawn with, once the run is long; see [`average_decay`].
+    pub ema: f64,
+    /// Seed of the run.
+    pub seed: u64,
+}
+
+/// What changes from one iteration to the next.
+pub struct State {
+    /// Online weights θ, tracked.
+    pub weights: Weights,
+    /// The average to sample with.
+    pub ema: Weights,
+    /// θ⁻ of CD and CT.
+    pub target: Option<Weights>,
+    /// Moments and the number of iterations done.
+    pub optimizer: RAdam,
+    /// Time spent in training, over all stretches, in seconds.
+    pub seconds: f64,
+}
+
+impl State {
+    /// The beginning of a run from `weights`.
+    pub fn new(weights: Weights, recipe: &Recipe) -> Self {
+        let plain: Weights = weights.into_iter().map(|(n, w)| (n, w.without_autodiff())).collect();
+        Self {
+            optimizer: RAdam::new(&plain),
+            target: recipe.has_target().then(|| plain.clone()),
+            weights: plain.iter().map(|(n, w)| (n.clone(), track(w.clone()))).collect(),
+            ema: plain,
+            seconds: 0.0,
+        }
+    }
+}
+
+/// A U-Net's layers with the scheduler of its noise levels, without weights.
+pub struct Denoiser {
+    /// The architecture.
+    pub config: UNetConfig,
+    /// Noise levels and σ_data.
+    pub scheduler: SchedulerConfig,
+    unet: UNet,
+}
+
+impl Denoiser {
+    /// Lays out the network.
+    pub fn new(config: &UNetConfig, scheduler: &SchedulerConfig) -> Self {
+        Self { config: config.clone(), scheduler: scheduler.clone(), unet: UNet::new(config) }
+    }
+
+    /// The layers.
+    pub fn unet(&self) -> &UNet {
+        &self.unet
+    }
+
+    /// c_skip·x + c_out·F(c_in·x, c_noise), one noise level per sample; `scalings` makes it f(x, σ)
+    /// ([`Scalings::new`]) or an EDM denoiser D(x, σ) ([`Scalings::edm`]).
+    fn call(
+        &self,
+        weights: &Weights,
+        scalings: fn(&SchedulerConfig, f64) -> Scalings,
+        x: &Tensor<4>,
+        sigma: &[f64],
+        labels: &[u32],
+    ) -> Tensor<4> {
+        let device = x.device();
+        let scalings: Vec<Scalings> = sigma.iter().map(|&s| scalings(&self.scheduler, s)).collect();
+        let factor = |of: fn(&Scalings) -> f64| column(&scalings.iter().map(of).collect::<Vec<_>>(), &device);
+        let times: Vec<f32> = scalings.iter().map(|s| s.c_noise as f32).collect();
+        let features =
+            TensorData::new(time_features(&self.config, &times), [sigma.len(), self.config.block_out_channels[0]]);
+        let labels = self.config.num_class_embeds.map(|_| {
+            let labels: Vec<i32> = labels.iter().map(|&l| l as i32).collect();
+            Tensor::<1, Int>::from_data(TensorData::new(labels, [sigma.len()]), &device)
+        });
+        let input = x.clone() * factor(|s| s.c_in);
+        let time = Tensor::from_data(features, &device);
+        let output = forward(&self.unet, weights, &input, &time, labels.as_ref());
+        output * factor(|s| s.c_out) + x.clone() * factor(|s| s.c_skip)
+    }
+}
+
+/// A run: the network, its settings and its state.
+pub struct Trainer {
+    /// The network that is trained.
+    pub denoiser: Denoiser,
+    /// What stays the same.
+    pub settings: Settings,
+    /// What changes.
+    pub state: State,
+    teacher: Option<(Denoiser, Weights)>,
+    device: Device,
+}
+
+impl Trainer {
+    /// A run on `device` (without autodiff), where the state's weights must lie.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when distillation has no teacher or one of another shape, or another recipe has one.
+    pub fn new(
+        denoiser: Denoiser,
+        settings: Settings,
+        state: State,
+        teacher: Option<(Denoiser, Weights)>,
+        device: Device,
+    ) -> Result<Self> {
+        match (settings.recipe, &teacher) {
+            (Recipe::Cd { .. }, None) => return Err(Error::Input("distillation needs a teacher, found none".into())),
+            (Recipe::Cd { .. }, Some((t, _))) => {
+                let shape = |c: &UNetConfig| (c.in_channels, c.sample_size, c.num_class_embeds);
+                let (expected, found) = (shape(&denoiser.config), shape(&t.config));
+                if expected != found {
+                    return Err(Error::Input(format!(
+                        "teacher: expected channels, size and classes {expected:?}, found {found:?}"
+                    )));
+                }
+            }
+            (_, Some(_)) => return Err(Error::Input("only distillation (cd) takes a teacher".into())),
+            (_, None) => {}
+        }
+        Ok(Self { denoiser, settings, state, teacher, device })
+    }
+
+    /// The generator of the next iteration's random numbers; a function of the seed and the iteration alone.
+    pub fn generator(&self) -> Generator {
+        Generator::new(mix(self.settings.seed, self.state.optimizer.step))
+    }
+
+    /// One iteration on `batch` at `progress` in [0, 1]; `generator` draws noise levels and noise. Returns the loss.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when the loss is not finite; the weights are then as before.
+    pub fn step(&mut self, batch: &Batch, generator: &mut Generator, progress: f64) -> Result<f32> {
+        let [height, width] = self.denoiser.config.sample_size;
+        let shape = [batch.labels.len(), self.denoiser.config.in_channels, height, width];
+        let y = Tensor::<4>::from_data(TensorData::new(batch.images.clone(), shape), &self.device);
+        let mut z = vec![0.0; batch.images.len()];
+        generator.randn(&mut z);
+        let z = Tensor::<4>::from_data(TensorData::new(z, shape), &self.device);
+
+        let loss = self.loss(&y, &z, &batch.labels, generator, progress);
+        let value: f32 = loss.clone().without_autodiff().into_scalar();
+        if !value.is_finite() {
+            let step = self.state.optimizer.step;
+            return Err(Error::Input(format!("the loss is {value} at iteration {step}: lower the learning rate")));
+        }
+        let mut gradients = loss.backward();
+        let lr = self.learning_rate(progress);
+        let state = &mut self.state;
+        state.optimizer.update(&mut state.weights, &mut gradients, lr);
+        moving_average(&mut state.ema, &state.weights, average_decay(self.settings.ema, state.optimizer.step));
+        if let Some(target) = &mut state.target {
+            moving_average(target, &state.weights, self.settings.recipe.target_decay(progress));
+        }
+        Ok(value)
+    }
+
+    /// The learning rate at `progress`.
+    pub fn learning_rate(&self, progress: f64) -> f64 {
+        let left = (1.0 - progress).max(0.0);
+        if left >= self.settings.decay {
+            return self.settings.learning_rate;
+        }
+        self.settings.learning_rate * left / self.settings.decay
+    }
+
+    fn loss(
+        &self,
+        y: &Tensor<4>,
+        z: &Tensor<4>,
+        labels: &[u32],
+        generator: &mut Generator,
+        progress: f64,
+    ) -> Tensor<1> {
+        let recipe = &self.settings.recipe;
+        let scheduler = &self.denoiser.scheduler;
+        let levels = recipe.levels(scheduler, progress, generator, labels.len());
+        let (t, r) = (levels.t.as_slice(), levels.r.as_slice());
+        let online = |x: &Tensor<4>, s: &[f64]| self.denoiser.call(&self.state.weights, Scalings::new, x, s, labels);
+        let x_t = perturb(y, z, t);
+        let x_r = match (recipe, &self.teacher) {
+            (Recipe::Edm { .. }, _) => {
+                let denoised =
+                    |x: &Tensor<4>, s: &[f64]| self.denoiser.call(&self.state.weights, Scalings::edm, x, s, labels);
+                return edm_loss(denoised, y, z, t, scheduler.sigma_data);
+            }
+            (Recipe::Cd { .. }, Some((teacher, weights))) => {
+                heun_step(|x, s| teacher.call(weights, Scalings::edm, x, s, labels), &x_t, t, r)
+            }
+            _ => perturb(y, z, r),
+        };
+        let held: Weights = match &self.state.target {
+            Some(target) => target.clone(),
+            None => self.state.weights.iter().map(|(n, w)| (n.clone(), w.clone().without_autodiff())).collect(),
+        };
+        let target = |x: &Tensor<4>, s: &[f64]| self.denoiser.call(&held, Scalings::new, x, s, labels);
+        let metric = match recipe {
+            Recipe::Ect { .. } => Metric::PseudoHuber(0.0),
+            _ => Metric::SquaredL2,
+        };
+        consistency_loss(online, target, &Pair { x_t: &x_t, t, x_r: &x_r, r }, &recipe.weights(&levels), metric)
+    }
+}
+
+/// The average's decay at iteration k ≥ 1: min(`decay`, (1 + k)/(10 + k)), so that a young average forgets its
+/// beginning.
+pub fn average_decay(decay: f64, k: u64) -> f64 {
+    decay.min((1.0 + k as f64) / (10.0 + k as f64))
+}
+
+/// A seed for iteration k of a run (SplitMix64's finaliser), so that neighbouring iterations share nothing.
+fn mix(seed: u64, k: u64) -> u64 {
+    let mut v = seed.wrapping_add(k.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    v = (v ^ (v >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    v = (v ^ (v >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    v ^ (v >> 31)
+}

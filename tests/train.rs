@@ -1,0 +1,203 @@
+//! Training end to end, on a tiny network.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use consistency_sampler::config::{SchedulerConfig, UNetConfig};
+use consistency_sampler::folder::ModelFolder;
+use consistency_sampler::network::Network;
+use consistency_sampler::reference::{BurnUNet, Weights};
+use consistency_sampler::rng::Generator;
+use consistency_sampler::sampler::Request;
+use consistency_sampler::train::checkpoint::{read_state, write_model, write_state};
+use consistency_sampler::train::data::Batch;
+use consistency_sampler::train::initial::initial_weights;
+use consistency_sampler::train::objectives::CtSchedule;
+use consistency_sampler::train::recipe::Recipe;
+use consistency_sampler::train::trainer::{Denoiser, Settings, State, Trainer, average_decay};
+
+/// Two levels with attention, 8×8 pixels, two classes.
+const CONFIG: &str = r#"{
+  "_class_name": "UNet2DModel", "sample_size": 8, "in_channels": 1, "out_channels": 1, "layers_per_block": 1,
+  "block_out_channels": [8, 16], "norm_num_groups": 4, "attention_head_dim": 8, "num_class_embeds": 2,
+  "down_block_types": ["ResnetDownsampleBlock2D", "AttnDownBlock2D"],
+  "up_block_types": ["AttnUpBlock2D", "ResnetUpsampleBlock2D"],
+  "resnet_time_scale_shift": "scale_shift", "downsample_type": "resnet", "upsample_type": "resnet"
+}"#;
+const SCHEDULER: &str = r#"{"_class_name": "CMStochasticIterativeScheduler"}"#;
+
+const ECT: Recipe = Recipe::Ect { mean: -1.1, deviation: 2.0, q: 2.0, stages: [0, 3] };
+const CT: Recipe = Recipe::Ct(CtSchedule { s0: 2.0, s1: 10.0, mu0: 0.9 });
+/// Wider than the paper, so that σ = 80, where one step begins, is learned too.
+const EDM: Recipe = Recipe::Edm { mean: 1.0, deviation: 2.0 };
+
+fn denoiser() -> Denoiser {
+    Denoiser::new(&UNetConfig::parse(CONFIG).unwrap(), &SchedulerConfig::parse(SCHEDULER).unwrap())
+}
+
+fn start(recipe: Recipe) -> State {
+    State::new(initial_weights(&denoiser().unet().parameters(), 5, &Device::flex()), &recipe)
+}
+
+fn trainer(recipe: Recipe, state: State) -> Trainer {
+    let settings = Settings { recipe, batch: 4, learning_rate: 1e-2, decay: 0.5, ema: 0.9, seed: 3 };
+    let teacher = matches!(recipe, Recipe::Cd { .. })
+        .then(|| (denoiser(), initial_weights(&denoiser().unet().parameters(), 6, &Device::flex())));
+    Trainer::new(denoiser(), settings, state, teacher, Device::flex()).unwrap()
+}
+
+/// Class 0 is a dark image, class 1 a bright one.
+fn batch(generator: &mut Generator) -> Batch {
+    let mut labels = vec![0; 4];
+    generator.randint(2, &mut labels);
+    let images = labels.iter().flat_map(|&l| [l as f32 * 1.6 - 0.8; 64]).collect();
+    Batch { images, labels }
+}
+
+fn steps(trainer: &mut Trainer, range: std::ops::Range<u64>, total: u64) -> Vec<f32> {
+    range
+        .map(|k| {
+            let mut generator = trainer.generator();
+            let batch = batch(&mut generator);
+            trainer.step(&batch, &mut generator, k as f64 / total as f64).unwrap()
+        })
+        .collect()
+}
+
+fn values(weights: &Weights) -> Vec<(String, Vec<f32>)> {
+    let read = |w: &Tensor<1>| w.clone().without_autodiff().into_data().try_to_vec::<f32>().unwrap();
+    let mut all: Vec<_> = weights.iter().map(|(n, w)| (n.clone(), read(w))).collect();
+    all.sort_by(|a, b| a.0.cmp(&b.0));
+    all
+}
+
+fn scratch(name: &str) -> PathBuf {
+    let path = std::env::temp_dir().join(format!("consistency-sampler-{name}-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&path);
+    path
+}
+
+#[test]
+fn a_resumed_run_is_the_uninterrupted_one() {
+    let folder = scratch("resume");
+    for recipe in [ECT, CT, EDM, Recipe::Cd { mu: 0.95 }] {
+        let mut whole = trainer(recipe, start(recipe));
+        let losses = steps(&mut whole, 0..8, 8);
+
+        let mut first = trainer(recipe, start(recipe));
+        let mut found = steps(&mut first, 0..3, 8);
+        let file = folder.join("state.safetensors");
+        write_state(&file, &first.state, "settings").unwrap();
+        let state = read_state(&file, &denoiser().unet().parameters(), "settings", &Device::flex()).unwrap();
+        let mut second = trainer(recipe, state);
+        found.extend(steps(&mut second, 3..8, 8));
+
+        assert_eq!(found, losses, "{recipe:?}: losses");
+        assert_eq!(values(&second.state.weights), values(&whole.state.weights), "{recipe:?}: weights");
+        assert_eq!(values(&second.state.ema), values(&whole.state.ema), "{recipe:?}: average");
+        let target = |t: &Trainer| t.state.target.as_ref().map(values);
+        assert_eq!(target(&second), target(&whole), "{recipe:?}: target");
+        assert_eq!(target(&whole).is_some(), matches!(recipe, Recipe::Ct(_) | Recipe::Cd { .. }));
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn every_recipe_learns_the_classes() {
+    for recipe in [ECT, CT, EDM] {
+        let mut t = trainer(recipe, start(recipe));
+        (0..100).for_each(|_| drop(steps(&mut t, 0..1, 8)));
+        let mut network = BurnUNet::on_cpu(&t.denoiser.config);
+        values(&t.state.ema).iter().for_each(|(name, v)| network.load(name, v).unwrap());
+        let request = Request { batch: 8, class_labels: Some(vec![0, 1, 0, 1, 0, 1, 0, 1]), ..Request::default() };
+        let run = request.run(&mut network, &t.denoiser.config, &t.denoiser.scheduler, |_| ControlFlow::Continue(()));
+        let samples = pollster::block_on(run).unwrap();
+        for (i, image) in samples.chunks(64).enumerate() {
+            let (found, expected) = (image.iter().sum::<f32>() / 64.0, (i % 2) as f32 * 1.6 - 0.8);
+            assert!((found - expected).abs() < 0.4, "{recipe:?}, sample {i}: mean {found}, expected {expected}");
+        }
+    }
+}
+
+#[test]
+fn the_gradient_is_the_slope_of_the_loss() {
+    // One step of lr on momentum: RAdam's first step is w ← w − lr·g. So the loss must fall by about lr·‖g‖².
+    let mut t = trainer(EDM, start(EDM));
+    t.settings.learning_rate = 1e-4;
+    let mut again = || {
+        let mut generator = Generator::new(1);
+        let batch = batch(&mut generator);
+        let before = t.state.weights.clone();
+        let loss = t.step(&batch, &mut generator, 0.0).unwrap();
+        let moved: f32 = values(&before)
+            .iter()
+            .zip(values(&t.state.weights))
+            .flat_map(|(a, b)| a.1.clone().into_iter().zip(b.1).collect::<Vec<_>>())
+            .map(|(a, b)| (a - b).powi(2))
+            .sum();
+        (loss, moved)
+    };
+    let ((before, moved), (after, _)) = (again(), again());
+    let expected = moved / 1e-4;
+    let found = before - after;
+    assert!((found / expected - 1.0).abs() < 0.1, "the loss fell by {found}, the gradient says {expected}");
+}
+
+#[test]
+fn a_young_average_forgets_its_beginning() {
+    assert_eq!(average_decay(0.999, 0), 0.1);
+    assert_eq!(average_decay(0.999, 8), 0.5);
+    assert_eq!(average_decay(0.999, 1_000_000), 0.999);
+}
+
+#[test]
+fn the_learning_rate_falls_to_nothing() {
+    let t = trainer(EDM, start(EDM));
+    let rates: Vec<f64> = [0.0, 0.5, 0.75, 1.0].iter().map(|&p| t.learning_rate(p)).collect();
+    assert_eq!(rates, [1e-2, 1e-2, 5e-3, 0.0]);
+}
+
+#[test]
+fn the_model_folder_reads_back() {
+    let folder = scratch("model");
+    let weights = initial_weights(&denoiser().unet().parameters(), 5, &Device::flex());
+    write_model(&folder, CONFIG, SCHEDULER, denoiser().unet(), &weights).unwrap();
+    let model = ModelFolder::open(&folder).unwrap();
+    let mut found = Weights::new();
+    model
+        .read_weights(&denoiser().unet().parameters(), |_, _| {}, &mut |name, v| {
+            found.insert(name.into(), Tensor::from_data(TensorData::new(v.to_vec(), [v.len()]), &Device::flex()));
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(values(&found), values(&weights));
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn checkpoints_of_other_runs_are_refused() {
+    let folder = scratch("refused");
+    let file = folder.join("state.safetensors");
+    let parameters = denoiser().unet().parameters();
+    let read =
+        |settings: &str| read_state(&file, &parameters, settings, &Device::flex()).map(|_| ()).unwrap_err().to_string();
+    assert!(read("a").contains("nothing to resume"));
+    write_state(&file, &start(ECT), "a").unwrap();
+    assert!(read("b").contains("expected a run with settings b, found a"));
+    let other = consistency_sampler::unet::Parameter { name: "other".into(), shape: vec![1] };
+    let error = read_state(&file, &[other], "a", &Device::flex()).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("missing tensor"), "{error}");
+    let bytes = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
+    assert!(read("a").contains("not a checkpoint"));
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn distillation_needs_a_teacher() {
+    let cd = Recipe::Cd { mu: 0.0 };
+    let settings = Settings { recipe: cd, batch: 4, learning_rate: 1e-2, decay: 0.5, ema: 0.9, seed: 3 };
+    let error = Trainer::new(denoiser(), settings, start(cd), None, Device::flex()).map(|_| ()).unwrap_err();
+    assert!(error.to_string().contains("needs a teacher"));
+}

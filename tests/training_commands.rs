@@ -1,0 +1,132 @@
+//! `train` and `evaluate` as a person uses them, on a tiny network and a folder of PNGs.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use consistency_sampler::train::classifier::Classifier;
+use consistency_sampler::train::data::Dataset;
+
+/// Two levels, 8×8 pixels, two classes.
+const CONFIG: &str = r#"{
+  "_class_name": "UNet2DModel", "sample_size": 8, "in_channels": 1, "out_channels": 1, "layers_per_block": 1,
+  "block_out_channels": [8, 16], "norm_num_groups": 4, "attention_head_dim": 8, "num_class_embeds": 2,
+  "down_block_types": ["ResnetDownsampleBlock2D", "AttnDownBlock2D"],
+  "up_block_types": ["AttnUpBlock2D", "ResnetUpsampleBlock2D"],
+  "resnet_time_scale_shift": "scale_shift", "downsample_type": "resnet", "upsample_type": "resnet"
+}"#;
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_consistency-sampler")).args(arguments).output().unwrap()
+}
+
+fn succeed(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs, expects failure, and returns the one line that says why.
+fn error(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success(), "{arguments:?} succeeded");
+    let lines: Vec<&str> = text.lines().filter(|l| l.starts_with("error: ")).collect();
+    let &[line] = lines.as_slice() else { panic!("expected one line of error, found {text:?}") };
+    line["error: ".len()..].to_owned()
+}
+
+/// A folder with a configuration and `data/`: ten dark images of class `a`, ten bright ones of class `b`.
+fn scratch(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = fs::remove_dir_all(&path);
+    for (class, grey) in [("a", 20u8), ("b", 200)] {
+        let folder = path.join("data").join(class);
+        fs::create_dir_all(&folder).unwrap();
+        for i in 0..10 {
+            let file = File::create(folder.join(format!("{i}.png"))).unwrap();
+            let mut encoder = png::Encoder::new(file, 8, 8);
+            encoder.set_color(png::ColorType::Grayscale);
+            let pixels: Vec<u8> = (0..64).map(|p| grey + (p * 7 + i * 13) % 40).collect();
+            encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
+        }
+    }
+    fs::write(path.join("config.json"), CONFIG).unwrap();
+    path
+}
+
+fn str(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn a_model_is_trained_resumed_sampled_and_evaluated() {
+    let dir = scratch("train");
+    let (data, config, model) = (dir.join("data"), dir.join("config.json"), dir.join("model"));
+    let train = |more: &[&'static str]| {
+        let fixed =
+            ["train", "--recipe", "ect", "--data", str(&data), "--output", str(&model), "--config", str(&config)];
+        [&fixed[..], &["--batch", "4", "--stages", "0,1"], more].concat()
+    };
+    succeed(&train(&["--iterations", "5"]));
+    assert!(error(&train(&["--iterations", "8"])).contains("holds a run: continue it with --resume"));
+    assert!(error(&train(&["--iterations", "8", "--resume", "--seed", "1"])).contains("expected a run with settings"));
+    succeed(&train(&["--iterations", "8", "--resume"]));
+    let csv = fs::read_to_string(model.join("training/loss.csv")).unwrap();
+    let iterations: Vec<&str> = csv.lines().map(|l| l.split(',').next().unwrap()).collect();
+    assert_eq!(iterations, ["iteration", "1", "2", "3", "4", "5", "6", "7", "8"]);
+    assert!(model.join("training/loss.png").exists());
+    for steps in [1, 2] {
+        let reader = png::Decoder::new(std::io::BufReader::new(
+            File::open(model.join(format!("training/samples-final-{steps}.png"))).unwrap(),
+        ));
+        let info = reader.read_info().unwrap();
+        assert_eq!((info.info().width, info.info().height), (16, 32), "two classes, four samples of each");
+    }
+
+    let picture = dir.join("picture.png");
+    succeed(&["sample", "--device", "cpu", "--model", str(&model), "--output", str(&picture), "--class-labels", "1"]);
+    assert!(picture.exists());
+
+    let classifier = dir.join("classifier.safetensors");
+    let (training, _) = Dataset::open_split(&data).unwrap();
+    Classifier::train(&training, 60, 0, |_, _| {}).write(&classifier).unwrap();
+    let evaluate = ["evaluate", "--device", "cpu", "--model", str(&model), "--data", str(&data), "--samples", "20"];
+    let more = ["--num-inference-steps", "2", "--classifier", str(&classifier), "--json"];
+    let text = succeed(&[&evaluate[..], &more].concat());
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let number = |key: &str| json[key].as_f64().unwrap_or_else(|| panic!("{key} in {text}"));
+    assert_eq!((number("samples"), number("network_calls"), number("seed")), (20.0, 2.0, 0.0));
+    assert_eq!(number("classifier_accuracy"), 1.0, "dark and bright are told apart");
+    assert!((0.0..=1.0).contains(&number("class_accuracy")));
+    assert!(number("frechet") > 0.0 && number("frechet_floor") > 0.0);
+    assert!(number("copies") <= 20.0 && number("copies_in_features") <= 20.0);
+}
+
+#[test]
+fn bad_requests_are_refused_in_one_line() {
+    let dir = scratch("refused");
+    let (data, config, model) = (dir.join("data"), dir.join("config.json"), dir.join("model"));
+    let train = |recipe: &str, more: &[&str]| {
+        let fixed = ["train", "--recipe", recipe, "--data", str(&data), "--output", str(&model), "--iterations", "1"];
+        error(&[&fixed[..], more].concat())
+    };
+    let from = ["--config", str(&config)];
+    let with = |more: &[&'static str]| train("ect", &[&from[..], more].concat());
+    assert_eq!(with(&["--lr", "0"]), "--lr: expected a positive number, found 0");
+    assert_eq!(with(&["--ema", "1.5"]), "--ema: expected 0 to 1, found 1.5");
+    assert_eq!(with(&["--batch", "0"]), "--batch: expected at least 1, found 0");
+    assert_eq!(with(&["--stages", "3,1"]), "--stages: expected the first not above the last, found 3,1");
+    assert_eq!(with(&["--stages", "3"]), "--stages: expected two numbers, found 1");
+    assert_eq!(with(&["--q", "1"]), "--q: expected above 1, found 1");
+    assert!(with(&["--resume"]).contains("nothing to resume"));
+    assert_eq!(train("cd", &from), "distillation needs a teacher, found none");
+    assert!(train("ect", &["--init", str(&dir)]).contains("unet/config.json: No such file"));
+    fs::write(&config, CONFIG.replace("\"sample_size\": 8", "\"sample_size\": 16")).unwrap();
+    assert_eq!(train("ect", &from), "--data: expected images [C,H,W] [1, 16, 16], found [1, 8, 8]");
+    fs::write(&config, CONFIG.replace("\"num_class_embeds\": 2", "\"num_class_embeds\": 1")).unwrap();
+    assert_eq!(train("ect", &from), "--data: expected at most 1 classes, found 2");
+    assert!(!model.exists(), "a refused run leaves nothing behind");
+    let evaluate = error(&["evaluate", "--model", str(&dir), "--data", str(&data)]);
+    assert!(evaluate.contains("model_index.json: no such file"), "{evaluate}");
+}
