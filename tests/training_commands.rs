@@ -99,6 +99,8 @@ fn a_model_is_trained_resumed_sampled_and_evaluated() {
     assert_eq!((number("samples"), number("network_calls"), number("seed")), (20.0, 2.0, 0.0));
     assert_eq!(number("classifier_accuracy"), 1.0, "dark and bright are told apart");
     assert!((0.0..=1.0).contains(&number("class_accuracy")));
+    let text = succeed(&[&evaluate[..], &["--edm-steps", "3", "--classifier", str(&classifier), "--json"]].concat());
+    assert!(text.contains("\"network_calls\":5"), "{text}");
     assert!(number("frechet") > 0.0 && number("frechet_floor") > 0.0);
     assert!(number("copies") <= 20.0 && number("copies_in_features") <= 20.0);
 }
@@ -107,6 +109,7 @@ fn a_model_is_trained_resumed_sampled_and_evaluated() {
 fn bad_requests_are_refused_in_one_line() {
     let dir = scratch("refused");
     let (data, config, model) = (dir.join("data"), dir.join("config.json"), dir.join("model"));
+    let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/mnist-shape");
     let train = |recipe: &str, more: &[&str]| {
         let fixed = ["train", "--recipe", recipe, "--data", str(&data), "--output", str(&model), "--iterations", "1"];
         error(&[&fixed[..], more].concat())
@@ -126,6 +129,8 @@ fn bad_requests_are_refused_in_one_line() {
     assert_eq!(train("ect", &from), "--data: expected images [C,H,W] [1, 16, 16], found [1, 8, 8]");
     fs::write(&config, CONFIG.replace("\"num_class_embeds\": 2", "\"num_class_embeds\": 1")).unwrap();
     assert_eq!(train("ect", &from), "--data: expected at most 1 classes, found 2");
+    let edm = ["evaluate", "--model", str(&goldens), "--data", str(&data), "--edm-steps", "1"];
+    assert_eq!(error(&edm), "--edm-steps: expected at least 2, found 1");
     assert!(!model.exists(), "a refused run leaves nothing behind");
     let evaluate = error(&["evaluate", "--model", str(&dir), "--data", str(&data)]);
     assert!(evaluate.contains("model_index.json: no such file"), "{evaluate}");

@@ -7,6 +7,7 @@
 //! - [`recipe`]: which objective at which noise levels, by the progress of a run.
 //! - [`initial`]: random weights to start from.
 //! - [`trainer`]: one iteration; [`checkpoint`]: what a run keeps on disk.
+//! - [`teacher`]: samples of a denoiser.
 //! - [`classifier`], [`evaluation`]: how good samples are.
 //!
 //! A run draws the random numbers of iteration k from a generator that `(seed, k)` seeds, so that a resumed run
@@ -21,4 +22,5 @@ pub mod initial;
 pub mod objectives;
 pub mod optimizer;
 pub mod recipe;
+pub mod teacher;
 pub mod trainer;

@@ -1,10 +1,13 @@
 //! One iteration of training.
 
+use std::path::Path;
+
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::config::{SchedulerConfig, UNetConfig};
 use crate::consistency::Scalings;
 use crate::error::{Error, Result};
+use crate::folder::ModelFolder;
 use crate::reference::{Weights, forward};
 use crate::rng::Generator;
 use crate::train::data::Batch;
@@ -73,6 +76,22 @@ impl Denoiser {
         Self { config: config.clone(), scheduler: scheduler.clone(), unet: UNet::new(config) }
     }
 
+    /// Reads a model folder, weights and all.
+    ///
+    /// # Errors
+    /// Those of [`ModelFolder`].
+    pub fn read(folder: &Path, device: &Device) -> Result<(Self, Weights)> {
+        let folder = ModelFolder::open(folder)?;
+        let denoiser = Self::new(&folder.unet, &folder.scheduler);
+        let mut weights = Weights::new();
+        folder.read_weights(&denoiser.unet.parameters(), |_, _| {}, &mut |name, values| {
+            let tensor = Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), device);
+            weights.insert(name.to_owned(), tensor);
+            Ok(())
+        })?;
+        Ok((denoiser, weights))
+    }
+
     /// The layers.
     pub fn unet(&self) -> &UNet {
         &self.unet
@@ -80,7 +99,7 @@ impl Denoiser {
 
     /// c_skip·x + c_out·F(c_in·x, c_noise), one noise level per sample; `scalings` makes it f(x, σ)
     /// ([`Scalings::new`]) or an EDM denoiser D(x, σ) ([`Scalings::edm`]).
-    fn call(
+    pub fn call(
         &self,
         weights: &Weights,
         scalings: fn(&SchedulerConfig, f64) -> Scalings,

@@ -41,6 +41,12 @@ pub enum AnyNetwork {
 }
 
 impl ModelArguments {
+    /// Where the model is.
+    #[cfg(feature = "train")]
+    pub fn path(&self) -> &std::path::Path {
+        &self.model
+    }
+
     /// Reads the folder's configuration.
     pub fn folder(&self) -> Result<ModelFolder> {
         ModelFolder::open(&self.model)

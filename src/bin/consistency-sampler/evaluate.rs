@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use consistency_sampler::config::UNetConfig;
 use consistency_sampler::folder::ModelFolder;
+use consistency_sampler::reference::Weights;
 use consistency_sampler::sampler::Request;
 use consistency_sampler::train::classifier::{Classifier, FEATURES};
 use consistency_sampler::train::data::Dataset;
 use consistency_sampler::train::evaluation::{Moments, copies, frechet_distance};
+use consistency_sampler::train::teacher;
+use consistency_sampler::train::trainer::Denoiser;
 use consistency_sampler::{Error, Result};
 use indicatif::ProgressBar;
 
@@ -41,6 +44,10 @@ pub struct Arguments {
     #[arg(long, value_name = "T,…", value_delimiter = ',')]
     timesteps: Option<Vec<usize>>,
 
+    /// The model is an EDM denoiser: integrate its ODE in this many steps, 2·STEPS − 1 calls, on the CPU
+    #[arg(long, value_name = "STEPS", conflicts_with_all = ["num_inference_steps", "timesteps"])]
+    edm_steps: Option<usize>,
+
     /// Seed of the samples
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -58,7 +65,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let folder = arguments.model.folder()?;
     let (train, test) = Dataset::open_split(&arguments.data)?;
     check(arguments, &folder, &train)?;
-    let mut network = arguments.model.network(&folder, &folder.unet)?;
+    let mut sampler = match arguments.edm_steps {
+        Some(steps) => {
+            Sampler::Edm(Box::new(Denoiser::read(arguments.model.path(), &burn::tensor::Device::flex())?), steps)
+        }
+        None => Sampler::Consistency(Box::new(arguments.model.network(&folder, &folder.unet)?)),
+    };
     let classifier = classifier(arguments, &train)?;
 
     let real = judge(&classifier, &train, "training images");
@@ -66,13 +78,16 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let moments = Moments::new(&real.features, FEATURES);
     let floor = frechet_distance(&Moments::new(&held_out.features, FEATURES), &moments);
 
-    let found = samples(arguments, &folder, &mut network, &classifier)?;
+    let found = samples(arguments, &folder, &mut sampler, &classifier)?;
     let distance = frechet_distance(&Moments::new(&found.features, FEATURES), &moments);
     let dim: usize = train.shape.iter().product();
     let in_pixels = copies(&found.images, &real.images, dim);
     let in_features = copies(&found.features, &real.features, FEATURES);
     let accuracy = |j: &Judged| j.right as f64 / j.count as f64;
-    let calls = arguments.request(&folder.unet, 0, 1).schedule(&folder.scheduler)?.steps.len();
+    let calls = match arguments.edm_steps {
+        Some(steps) => 2 * steps - 1,
+        None => arguments.request(&folder.unet, 0, 1).schedule(&folder.scheduler)?.steps.len(),
+    };
     if arguments.json {
         let json = serde_json::json!({
             "class_accuracy": folder.unet.num_class_embeds.map(|_| accuracy(&found)),
@@ -116,6 +131,12 @@ impl Arguments {
 /// What is wrong with the arguments should show before anything is computed.
 fn check(arguments: &Arguments, folder: &ModelFolder, data: &Dataset) -> Result<()> {
     arguments.request(&folder.unet, 0, 1).schedule(&folder.scheduler)?;
+    if arguments.edm_steps.is_some_and(|steps| steps < 2) {
+        return Err(Error::Input(format!(
+            "--edm-steps: expected at least 2, found {}",
+            arguments.edm_steps.unwrap_or(0)
+        )));
+    }
     if arguments.samples < 2 {
         return Err(Error::Input(format!("--samples: expected at least 2, found {}", arguments.samples)));
     }
@@ -130,6 +151,14 @@ fn check(arguments: &Arguments, folder: &ModelFolder, data: &Dataset) -> Result<
         }
         _ => Ok(()),
     }
+}
+
+/// What draws the samples.
+enum Sampler {
+    /// A consistency model.
+    Consistency(Box<AnyNetwork>),
+    /// A denoiser, and its number of steps.
+    Edm(Box<(Denoiser, Weights)>, usize),
 }
 
 /// Images with what the classifier says of them.
@@ -166,15 +195,25 @@ fn judge(classifier: &Classifier, data: &Dataset, what: &str) -> Judged {
 fn samples(
     arguments: &Arguments,
     folder: &ModelFolder,
-    network: &mut AnyNetwork,
+    sampler: &mut Sampler,
     classifier: &Classifier,
 ) -> Result<Judged> {
     let bar = bar(arguments.samples, "samples");
     let mut judged = Judged::default();
     for first in (0..arguments.samples).step_by(BATCH) {
         let request = arguments.request(&folder.unet, first, BATCH.min(arguments.samples - first));
-        let run = request.run(network, &folder.unet, &folder.scheduler, |_| ControlFlow::Continue(()));
-        let mut images = pollster::block_on(run)?;
+        let mut images = match sampler {
+            Sampler::Consistency(network) => {
+                let network = network.as_mut();
+                let run = request.run(network, &folder.unet, &folder.scheduler, |_| ControlFlow::Continue(()));
+                pollster::block_on(run)?
+            }
+            Sampler::Edm(model, steps) => {
+                let (denoiser, weights) = model.as_ref();
+                let labels = request.class_labels.clone().unwrap_or_else(|| vec![0; request.batch]);
+                teacher::sample(denoiser, weights, &labels, *steps, request.seed)?
+            }
+        };
         // As a picture holds them.
         images.iter_mut().for_each(|v| *v = v.clamp(-1.0, 1.0));
         judged.push(classifier, &images, request.class_labels.as_deref().unwrap_or_default());

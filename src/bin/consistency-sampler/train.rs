@@ -6,13 +6,12 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::Device;
 use clap::{Args, ValueEnum};
 use consistency_sampler::config::{SchedulerConfig, UNetConfig};
 use consistency_sampler::consistency::karras_sigma;
-use consistency_sampler::folder::ModelFolder;
 use consistency_sampler::network::Network;
-use consistency_sampler::reference::{BurnUNet, Weights};
+use consistency_sampler::reference::BurnUNet;
 use consistency_sampler::rng::Generator;
 use consistency_sampler::sampler::Request;
 use consistency_sampler::train::checkpoint::{read_state, write_atomically, write_model, write_state};
@@ -240,12 +239,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             return Err(Error::Input(format!("{found} holds a run: continue it with --resume or name another folder")));
         }
         let weights = match &arguments.init {
-            Some(dir) => load(dir, &device)?.1,
+            Some(dir) => Denoiser::read(dir, &device)?.1,
             None => initial_weights(&parameters, arguments.seed, &device),
         };
         State::new(weights, &recipe)
     };
-    let teacher = arguments.teacher.as_ref().map(|dir| load(dir, &device)).transpose()?;
+    let teacher = arguments.teacher.as_ref().map(|dir| Denoiser::read(dir, &device)).transpose()?;
     let mut run = Run {
         output: &arguments.output,
         unet_json,
@@ -434,19 +433,6 @@ fn check_data(data: &Source, config: &UNetConfig) -> Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-/// Reads a model's weights.
-fn load(folder: &Path, device: &Device) -> Result<(Denoiser, Weights)> {
-    let folder = ModelFolder::open(folder)?;
-    let denoiser = Denoiser::new(&folder.unet, &folder.scheduler);
-    let mut weights = Weights::new();
-    folder.read_weights(&denoiser.unet().parameters(), |_, _| {}, &mut |name, values| {
-        let tensor = Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), device);
-        weights.insert(name.to_owned(), tensor);
-        Ok(())
-    })?;
-    Ok((denoiser, weights))
 }
 
 fn create(folder: &Path) -> Result<()> {

@@ -1,0 +1,81 @@
+//! Samples of an EDM denoiser, many calls each: what distillation makes one call of.
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+use crate::config::SchedulerConfig;
+use crate::consistency::{Scalings, karras_sigma};
+use crate::error::{Error, Result};
+use crate::reference::Weights;
+use crate::rng::Generator;
+use crate::train::objectives::heun_step;
+use crate::train::trainer::Denoiser;
+
+/// Draws one sample per label with Karras et al. 2022, Algorithm 1, without churn: `steps` Karras levels from σ_max to
+/// σ_min, a Heun step between neighbours and an Euler step to 0, 2·`steps` − 1 calls in all.
+///
+/// `labels` says how many samples there are even where the model knows no classes. Returns (B, C, H, W) in about
+/// [−1, 1].
+///
+/// # Errors
+/// [`Error::Input`] for fewer than two steps, no label, or a label that the model does not know.
+pub fn sample(denoiser: &Denoiser, weights: &Weights, labels: &[u32], steps: usize, seed: u64) -> Result<Vec<f32>> {
+    if steps < 2 {
+        return Err(Error::Input(format!("expected at least 2 steps, found {steps}")));
+    }
+    if labels.is_empty() {
+        return Err(Error::Input("expected at least one label, found none".into()));
+    }
+    let classes = denoiser.config.num_class_embeds.map_or(u32::MAX, |n| n as u32);
+    if let Some(bad) = labels.iter().find(|&&l| l >= classes) {
+        return Err(Error::Input(format!("class labels must be below {classes}, found {bad}")));
+    }
+    let [height, width] = denoiser.config.sample_size;
+    let shape = [labels.len(), denoiser.config.in_channels, height, width];
+    let mut z = vec![0.0; shape.iter().product()];
+    Generator::new(seed).randn(&mut z);
+    let levels = SchedulerConfig { num_train_timesteps: steps, ..denoiser.scheduler.clone() };
+    let sigmas: Vec<f64> = (0..steps).map(|i| karras_sigma(&levels, i)).collect();
+    let x = Tensor::from_data(TensorData::new(z, shape), &Device::flex()) * levels.sigma_max;
+    let end = integrate(|x, sigma| denoiser.call(weights, Scalings::edm, x, sigma, labels), x, &sigmas);
+    end.into_data().try_to_vec::<f32>().map_err(|e| Error::Gpu(format!("burn: {e:?}")))
+}
+
+/// Follows the probability-flow ODE from x at the first of `sigmas` through all of them to 0, where the Euler step
+/// ends on the denoiser's answer.
+fn integrate(denoiser: impl Fn(&Tensor<4>, &[f64]) -> Tensor<4>, mut x: Tensor<4>, sigmas: &[f64]) -> Tensor<4> {
+    let batch = x.dims()[0];
+    for pair in sigmas.windows(2) {
+        x = heun_step(&denoiser, &x, &vec![pair[0]; batch], &vec![pair[1]; batch]);
+    }
+    denoiser(&x, &vec![*sigmas.last().expect("at least one level"); batch])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn gaussian_data_is_reached_to_second_order() {
+        // Data N(0, ¼): D = ¼/(¼ + σ²)·x, and the ODE takes x at σ to x·½/√(¼ + σ²) at 0.
+        let error = |steps: usize| {
+            let calls = Cell::new(0);
+            let denoiser = |x: &Tensor<4>, sigma: &[f64]| {
+                calls.set(calls.get() + 1);
+                x.clone() * (0.25 / (0.25 + sigma[0] * sigma[0]))
+            };
+            let levels = SchedulerConfig { num_train_timesteps: steps, ..Default::default() };
+            let sigmas: Vec<f64> = (0..steps).map(|i| karras_sigma(&levels, i)).collect();
+            let x = Tensor::<4>::ones([1, 1, 2, 2], &Device::flex()) * 80.0;
+            let found: f32 = integrate(denoiser, x, &sigmas).max().into_scalar();
+            assert_eq!(calls.get(), 2 * steps - 1);
+            let expected = 80.0 * 0.5 / (0.25f32 + 6400.0).sqrt();
+            (found / expected - 1.0).abs()
+        };
+        let (coarse, fine) = (error(18), error(72));
+        assert!(coarse < 0.06, "{coarse} in 35 calls");
+        // Four times the steps: a sixteenth of the error.
+        assert!((10.0..24.0).contains(&(coarse / fine)), "{coarse} with 18 steps, {fine} with 72");
+    }
+}
