@@ -347,7 +347,7 @@ def make_checkpoint(name, unet_config, scheduler_config, options):
 
 SHIPPED = (
     # What the page draws when it is opened.
-    {"name": "sample0", "seed": 0, "num_inference_steps": 2, "class_labels": list(range(10))},
+    {"name": "sample0", "seed": 6, "num_inference_steps": 2, "class_labels": list(range(10))},
     {"name": "sample1", "seed": 5, "timesteps": [22, 0], "class_labels": [3, 1, 4]},
     {"name": "sample2", "seed": 2**40 + 1, "num_inference_steps": 1, "class_labels": [7]},
 )
