@@ -57,7 +57,7 @@ test("opening the page draws one digit of each class and names the picture in th
 test("that picture is the one that diffusers draws", async () => {
   const { tensors, cases } = goldens("shipped/mnist");
   const { name } = cases.find(
-    ({ options }) => options.seed === 0 && options.count === 10 && options.numInferenceSteps === 2,
+    ({ options }) => options.seed === 6 && options.count === 10 && options.numInferenceSteps === 2,
   );
   const expected = Array.from(tensors[`${name}.images`].values, (value) => 255 * value);
   const picture = await pixels(page);
