@@ -3,25 +3,10 @@
 mod common;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use safetensors::SafeTensors;
 
 use common::*;
-
-fn run(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_consistency-sampler")).args(arguments).output().unwrap()
-}
-
-/// Runs, expects failure, and returns the one line that says why.
-fn error(arguments: &[&str]) -> String {
-    let output = run(arguments);
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert!(!output.status.success(), "{arguments:?} succeeded");
-    let lines: Vec<&str> = text.lines().filter(|l| l.starts_with("error: ")).collect();
-    let &[line] = lines.as_slice() else { panic!("expected one line of error, found {text:?}") };
-    line["error: ".len()..].to_owned()
-}
 
 /// An empty folder of this test's own.
 fn scratch(name: &str) -> PathBuf {

@@ -1,5 +1,7 @@
 //! Training end to end, on a tiny network.
 
+mod common;
+
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
@@ -17,14 +19,8 @@ use consistency_sampler::train::objectives::CtSchedule;
 use consistency_sampler::train::recipe::Recipe;
 use consistency_sampler::train::trainer::{Denoiser, Settings, State, Trainer, average_decay};
 
-/// Two levels with attention, 8×8 pixels, two classes.
-const CONFIG: &str = r#"{
-  "_class_name": "UNet2DModel", "sample_size": 8, "in_channels": 1, "out_channels": 1, "layers_per_block": 1,
-  "block_out_channels": [8, 16], "norm_num_groups": 4, "attention_head_dim": 8, "num_class_embeds": 2,
-  "down_block_types": ["ResnetDownsampleBlock2D", "AttnDownBlock2D"],
-  "up_block_types": ["AttnUpBlock2D", "ResnetUpsampleBlock2D"],
-  "resnet_time_scale_shift": "scale_shift", "downsample_type": "resnet", "upsample_type": "resnet"
-}"#;
+use common::TINY;
+
 const SCHEDULER: &str = r#"{"_class_name": "CMStochasticIterativeScheduler"}"#;
 
 const ECT: Recipe = Recipe::Ect { mean: -1.1, deviation: 2.0, q: 2.0, stages: [0, 3] };
@@ -33,7 +29,7 @@ const CT: Recipe = Recipe::Ct(CtSchedule { s0: 2.0, s1: 10.0, mu0: 0.9 });
 const EDM: Recipe = Recipe::Edm { mean: 1.0, deviation: 2.0 };
 
 fn denoiser() -> Denoiser {
-    Denoiser::new(&UNetConfig::parse(CONFIG).unwrap(), &SchedulerConfig::parse(SCHEDULER).unwrap())
+    Denoiser::new(&UNetConfig::parse(TINY).unwrap(), &SchedulerConfig::parse(SCHEDULER).unwrap())
 }
 
 fn start(recipe: Recipe) -> State {
@@ -162,7 +158,7 @@ fn the_learning_rate_falls_to_nothing() {
 fn the_model_folder_reads_back() {
     let folder = scratch("model");
     let weights = initial_weights(&denoiser().unet().parameters(), 5, &Device::flex());
-    write_model(&folder, CONFIG, SCHEDULER, denoiser().unet(), &weights).unwrap();
+    write_model(&folder, TINY, SCHEDULER, denoiser().unet(), &weights).unwrap();
     let model = ModelFolder::open(&folder).unwrap();
     let mut found = Weights::new();
     model

@@ -1,39 +1,19 @@
 //! `train` and `evaluate` as a person uses them, on a tiny network and a folder of PNGs.
 
+mod common;
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use consistency_sampler::train::classifier::Classifier;
 use consistency_sampler::train::data::Dataset;
 
-/// Two levels, 8×8 pixels, two classes.
-const CONFIG: &str = r#"{
-  "_class_name": "UNet2DModel", "sample_size": 8, "in_channels": 1, "out_channels": 1, "layers_per_block": 1,
-  "block_out_channels": [8, 16], "norm_num_groups": 4, "attention_head_dim": 8, "num_class_embeds": 2,
-  "down_block_types": ["ResnetDownsampleBlock2D", "AttnDownBlock2D"],
-  "up_block_types": ["AttnUpBlock2D", "ResnetUpsampleBlock2D"],
-  "resnet_time_scale_shift": "scale_shift", "downsample_type": "resnet", "upsample_type": "resnet"
-}"#;
-
-fn run(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_consistency-sampler")).args(arguments).output().unwrap()
-}
+use common::*;
 
 fn succeed(arguments: &[&str]) -> String {
     let output = run(arguments);
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
-}
-
-/// Runs, expects failure, and returns the one line that says why.
-fn error(arguments: &[&str]) -> String {
-    let output = run(arguments);
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert!(!output.status.success(), "{arguments:?} succeeded");
-    let lines: Vec<&str> = text.lines().filter(|l| l.starts_with("error: ")).collect();
-    let &[line] = lines.as_slice() else { panic!("expected one line of error, found {text:?}") };
-    line["error: ".len()..].to_owned()
 }
 
 /// A folder with a configuration and `data/`: ten dark images of class `a`, ten bright ones of class `b`.
@@ -51,7 +31,7 @@ fn scratch(name: &str) -> PathBuf {
             encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
         }
     }
-    fs::write(path.join("config.json"), CONFIG).unwrap();
+    fs::write(path.join("config.json"), TINY).unwrap();
     path
 }
 
@@ -125,9 +105,9 @@ fn bad_requests_are_refused_in_one_line() {
     assert!(with(&["--resume"]).contains("nothing to resume"));
     assert_eq!(train("cd", &from), "distillation needs a teacher, found none");
     assert!(train("ect", &["--init", str(&dir)]).contains("unet/config.json: No such file"));
-    fs::write(&config, CONFIG.replace("\"sample_size\": 8", "\"sample_size\": 16")).unwrap();
+    fs::write(&config, TINY.replace("\"sample_size\": 8", "\"sample_size\": 16")).unwrap();
     assert_eq!(train("ect", &from), "--data: expected images [C,H,W] [1, 16, 16], found [1, 8, 8]");
-    fs::write(&config, CONFIG.replace("\"num_class_embeds\": 2", "\"num_class_embeds\": 1")).unwrap();
+    fs::write(&config, TINY.replace("\"num_class_embeds\": 2", "\"num_class_embeds\": 1")).unwrap();
     assert_eq!(train("ect", &from), "--data: expected at most 1 classes, found 2");
     let edm = ["evaluate", "--model", str(&goldens), "--data", str(&data), "--edm-steps", "1"];
     assert_eq!(error(&edm), "--edm-steps: expected at least 2, found 1");

@@ -21,6 +21,7 @@ pub(super) enum Kernel {
 impl Kernel {
     fn source(self) -> [&'static str; 3] {
         const PARAMS: &str = include_str!("kernels/params.wgsl");
+        const STEP: &str = include_str!("kernels/step.wgsl");
         const EPILOGUE: &str = include_str!("kernels/epilogue.wgsl");
         match self {
             Kernel::Conv => [PARAMS, EPILOGUE, include_str!("kernels/conv.wgsl")],
@@ -28,8 +29,8 @@ impl Kernel {
             Kernel::Norm => [PARAMS, include_str!("kernels/norm.wgsl"), ""],
             Kernel::Attention => [PARAMS, include_str!("kernels/attention.wgsl"), ""],
             Kernel::Embedding => [PARAMS, include_str!("kernels/embedding.wgsl"), ""],
-            Kernel::Precondition => [include_str!("kernels/precondition.wgsl"), "", ""],
-            Kernel::Denoise => [include_str!("kernels/denoise.wgsl"), "", ""],
+            Kernel::Precondition => [STEP, include_str!("kernels/precondition.wgsl"), ""],
+            Kernel::Denoise => [STEP, include_str!("kernels/denoise.wgsl"), ""],
         }
     }
 

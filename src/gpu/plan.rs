@@ -14,7 +14,7 @@ const UNIFORM_STRIDE: usize = 256;
 /// Bytes of the longest `Params`; all are bound at this length.
 const PARAMS_BYTES: u64 = 64;
 
-/// The sampler's scalars for one call, as precondition.wgsl and denoise.wgsl read them.
+/// The sampler's scalars for one call, as step.wgsl declares them.
 #[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub(super) struct StepUniform {

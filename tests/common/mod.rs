@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of this")]
 
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 
 use consistency_sampler::Result;
 use consistency_sampler::folder::ModelFolder;
@@ -10,6 +11,30 @@ use consistency_sampler::sampler::Request;
 use consistency_sampler::unet::UNet;
 use safetensors::SafeTensors;
 use serde_json::Value;
+
+/// A U-Net configuration to train: two levels with attention, 8×8 pixels, two classes.
+pub const TINY: &str = r#"{
+  "_class_name": "UNet2DModel", "sample_size": 8, "in_channels": 1, "out_channels": 1, "layers_per_block": 1,
+  "block_out_channels": [8, 16], "norm_num_groups": 4, "attention_head_dim": 8, "num_class_embeds": 2,
+  "down_block_types": ["ResnetDownsampleBlock2D", "AttnDownBlock2D"],
+  "up_block_types": ["AttnUpBlock2D", "ResnetUpsampleBlock2D"],
+  "resnet_time_scale_shift": "scale_shift", "downsample_type": "resnet", "upsample_type": "resnet"
+}"#;
+
+/// Runs the command line.
+pub fn run(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_consistency-sampler")).args(arguments).output().unwrap()
+}
+
+/// Runs, expects failure, and returns the one line that says why.
+pub fn error(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success(), "{arguments:?} succeeded");
+    let lines: Vec<&str> = text.lines().filter(|l| l.starts_with("error: ")).collect();
+    let &[line] = lines.as_slice() else { panic!("expected one line of error, found {text:?}") };
+    line["error: ".len()..].to_owned()
+}
 
 pub fn goldens() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens")

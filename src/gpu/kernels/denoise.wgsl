@@ -6,16 +6,6 @@
 //   CHANNELS   of an image (1 or 3)
 //   PIXELS     of an image
 
-struct Step {
-    batch: u32,
-    clip: u32, // whether x₀ is clamped to ±1
-    c_in: f32,
-    c_skip: f32,
-    c_out: f32,
-    noise_scale: f32,
-}
-
-@group(0) @binding(0) var<uniform> step: Step;
 @group(0) @binding(1) var<storage, read_write> denoised: array<f32>;
 @group(0) @binding(2) var<storage, read> network: array<vec4f>;
 @group(0) @binding(3) var<storage, read> noise: array<f32>;
