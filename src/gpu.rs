@@ -121,19 +121,10 @@ impl Network for GpuUNet {
     }
 
     async fn forward(&mut self, input: ForwardInput<'_>) -> Result<Vec<f32>> {
-        let batch = input.check(&self.config)?;
-        self.plan(batch)?;
+        input.check(&self.config)?;
         self.set_state(input.sample, input.class_labels)?;
         // The bare network: nothing of x passes by, nothing is scaled, no noise follows.
-        let step = StepUniform {
-            batch: batch as u32,
-            clip: 0,
-            c_in: 1.0,
-            c_skip: 0.0,
-            c_out: 1.0,
-            noise_scale: 0.0,
-            padding: [0; 2],
-        };
+        let step = StepUniform { clip: 0, c_in: 1.0, c_skip: 0.0, c_out: 1.0, noise_scale: 0.0, padding: [0; 3] };
         self.call(input.timestep, step, &[]).await
     }
 }
@@ -152,13 +143,12 @@ impl ConsistencyFunction for GpuUNet {
         let batch = self.plan.as_ref().map_or(0, |p| p.batch);
         let s = step.scalings;
         let uniform = StepUniform {
-            batch: batch as u32,
             clip: clip.into(),
             c_in: s.c_in as f32,
             c_skip: s.c_skip as f32,
             c_out: s.c_out as f32,
             noise_scale: if z.is_empty() { 0.0 } else { step.noise_scale as f32 },
-            padding: [0; 2],
+            padding: [0; 3],
         };
         self.call(&vec![s.c_noise as f32; batch], uniform, z).await
     }

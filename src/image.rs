@@ -1,8 +1,13 @@
 //! From the sampler's numbers to pixels.
 
+/// A value of the sampler, in about [−1, 1], as a picture's in [0, 1].
+pub fn to_unit(v: f32) -> f32 {
+    (v / 2.0 + 0.5).clamp(0.0, 1.0)
+}
+
 /// A value in [−1, 1] as diffusers stores it in a PNG: round(255·(v/2 + ½)), clamped.
 pub fn to_byte(v: f32) -> u8 {
-    ((v / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round() as u8
+    (to_unit(v) * 255.0).round() as u8
 }
 
 /// Images (B, C, H, W) in [−1, 1] as RGBA bytes, one image after another; grey is repeated in R, G and B.

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use super::graph::{Graph, Node, NodeId, Op};
 use super::kernels::{Kernel, Shader};
 use super::pack::{Channels, Order, Placement, TILE};
-use crate::unet::{Conv2d, GroupNorm, Linear, SelfAttention};
+use crate::unet::{Conv2d, GroupNorm, SelfAttention};
 
 /// A buffer of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -107,6 +107,34 @@ struct Value {
 struct Source {
     parts: Vec<Value>,
     resample: usize,
+}
+
+impl Source {
+    /// The channels of the parts, side by side.
+    fn channels(&self) -> Channels {
+        Channels::concat(self.parts.iter().map(|p| &p.channels))
+    }
+
+    /// The buffers for a kernel's `input_a` and `input_b`.
+    fn storages(&self) -> [Storage; 2] {
+        [self.parts[0].storage, self.parts.get(1).map_or(Storage::Unused, |p| p.storage)]
+    }
+}
+
+/// A product's kernel with its own parameters, the node whose shape the result has, and its workgroups.
+struct Launch<'a> {
+    shader: Shader,
+    node: &'a Node,
+    grid: Grid,
+}
+
+impl<'a> Launch<'a> {
+    /// gemm.wgsl over the pixels of `node`: 8×8 invocations of 8 columns × 4 rows.
+    fn gemm(node: &'a Node, columns: usize) -> Self {
+        let x = columns.div_ceil(TILE).div_ceil(8);
+        let grid = Grid::Rows { x, rows: node.height * node.width, per_group: 32 };
+        Self { shader: Shader::new(Kernel::Gemm), node, grid }
+    }
 }
 
 /// The shaders' numbers for ways of reading.
@@ -282,15 +310,14 @@ impl Lowering<'_> {
         match &self.graph.nodes[root].op {
             Op::Conv(layer) if layer.kernel != 1 => self.conv(id, root, layer, &epilogue),
             Op::Conv(layer) => {
-                let layer = Linear { name: layer.name.clone(), input: layer.input, output: layer.output };
-                self.gemm(id, root, &[layer], &epilogue);
+                self.gemm(id, root, &layer.name, &epilogue);
             }
             Op::Pointwise(layer) => {
                 let siblings = self.projections_of_one_vector(root);
                 if id == root && siblings.len() > 1 {
                     self.projections(&siblings);
                 } else {
-                    self.gemm(id, root, std::slice::from_ref(layer), &epilogue);
+                    self.gemm(id, root, &layer.name, &epilogue);
                 }
             }
             op => unreachable!("{op:?} is no product"),
@@ -307,73 +334,71 @@ impl Lowering<'_> {
             .size("in_w", input.width)
             .u32("STRIDE", layer.stride)
             .u32("PADDING", layer.padding[0])
-            .u32("RESAMPLE", if source.resample == SAME { 0 } else { source.resample });
-        let channels = Channels::dense(node.channels);
-        let tiles = channels.padded().div_ceil(TILE);
+            .u32("RESAMPLE", source.resample);
+        let tiles = Channels::dense(node.channels).padded().div_ceil(TILE);
         let octets = node.height * node.width.div_ceil(8);
         let grid = Grid::Rows { x: tiles.div_ceil(8), rows: octets, per_group: 8 };
-        let names = std::slice::from_ref(&layer.name);
-        self.finish_product(id, node, shader, &source, names, 9, channels, epilogue, grid);
+        self.layer(id, &layer.name, 9, &source, epilogue, Launch { shader, node, grid });
     }
 
-    /// `layers` read the same input; their outputs lie side by side.
-    fn gemm(&mut self, id: NodeId, root: NodeId, layers: &[Linear], epilogue: &Epilogue) {
+    fn gemm(&mut self, id: NodeId, root: NodeId, name: &str, epilogue: &Epilogue) {
         let node = &self.graph.nodes[root];
         let source = self.source(node.inputs[0]);
         assert_eq!(source.resample, SAME, "the network has no pointwise layer on a resampled map");
-        let names: Vec<String> = layers.iter().map(|l| l.name.clone()).collect();
+        let launch = Launch::gemm(node, Channels::dense(node.channels).padded());
+        self.layer(id, name, 1, &source, epilogue, launch);
+    }
+
+    /// One convolution or linear layer with what follows it; `id` is the node that its result is.
+    fn layer(&mut self, id: NodeId, name: &str, taps: usize, source: &Source, epilogue: &Epilogue, launch: Launch<'_>) {
+        let node = launch.node;
         let channels = Channels::dense(node.channels);
-        let grid = gemm_grid(channels.padded(), node.height * node.width);
-        self.finish_product(id, node, Shader::new(Kernel::Gemm), &source, &names, 1, channels, epilogue, grid);
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "what the two products share, gathered from both callers")]
-    fn finish_product(
-        &mut self,
-        id: NodeId,
-        node: &Node,
-        shader: Shader,
-        source: &Source,
-        names: &[String],
-        taps: usize,
-        channels: Channels,
-        epilogue: &Epilogue,
-        grid: Grid,
-    ) {
-        let input = Channels::concat(source.parts.iter().map(|p| &p.channels));
-        let each = |suffix: &str, order: Order| -> Vec<(String, Order)> {
-            names.iter().map(|name| (format!("{name}.{suffix}"), order.clone())).collect()
-        };
-        let weight = self.weight(&each("weight", Order::Tiles { input, output: channels.clone(), taps }));
-        let bias = self.weight(&each("bias", Order::Vector(channels.clone())));
-        let time = epilogue.time.map(|t| self.values[&t].clone());
-        let residual = epilogue.residual.map(|r| self.source(r));
-        let residual_mode = residual.as_ref().map_or(0, |r| r.resample);
-        let residual = residual.map_or(Storage::Unused, |r| {
-            assert_eq!(r.parts.len(), 1, "the network adds no concatenated map");
-            r.parts[0].storage
-        });
-        let shader = product_constants(shader, node, source, &channels, channels.padded())
-            .bool("TIME", time.is_some())
-            .u32("RESIDUAL", residual_mode)
-            .bool("SILU", epilogue.silu);
+        let order = Order::Tiles { input: source.channels(), output: channels.clone(), taps };
+        let weight = self.weight(&[(format!("{name}.weight"), order)]);
+        let bias = self.weight(&[(format!("{name}.bias"), Order::Vector(channels.clone()))]);
+        let columns = channels.padded();
         let output = self.store(id, channels, node.height * node.width);
-        let time_slice = time.as_ref().map_or([0, 0], |t| [t.offset as u32, t.pitch as u32]);
-        let time = time.map_or(Storage::Unused, |t| t.storage);
-        let inputs = self.product_inputs(source, weight, bias, time, residual);
-        self.dispatch(shader, output, inputs, time_slice, grid);
+        self.launch_product(launch, source, [weight, bias], epilogue, columns, output);
     }
 
-    fn product_inputs(
-        &self,
+    /// A product of `columns` output channels, padding included, into `output`.
+    fn launch_product(
+        &mut self,
+        launch: Launch<'_>,
         source: &Source,
-        weight: Storage,
-        bias: Storage,
-        time: Storage,
-        residual: Storage,
-    ) -> Vec<Storage> {
-        let second = source.parts.get(1).map_or(Storage::Unused, |p| p.storage);
-        vec![source.parts[0].storage, second, weight, bias, time, residual]
+        [weight, bias]: [Storage; 2],
+        epilogue: &Epilogue,
+        columns: usize,
+        output: Storage,
+    ) {
+        let (time, slice) = self.time(epilogue.time);
+        let residual = epilogue.residual.map(|r| self.source(r));
+        if let Some(r) = &residual {
+            assert_eq!(r.parts.len(), 1, "the network adds no concatenated map");
+        }
+        let c = |part: Option<&Value>| part.map_or(0, |p| p.channels.padded() / 4);
+        let shader = launch
+            .shader
+            .size("out_h", launch.node.height)
+            .size("out_w", launch.node.width)
+            .size("out_c", columns / 4)
+            .size("a_c", c(source.parts.first()))
+            .size("b_c", c(source.parts.get(1)))
+            .size("tiles", columns.div_ceil(TILE))
+            .bool("TIME", epilogue.time.is_some())
+            .u32("RESIDUAL", residual.as_ref().map_or(0, |r| r.resample))
+            .bool("SILU", epilogue.silu);
+        let residual = residual.map_or(Storage::Unused, |r| r.parts[0].storage);
+        let [first, second] = source.storages();
+        self.dispatch(shader, output, vec![first, second, weight, bias, time, residual], slice, launch.grid);
+    }
+
+    /// The buffer and the slice (offset and pitch, in vec4s) of a time projection.
+    fn time(&self, node: Option<NodeId>) -> (Storage, [u32; 2]) {
+        node.map_or((Storage::Unused, [0, 0]), |id| {
+            let value = &self.values[&id];
+            (value.storage, [value.offset as u32, value.pitch as u32])
+        })
     }
 
     /// Bare linear layers that read the same vector as `root`.
@@ -408,40 +433,22 @@ impl Lowering<'_> {
         for (id, channels, start) in slices {
             self.values.insert(id, Value { storage: output, channels, offset: start / 4, pitch: pitch / 4 });
         }
-        self.bare_gemm(&source, weight, bias, output, pitch, &self.graph.nodes[ids[0]]);
-    }
-
-    /// A product without epilogue into rows of `pitch` floats.
-    fn bare_gemm(
-        &mut self,
-        source: &Source,
-        weight: Storage,
-        bias: Storage,
-        output: Storage,
-        pitch: usize,
-        node: &Node,
-    ) {
-        let channels = Channels::dense(pitch);
-        let shader = product_constants(Shader::new(Kernel::Gemm), node, source, &channels, pitch)
-            .bool("TIME", false)
-            .u32("RESIDUAL", 0)
-            .bool("SILU", false);
-        let inputs = self.product_inputs(source, weight, bias, Storage::Unused, Storage::Unused);
-        self.dispatch(shader, output, inputs, [0, 0], gemm_grid(pitch, node.height * node.width));
+        let launch = Launch::gemm(&self.graph.nodes[ids[0]], pitch);
+        self.launch_product(launch, &source, [weight, bias], &Epilogue::default(), pitch, output);
     }
 
     fn attention(&mut self, id: NodeId, node: &Node, layer: &SelfAttention) {
         let source = self.source(node.inputs[0]);
-        let input = Channels::concat(source.parts.iter().map(|p| &p.channels));
         let heads = Channels::heads(layer.heads, layer.head_dim);
         let layers = [&layer.query, &layer.key, &layer.value];
-        let order = Order::Tiles { input, output: heads.clone(), taps: 1 };
+        let order = Order::Tiles { input: source.channels(), output: heads.clone(), taps: 1 };
         let weight = self.weight(&layers.map(|l| (format!("{}.weight", l.name), order.clone())));
         let bias = self.weight(&layers.map(|l| (format!("{}.bias", l.name), Order::Vector(heads.clone()))));
         let each = heads.padded().next_multiple_of(TILE);
         let pixels = node.height * node.width;
         let qkv = self.activation(3 * each * pixels);
-        self.bare_gemm(&source, weight, bias, qkv, 3 * each, node);
+        let launch = Launch::gemm(node, 3 * each);
+        self.launch_product(launch, &source, [weight, bias], &Epilogue::default(), 3 * each, qkv);
 
         let shader = Shader::new(Kernel::Attention)
             .size("pixels", pixels)
@@ -457,7 +464,7 @@ impl Lowering<'_> {
     }
 
     fn norm(&mut self, id: NodeId) {
-        let (mut silu, mut time, mut resample) = (false, None, 0);
+        let (mut silu, mut time, mut resample) = (false, None, SAME);
         let mut root = id;
         let layer: &GroupNorm = loop {
             let node = &self.graph.nodes[root];
@@ -465,7 +472,7 @@ impl Lowering<'_> {
                 Op::Upsample => resample = UP,
                 Op::Downsample => resample = DOWN,
                 Op::Silu => silu = true,
-                Op::ScaleShift => time = Some(self.values[&node.inputs[1]].clone()),
+                Op::ScaleShift => time = Some(node.inputs[1]),
                 Op::GroupNorm(layer) => break layer,
                 op => unreachable!("{op:?} in a norm's chain"),
             }
@@ -494,25 +501,8 @@ impl Lowering<'_> {
             .u32("RESAMPLE", resample);
         let node = &self.graph.nodes[id];
         let output = self.store(id, channels, node.height * node.width);
-        let second = b.map_or(Storage::Unused, |b| b.storage);
-        let slice = time.as_ref().map_or([0, 0], |t| [t.offset as u32, t.pitch as u32]);
-        let inputs = vec![a.storage, second, weight, bias, time.map_or(Storage::Unused, |t| t.storage)];
-        self.dispatch(shader, output, inputs, slice, Grid::XBatch { x: layer.groups });
+        let [first, second] = source.storages();
+        let (time, slice) = self.time(time);
+        self.dispatch(shader, output, vec![first, second, weight, bias, time], slice, Grid::XBatch { x: layer.groups });
     }
-}
-
-fn gemm_grid(columns: usize, rows: usize) -> Grid {
-    // 8×8 invocations of 8 columns × 4 rows.
-    Grid::Rows { x: columns.div_ceil(TILE).div_ceil(8), rows, per_group: 32 }
-}
-
-fn product_constants(shader: Shader, node: &Node, source: &Source, channels: &Channels, pitch: usize) -> Shader {
-    let c = |part: Option<&Value>| part.map_or(0, |p| p.channels.padded() / 4);
-    shader
-        .size("out_h", node.height)
-        .size("out_w", node.width)
-        .size("out_c", pitch / 4)
-        .size("a_c", c(source.parts.first()))
-        .size("b_c", c(source.parts.get(1)))
-        .size("tiles", channels.padded().div_ceil(TILE))
 }

@@ -18,13 +18,12 @@ const PARAMS_BYTES: u64 = 64;
 #[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub(super) struct StepUniform {
-    pub(super) batch: u32,
     pub(super) clip: u32,
     pub(super) c_in: f32,
     pub(super) c_skip: f32,
     pub(super) c_out: f32,
     pub(super) noise_scale: f32,
-    pub(super) padding: [u32; 2],
+    pub(super) padding: [u32; 3],
 }
 
 /// Everything that one call of the network at one batch size needs; nothing is created while it runs.

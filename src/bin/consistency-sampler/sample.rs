@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
+use consistency_sampler::image::to_unit;
 use consistency_sampler::sampler::Request;
 use consistency_sampler::{Error, Result};
 use indicatif::ProgressBar;
@@ -88,7 +89,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let columns = (1..).find(|n| n * n >= request.batch).expect("some square is large enough");
         write_grid(&arguments.output, shape, columns, &samples)?;
     } else {
-        let images: Vec<f32> = samples.iter().map(|v| (v / 2.0 + 0.5).clamp(0.0, 1.0)).collect();
+        let images: Vec<f32> = samples.iter().map(|&v| to_unit(v)).collect();
         write_tensor(&arguments.output, "images", &shape, &images)?;
     }
     let classes = if labels.is_empty() { String::new() } else { format!(", classes {labels:?}") };

@@ -14,7 +14,7 @@
 // Constants:
 //   STRIDE     1 or 2
 //   PADDING    zeros before the first row and column
-//   RESAMPLE   how the input is read: 0 as it is, 2 upsampled by 2, 3 downsampled by 2
+//   RESAMPLE   how the input is read: 1 as it is, 2 upsampled by 2, 3 downsampled by 2
 
 // Where channel 0 of pixel x lies in the stored row `row`; beyond the edges, that of the edge.
 fn address(row: u32, x: i32) -> u32 {

@@ -15,7 +15,7 @@
 //   EPS               ε inside the square root
 //   SCALE_SHIFT       whether (1 + scale) and shift of the row `time` apply; the shifts follow the C scales
 //   SILU              whether x·sigmoid(x) follows
-//   RESAMPLE          what the output is: 0 the same size, 2 upsampled by 2, 3 downsampled by 2 (means)
+//   RESAMPLE          what the output is: 1 the same size, 2 upsampled by 2, 3 downsampled by 2 (means)
 
 @group(0) @binding(1) var<storage, read_write> output: array<f32>;
 @group(0) @binding(2) var<storage, read> input_a: array<f32>;

@@ -1,7 +1,6 @@
 // Prepended to the kernels before and after the network: the sampler's scalars for one call.
 
 struct Step {
-    batch: u32,
     clip: u32, // whether x₀ is clamped to ±1
     c_in: f32,
     c_skip: f32,
