@@ -17,6 +17,8 @@ pub mod error;
 pub mod folder;
 #[cfg(feature = "gpu")]
 pub mod gpu;
+#[cfg(all(feature = "host", not(target_arch = "wasm32")))]
+pub mod host;
 pub mod image;
 pub mod network;
 #[cfg(feature = "burn")]

@@ -1,6 +1,7 @@
 //! What every interpreter of the U-Net offers.
 
 use crate::config::UNetConfig;
+use crate::consistency::Step;
 use crate::error::{Error, Result};
 use crate::sampler::ConsistencyFunction;
 
@@ -68,4 +69,30 @@ pub trait Network: ConsistencyFunction {
     /// # Errors
     /// [`Error::Input`] for arguments that do not fit, [`Error::Gpu`] when the device fails.
     fn forward(&mut self, input: ForwardInput<'_>) -> impl Future<Output = Result<Vec<f32>>>;
+}
+
+/// [`ConsistencyFunction::step`] for a network without a state of its own: `x` (B, C, H, W) and `labels` are the state.
+///
+/// # Errors
+/// Those of [`Network::forward`]; x is then as before.
+pub async fn step<N: Network>(
+    network: &mut N,
+    (x, labels): (&mut [f32], &[u32]),
+    step: &Step,
+    clip: bool,
+    z: &[f32],
+) -> Result<Vec<f32>> {
+    let s = step.scalings;
+    let sample: Vec<f32> = x.iter().map(|x| x * s.c_in as f32).collect();
+    let [h, w] = network.config().sample_size;
+    let timestep = vec![s.c_noise as f32; x.len() / (network.config().in_channels * h * w)];
+    let output = network.forward(ForwardInput { sample: &sample, timestep: &timestep, class_labels: labels }).await?;
+    let denoise = |(f, x): (&f32, &f32)| s.c_skip as f32 * x + s.c_out as f32 * f;
+    let mut denoised: Vec<f32> = output.iter().zip(&*x).map(denoise).collect();
+    if clip {
+        denoised.iter_mut().for_each(|v| *v = v.clamp(-1.0, 1.0));
+    }
+    x.copy_from_slice(&denoised);
+    x.iter_mut().zip(z).for_each(|(x, z)| *x += step.noise_scale as f32 * z);
+    Ok(denoised)
 }

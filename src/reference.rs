@@ -12,7 +12,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 use crate::config::UNetConfig;
 use crate::consistency::Step;
 use crate::error::{Error, Result};
-use crate::network::{ForwardInput, Network};
+use crate::network::{self, ForwardInput, Network};
 use crate::sampler::ConsistencyFunction;
 use crate::unet::{self, Conv2d, Embedding, GroupNorm, Linear, Ops, SelfAttention, UNet};
 
@@ -95,20 +95,9 @@ impl ConsistencyFunction for BurnUNet {
 
     async fn step(&mut self, step: &Step, clip: bool, z: &[f32]) -> Result<Vec<f32>> {
         let (mut x, labels) = std::mem::take(&mut self.state);
-        let s = step.scalings;
-        let sample: Vec<f32> = x.iter().map(|x| x * s.c_in as f32).collect();
-        let [h, w] = self.config.sample_size;
-        let timestep = vec![s.c_noise as f32; x.len() / (self.config.in_channels * h * w)];
-        let output = self.forward(ForwardInput { sample: &sample, timestep: &timestep, class_labels: &labels }).await?;
-        let mut denoised: Vec<f32> =
-            output.iter().zip(&x).map(|(f, x)| s.c_skip as f32 * x + s.c_out as f32 * f).collect();
-        if clip {
-            denoised.iter_mut().for_each(|v| *v = v.clamp(-1.0, 1.0));
-        }
-        x.copy_from_slice(&denoised);
-        x.iter_mut().zip(z).for_each(|(x, z)| *x += step.noise_scale as f32 * z);
+        let denoised = network::step(self, (&mut x, &labels), step, clip, z).await;
         self.state = (x, labels);
-        Ok(denoised)
+        denoised
     }
 }
 

@@ -86,6 +86,25 @@ mod burn {
     }
 }
 
+mod host {
+    use consistency_sampler::host::HostNetwork;
+
+    #[test]
+    fn forwards_match() {
+        super::forwards_match(|f| HostNetwork::new(&f.unet));
+    }
+
+    #[test]
+    fn samples_match() {
+        super::samples_match(|f| HostNetwork::new(&f.unet));
+    }
+
+    #[test]
+    fn bad_input_is_refused() {
+        super::bad_input_is_refused(|f| HostNetwork::new(&f.unet));
+    }
+}
+
 mod gpu {
     use consistency_sampler::gpu::{Gpu, GpuUNet};
 

@@ -17,7 +17,7 @@ use consistency_sampler::train::data::Batch;
 use consistency_sampler::train::initial::initial_weights;
 use consistency_sampler::train::objectives::CtSchedule;
 use consistency_sampler::train::recipe::Recipe;
-use consistency_sampler::train::trainer::{Denoiser, Settings, State, Trainer, average_decay};
+use consistency_sampler::train::trainer::{Denoiser, Engine, Settings, State, Trainer, average_decay};
 
 use common::TINY;
 
@@ -29,7 +29,11 @@ const CT: Recipe = Recipe::Ct(CtSchedule { s0: 2.0, s1: 10.0, mu0: 0.9 });
 const EDM: Recipe = Recipe::Edm { mean: 1.0, deviation: 2.0 };
 
 fn denoiser() -> Denoiser {
-    Denoiser::new(&UNetConfig::parse(TINY).unwrap(), &SchedulerConfig::parse(SCHEDULER).unwrap())
+    denoiser_on(Engine::Host)
+}
+
+fn denoiser_on(engine: Engine) -> Denoiser {
+    Denoiser::new(&UNetConfig::parse(TINY).unwrap(), &SchedulerConfig::parse(SCHEDULER).unwrap(), engine)
 }
 
 fn start(recipe: Recipe) -> State {
@@ -37,10 +41,14 @@ fn start(recipe: Recipe) -> State {
 }
 
 fn trainer(recipe: Recipe, state: State) -> Trainer {
+    trainer_on(Engine::Host, recipe, state)
+}
+
+fn trainer_on(engine: Engine, recipe: Recipe, state: State) -> Trainer {
     let settings = Settings { recipe, batch: 4, learning_rate: 1e-2, decay: 0.5, ema: 0.9, seed: 3 };
     let teacher = matches!(recipe, Recipe::Cd { .. })
-        .then(|| (denoiser(), initial_weights(&denoiser().unet().parameters(), 6, &Device::flex())));
-    Trainer::new(denoiser(), settings, state, teacher, Device::flex()).unwrap()
+        .then(|| (denoiser_on(engine), initial_weights(&denoiser().unet().parameters(), 6, &Device::flex())));
+    Trainer::new(denoiser_on(engine), settings, state, teacher, Device::flex()).unwrap()
 }
 
 /// Class 0 is a dark image, class 1 a bright one.
@@ -97,6 +105,24 @@ fn a_resumed_run_is_the_uninterrupted_one() {
         assert_eq!(target(&whole).is_some(), matches!(recipe, Recipe::Ct(_) | Recipe::Cd { .. }));
     }
     std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn both_engines_take_the_same_steps() {
+    for recipe in [ECT, CT, EDM, Recipe::Cd { mu: 0.95 }] {
+        let [host, burn] = [Engine::Host, Engine::Burn].map(|engine| {
+            let mut t = trainer_on(engine, recipe, start(recipe));
+            t.settings.learning_rate = 1e-3;
+            (steps(&mut t, 0..4, 8), t)
+        });
+        for (found, expected) in host.0.iter().zip(&burn.0) {
+            assert!((found / expected - 1.0).abs() < 1e-3, "{recipe:?}: loss {found}, expected {expected}");
+        }
+        for ((name, found), (_, expected)) in values(&host.1.state.weights).iter().zip(values(&burn.1.state.weights)) {
+            let error = found.iter().zip(&expected).map(|(f, e)| (f - e).abs()).fold(0.0, f32::max);
+            assert!(error < 1e-4, "{recipe:?}: {name} is off by {error}");
+        }
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! RAdam and the exponential moving average, over parameters by name.
 
-use burn::tensor::{Gradients, Tensor};
+use burn::tensor::Tensor;
 
 use crate::reference::Weights;
 
@@ -46,11 +46,11 @@ impl RAdam {
     /// One update w ← w − lr·(rectified m/√v) of every weight that has a gradient.
     ///
     /// The new weights are tracked leaves again.
-    pub fn update(&mut self, weights: &mut Weights, gradients: &mut Gradients, lr: f64) {
+    pub fn update(&mut self, weights: &mut Weights, gradients: &Weights, lr: f64) {
         self.step += 1;
         let (factor, divide) = self.rectified(self.step);
         for (name, weight) in weights.iter_mut() {
-            let Some(g) = weight.grad_remove(gradients) else { continue };
+            let Some(g) = gradients.get(name).cloned() else { continue };
             let (m, v) = (self.first.get_mut(name), self.second.get_mut(name));
             let (m, v) = (m.expect("a moment per weight"), v.expect("a moment per weight"));
             *m = m.clone() * self.beta1 + g.clone() * (1.0 - self.beta1);
@@ -59,6 +59,12 @@ impl RAdam {
             *weight = track(weight.clone().without_autodiff() - change * (lr * factor));
         }
     }
+}
+
+/// ∂loss/∂w by burn's autodiff, for each tracked weight that the loss depends on.
+pub fn gradients(loss: &Tensor<1>, weights: &Weights) -> Weights {
+    let mut gradients = loss.backward();
+    weights.iter().filter_map(|(n, w)| Some((n.clone(), w.grad_remove(&mut gradients)?))).collect()
 }
 
 /// A weight as a leaf whose gradient is kept.
@@ -90,8 +96,8 @@ mod tests {
         let mut w = Weights::from([("w".into(), track(Tensor::from_floats([1.0], &Device::flex())))]);
         let mut radam = RAdam::new(&w);
         for step in 1..=10 {
-            let mut g = w["w"].clone().powi_scalar(2).sum().backward();
-            radam.update(&mut w, &mut g, 0.1);
+            let g = gradients(&w["w"].clone().powi_scalar(2).sum(), &w);
+            radam.update(&mut w, &g, 0.1);
             if let Some((_, e)) = expected.iter().find(|(s, _)| *s == step) {
                 assert!((scalar(&w) - e).abs() < 1e-6, "step {step}: found {}, expected {e}", scalar(&w));
             }

@@ -1,5 +1,6 @@
 //! One iteration of training.
 
+use std::cell::RefCell;
 use std::path::Path;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -8,11 +9,12 @@ use crate::config::{SchedulerConfig, UNetConfig};
 use crate::consistency::Scalings;
 use crate::error::{Error, Result};
 use crate::folder::ModelFolder;
+use crate::host::{HostUNet, Tape};
 use crate::reference::{Weights, forward};
 use crate::rng::Generator;
 use crate::train::data::Batch;
 use crate::train::objectives::{Metric, Pair, column, consistency_loss, edm_loss, heun_step, perturb};
-use crate::train::optimizer::{RAdam, moving_average, track};
+use crate::train::optimizer::{RAdam, gradients, moving_average, track};
 use crate::train::recipe::Recipe;
 use crate::unet::{UNet, time_features};
 
@@ -61,6 +63,15 @@ impl State {
     }
 }
 
+/// What computes the network and its gradient.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// [`crate::host`], on the CPU; tensors are on burn's flex.
+    Host,
+    /// burn's autodiff, on the device of the weights.
+    Burn,
+}
+
 /// A U-Net's layers with the scheduler of its noise levels, without weights.
 pub struct Denoiser {
     /// The architecture.
@@ -68,21 +79,24 @@ pub struct Denoiser {
     /// Noise levels and σ_data.
     pub scheduler: SchedulerConfig,
     unet: UNet,
+    host: Option<HostUNet>,
 }
 
 impl Denoiser {
     /// Lays out the network.
-    pub fn new(config: &UNetConfig, scheduler: &SchedulerConfig) -> Self {
-        Self { config: config.clone(), scheduler: scheduler.clone(), unet: UNet::new(config) }
+    pub fn new(config: &UNetConfig, scheduler: &SchedulerConfig, engine: Engine) -> Self {
+        let unet = UNet::new(config);
+        let host = (engine == Engine::Host).then(|| HostUNet::new(config, &unet));
+        Self { config: config.clone(), scheduler: scheduler.clone(), unet, host }
     }
 
     /// Reads a model folder, weights and all.
     ///
     /// # Errors
     /// Those of [`ModelFolder`].
-    pub fn read(folder: &Path, device: &Device) -> Result<(Self, Weights)> {
+    pub fn read(folder: &Path, engine: Engine, device: &Device) -> Result<(Self, Weights)> {
         let folder = ModelFolder::open(folder)?;
-        let denoiser = Self::new(&folder.unet, &folder.scheduler);
+        let denoiser = Self::new(&folder.unet, &folder.scheduler, engine);
         let mut weights = Weights::new();
         folder.read_weights(&denoiser.unet.parameters(), |_, _| {}, &mut |name, values| {
             let tensor = Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), device);
@@ -99,6 +113,8 @@ impl Denoiser {
 
     /// c_skip·x + c_out·F(c_in·x, c_noise), one noise level per sample; `scalings` makes it f(x, σ)
     /// ([`Scalings::new`]) or an EDM denoiser D(x, σ) ([`Scalings::edm`]).
+    ///
+    /// Differentiable in the weights where they are tracked and burn computes.
     pub fn call(
         &self,
         weights: &Weights,
@@ -107,21 +123,82 @@ impl Denoiser {
         sigma: &[f64],
         labels: &[u32],
     ) -> Tensor<4> {
+        self.precondition(scalings, x, sigma, labels, |input, time, labels| match &self.host {
+            None => self.burn_forward(weights, input, time, labels),
+            Some(host) => {
+                let output = host.forward(&flatten(host, weights), &values(input), time, labels);
+                Tensor::from_data(TensorData::new(output, input.dims()), &input.device())
+            }
+        })
+    }
+
+    /// [`Self::call`] as a function of the weights: also what its gradient takes.
+    fn record(
+        &self,
+        weights: &Weights,
+        scalings: fn(&SchedulerConfig, f64) -> Scalings,
+        x: &Tensor<4>,
+        sigma: &[f64],
+        labels: &[u32],
+    ) -> (Tensor<4>, Option<Recorded>) {
+        let Some(host) = &self.host else { return (self.call(weights, scalings, x, sigma, labels), None) };
+        let mut recorded = None;
+        let output = self.precondition(scalings, x, sigma, labels, |input, time, labels| {
+            let weights = flatten(host, weights);
+            let (output, tape) = host.record(&weights, &values(input), time, labels);
+            let output = Tensor::<4>::from_data(TensorData::new(output, input.dims()), &input.device());
+            let output = output.autodiff().require_grad();
+            recorded = Some(Recorded { weights, tape, output: output.clone() });
+            output
+        });
+        (output, recorded)
+    }
+
+    fn burn_forward(&self, weights: &Weights, input: &Tensor<4>, time: &[f32], labels: &[u32]) -> Tensor<4> {
+        let device = input.device();
+        let batch = input.dims()[0];
+        let features = TensorData::new(time.to_vec(), [batch, self.config.block_out_channels[0]]);
+        let labels = self.config.num_class_embeds.map(|_| {
+            let labels: Vec<i32> = labels.iter().map(|&l| l as i32).collect();
+            Tensor::<1, Int>::from_data(TensorData::new(labels, [batch]), &device)
+        });
+        forward(&self.unet, weights, input, &Tensor::from_data(features, &device), labels.as_ref())
+    }
+
+    fn precondition(
+        &self,
+        scalings: fn(&SchedulerConfig, f64) -> Scalings,
+        x: &Tensor<4>,
+        sigma: &[f64],
+        labels: &[u32],
+        network: impl FnOnce(&Tensor<4>, &[f32], &[u32]) -> Tensor<4>,
+    ) -> Tensor<4> {
         let device = x.device();
         let scalings: Vec<Scalings> = sigma.iter().map(|&s| scalings(&self.scheduler, s)).collect();
         let factor = |of: fn(&Scalings) -> f64| column(&scalings.iter().map(of).collect::<Vec<_>>(), &device);
         let times: Vec<f32> = scalings.iter().map(|s| s.c_noise as f32).collect();
-        let features =
-            TensorData::new(time_features(&self.config, &times), [sigma.len(), self.config.block_out_channels[0]]);
-        let labels = self.config.num_class_embeds.map(|_| {
-            let labels: Vec<i32> = labels.iter().map(|&l| l as i32).collect();
-            Tensor::<1, Int>::from_data(TensorData::new(labels, [sigma.len()]), &device)
-        });
-        let input = x.clone() * factor(|s| s.c_in);
-        let time = Tensor::from_data(features, &device);
-        let output = forward(&self.unet, weights, &input, &time, labels.as_ref());
+        let output = network(&(x.clone() * factor(|s| s.c_in)), &time_features(&self.config, &times), labels);
         output * factor(|s| s.c_out) + x.clone() * factor(|s| s.c_skip)
     }
+}
+
+/// A forward of the host's, between loss and weights.
+struct Recorded {
+    weights: Vec<f32>,
+    tape: Tape,
+    /// F, a leaf of the loss.
+    output: Tensor<4>,
+}
+
+/// A tensor's values, without its history.
+fn values<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
+    let data = tensor.clone().without_autodiff().into_data();
+    data.try_to_vec().expect("f32 as everything here")
+}
+
+/// Weights in the host's order.
+fn flatten(host: &HostUNet, weights: &Weights) -> Vec<f32> {
+    host.parameters().iter().flat_map(|p| values(&weights[&p.name])).collect()
 }
 
 /// A run: the network, its settings and its state.
@@ -182,16 +259,16 @@ impl Trainer {
         generator.randn(&mut z);
         let z = Tensor::<4>::from_data(TensorData::new(z, shape), &self.device);
 
-        let loss = self.loss(&y, &z, &batch.labels, generator, progress);
+        let (loss, recorded) = self.loss(&y, &z, &batch.labels, generator, progress);
         let value: f32 = loss.clone().without_autodiff().into_scalar();
         if !value.is_finite() {
             let step = self.state.optimizer.step;
             return Err(Error::Input(format!("the loss is {value} at iteration {step}: lower the learning rate")));
         }
-        let mut gradients = loss.backward();
+        let gradients = self.gradients(&loss, recorded);
         let lr = self.learning_rate(progress);
         let state = &mut self.state;
-        state.optimizer.update(&mut state.weights, &mut gradients, lr);
+        state.optimizer.update(&mut state.weights, &gradients, lr);
         moving_average(&mut state.ema, &state.weights, average_decay(self.settings.ema, state.optimizer.step));
         if let Some(target) = &mut state.target {
             moving_average(target, &state.weights, self.settings.recipe.target_decay(progress));
@@ -208,6 +285,21 @@ impl Trainer {
         self.settings.learning_rate * left / self.settings.decay
     }
 
+    /// ∂loss/∂weights, for each weight that the loss depends on.
+    fn gradients(&self, loss: &Tensor<1>, recorded: Option<Recorded>) -> Weights {
+        let (Some(host), Some(Recorded { weights, tape, output })) = (&self.denoiser.host, recorded) else {
+            return gradients(loss, &self.state.weights);
+        };
+        let last = output.grad_remove(&mut loss.backward()).expect("the loss depends on the network");
+        let flat = host.gradient(&weights, tape, &values(&last));
+        let gradient = |name: &str| {
+            let values = flat[host.place(name)].to_vec();
+            let length = values.len();
+            Tensor::from_data(TensorData::new(values, [length]), &self.device)
+        };
+        host.parameters().iter().map(|p| (p.name.clone(), gradient(&p.name))).collect()
+    }
+
     fn loss(
         &self,
         y: &Tensor<4>,
@@ -215,18 +307,22 @@ impl Trainer {
         labels: &[u32],
         generator: &mut Generator,
         progress: f64,
-    ) -> Tensor<1> {
+    ) -> (Tensor<1>, Option<Recorded>) {
         let recipe = &self.settings.recipe;
         let scheduler = &self.denoiser.scheduler;
         let levels = recipe.levels(scheduler, progress, generator, labels.len());
         let (t, r) = (levels.t.as_slice(), levels.r.as_slice());
-        let online = |x: &Tensor<4>, s: &[f64]| self.denoiser.call(&self.state.weights, Scalings::new, x, s, labels);
+        let recorded = RefCell::new(None);
+        let online = |scalings, x: &Tensor<4>, s: &[f64]| {
+            let (output, tape) = self.denoiser.record(&self.state.weights, scalings, x, s, labels);
+            recorded.replace(tape);
+            output
+        };
         let x_t = perturb(y, z, t);
         let x_r = match (recipe, &self.teacher) {
             (Recipe::Edm { .. }, _) => {
-                let denoised =
-                    |x: &Tensor<4>, s: &[f64]| self.denoiser.call(&self.state.weights, Scalings::edm, x, s, labels);
-                return edm_loss(denoised, y, z, t, scheduler.sigma_data);
+                let loss = edm_loss(|x, s| online(Scalings::edm, x, s), y, z, t, scheduler.sigma_data);
+                return (loss, recorded.take());
             }
             (Recipe::Cd { .. }, Some((teacher, weights))) => {
                 heun_step(|x, s| teacher.call(weights, Scalings::edm, x, s, labels), &x_t, t, r)
@@ -242,7 +338,9 @@ impl Trainer {
             Recipe::Ect { .. } => Metric::PseudoHuber(0.0),
             _ => Metric::SquaredL2,
         };
-        consistency_loss(online, target, &Pair { x_t: &x_t, t, x_r: &x_r, r }, &recipe.weights(&levels), metric)
+        let pair = Pair { x_t: &x_t, t, x_r: &x_r, r };
+        let online = |x: &Tensor<4>, s: &[f64]| online(Scalings::new, x, s);
+        (consistency_loss(online, target, &pair, &recipe.weights(&levels), metric), recorded.take())
     }
 }
 

@@ -8,8 +8,8 @@ use consistency_sampler::config::UNetConfig;
 use consistency_sampler::consistency::Step;
 use consistency_sampler::folder::ModelFolder;
 use consistency_sampler::gpu::{Gpu, GpuUNet};
+use consistency_sampler::host::HostNetwork;
 use consistency_sampler::network::{ForwardInput, Network};
-use consistency_sampler::reference::BurnUNet;
 use consistency_sampler::sampler::ConsistencyFunction;
 use consistency_sampler::unet::UNet;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -30,14 +30,14 @@ pub struct ModelArguments {
 enum Device {
     /// This crate's WebGPU plan, through wgpu
     Gpu,
-    /// burn on the CPU
+    /// This crate's kernels on the CPU
     Cpu,
 }
 
 /// Either interpreter.
 pub enum AnyNetwork {
     Gpu(Box<GpuUNet>),
-    Cpu(Box<BurnUNet>),
+    Cpu(Box<HostNetwork>),
 }
 
 impl ModelArguments {
@@ -54,7 +54,7 @@ impl ModelArguments {
 
     /// Loads the folder's weights, with a progress bar, into the network that `config` describes.
     pub fn network(&self, folder: &ModelFolder, config: &UNetConfig) -> Result<AnyNetwork> {
-        let cpu = || AnyNetwork::Cpu(Box::new(BurnUNet::on_cpu(config)));
+        let cpu = || AnyNetwork::Cpu(Box::new(HostNetwork::new(config)));
         let on_gpu = |gpu: Gpu| {
             eprintln!("device: {}", gpu.description());
             GpuUNet::new(&gpu, config).map(|network| AnyNetwork::Gpu(Box::new(network)))

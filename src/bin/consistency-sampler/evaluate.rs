@@ -12,7 +12,7 @@ use consistency_sampler::train::classifier::{Classifier, FEATURES};
 use consistency_sampler::train::data::Dataset;
 use consistency_sampler::train::evaluation::{Moments, copies, frechet_distance};
 use consistency_sampler::train::teacher;
-use consistency_sampler::train::trainer::Denoiser;
+use consistency_sampler::train::trainer::{Denoiser, Engine};
 use consistency_sampler::{Error, Result};
 use indicatif::ProgressBar;
 
@@ -66,9 +66,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let (train, test) = Dataset::open_split(&arguments.data)?;
     check(arguments, &folder, &train)?;
     let mut sampler = match arguments.edm_steps {
-        Some(steps) => {
-            Sampler::Edm(Box::new(Denoiser::read(arguments.model.path(), &burn::tensor::Device::flex())?), steps)
-        }
+        Some(steps) => Sampler::Edm(
+            Box::new(Denoiser::read(arguments.model.path(), Engine::Host, &burn::tensor::Device::flex())?),
+            steps,
+        ),
         None => Sampler::Consistency(Box::new(arguments.model.network(&folder, &folder.unet)?)),
     };
     let classifier = classifier(arguments, &train)?;

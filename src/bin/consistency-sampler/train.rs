@@ -10,8 +10,8 @@ use burn::tensor::Device;
 use clap::{Args, ValueEnum};
 use consistency_sampler::config::{SchedulerConfig, UNetConfig};
 use consistency_sampler::consistency::karras_sigma;
+use consistency_sampler::host::HostNetwork;
 use consistency_sampler::network::Network;
-use consistency_sampler::reference::BurnUNet;
 use consistency_sampler::rng::Generator;
 use consistency_sampler::sampler::Request;
 use consistency_sampler::train::checkpoint::{read_state, write_atomically, write_model, write_state};
@@ -19,7 +19,7 @@ use consistency_sampler::train::data::{Batch, Source};
 use consistency_sampler::train::initial::initial_weights;
 use consistency_sampler::train::objectives::CtSchedule;
 use consistency_sampler::train::recipe::Recipe;
-use consistency_sampler::train::trainer::{Denoiser, Settings, State, Trainer};
+use consistency_sampler::train::trainer::{Denoiser, Engine, Settings, State, Trainer};
 use consistency_sampler::{Error, Result};
 use indicatif::ProgressBar;
 
@@ -71,6 +71,10 @@ pub struct Arguments {
     /// The EDM denoiser to distil (cd alone)
     #[arg(long, value_name = "DIR")]
     teacher: Option<PathBuf>,
+
+    /// What computes
+    #[arg(long, value_enum, default_value_t = EngineName::Host)]
+    engine: EngineName,
 
     /// Images per iteration
     #[arg(long, value_name = "B", default_value_t = 64)]
@@ -139,6 +143,14 @@ enum RecipeName {
     Cd,
     /// Consistency training from nothing
     Ct,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum EngineName {
+    /// This crate's kernels, on the CPU
+    Host,
+    /// burn's autodiff, on the CPU
+    Burn,
 }
 
 /// How far a run goes.
@@ -223,7 +235,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         (None, None) => return Err(Error::Input("expected --init or --config, found neither".into())),
     };
     let config = UNetConfig::parse(&unet_json)?;
-    let denoiser = Denoiser::new(&config, &SchedulerConfig::parse(&scheduler_json)?);
+    let engine = match arguments.engine {
+        EngineName::Host => Engine::Host,
+        EngineName::Burn => Engine::Burn,
+    };
+    let denoiser = Denoiser::new(&config, &SchedulerConfig::parse(&scheduler_json)?, engine);
     let data = Source::open(&arguments.data)?;
     check_data(&data, &config)?;
 
@@ -239,12 +255,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             return Err(Error::Input(format!("{found} holds a run: continue it with --resume or name another folder")));
         }
         let weights = match &arguments.init {
-            Some(dir) => Denoiser::read(dir, &device)?.1,
+            Some(dir) => Denoiser::read(dir, engine, &device)?.1,
             None => initial_weights(&parameters, arguments.seed, &device),
         };
         State::new(weights, &recipe)
     };
-    let teacher = arguments.teacher.as_ref().map(|dir| Denoiser::read(dir, &device)).transpose()?;
+    let teacher = arguments.teacher.as_ref().map(|dir| Denoiser::read(dir, engine, &device)).transpose()?;
     let mut run = Run {
         output: &arguments.output,
         unet_json,
@@ -345,7 +361,7 @@ impl Run<'_> {
     /// `{name}-1.png` and `{name}-2.png`: samples of the averaged weights in one and two steps, a column per class.
     fn write_grids(&self, name: &str) -> Result<()> {
         let denoiser = &self.trainer.denoiser;
-        let mut network = BurnUNet::on_cpu(&denoiser.config);
+        let mut network = HostNetwork::new(&denoiser.config);
         for (name, w) in &self.trainer.state.ema {
             let values = w.clone().into_data().try_to_vec::<f32>();
             network.load(name, &values.map_err(|e| Error::Gpu(format!("burn: {e:?}")))?)?;

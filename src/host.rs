@@ -1,0 +1,585 @@
+//! The CPU interpreter: the forward and its gradient, made for batches on a few cores.
+//!
+//! burn's autodiff composes a normalisation of ten passes over memory and a convolution's weight gradient of a
+//! convolution with a kernel as large as the map; here each operation has one kernel with one gradient, and the
+//! matrix products are faer's. [`crate::reference`] is what its answers and gradients are compared with.
+//!
+//! A batch is cut into groups of [`GROUP`] samples, which know nothing of each other: groups are what threads share
+//! out, and their gradients are summed in order, so that a result does not depend on the number of threads. Within a
+//! group a map is (C, n, H·W) and a vector (C, n), rows contiguous; weights are one flat slice in the order of
+//! [`UNet::parameters`].
+//!
+//! This file records the operations and walks them forwards and backwards; [`kernels`] computes.
+
+mod kernels;
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::config::UNetConfig;
+use crate::consistency::Step;
+use crate::error::Result;
+use crate::network::{self, ForwardInput, Network};
+use crate::sampler::ConsistencyFunction;
+use crate::unet::{Conv2d, Embedding, GroupNorm, Linear, Ops, Parameter, SelfAttention, UNet, time_features};
+use kernels::{Attention, Convolution, Normalisation};
+
+/// Samples that one thread takes at a time: enough columns for a matrix product at 7×7, few enough to stay in cache.
+const GROUP: usize = 4;
+
+/// A value's index in [`Graph::values`].
+type Id = usize;
+
+/// One sample's value; a vector is a map of one pixel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Shape {
+    pub channels: usize,
+    pub height: usize,
+    pub width: usize,
+}
+
+impl Shape {
+    fn pixels(self) -> usize {
+        self.height * self.width
+    }
+
+    fn len(self) -> usize {
+        self.channels * self.pixels()
+    }
+}
+
+/// What a value is computed from.
+enum Op {
+    Sample,
+    Time,
+    Embedding { table: Range<usize> },
+    Convolution { x: Id, layer: Convolution },
+    GroupNorm { x: Id, layer: Normalisation },
+    Silu { x: Id },
+    Add { a: Id, b: Id },
+    AddChannels { x: Id, v: Id },
+    ScaleShift { x: Id, v: Id },
+    Concat { a: Id, b: Id },
+    Upsample { x: Id },
+    Downsample { x: Id },
+    Attention { q: Id, k: Id, v: Id, layer: Attention },
+}
+
+impl Op {
+    fn inputs(&self) -> impl Iterator<Item = Id> {
+        let inputs = match *self {
+            Self::Sample | Self::Time | Self::Embedding { .. } => [None; 3],
+            Self::Convolution { x, .. }
+            | Self::GroupNorm { x, .. }
+            | Self::Silu { x }
+            | Self::Upsample { x }
+            | Self::Downsample { x } => [Some(x), None, None],
+            Self::Add { a, b } | Self::Concat { a, b } => [Some(a), Some(b), None],
+            Self::AddChannels { x, v } | Self::ScaleShift { x, v } => [Some(x), Some(v), None],
+            Self::Attention { q, k, v, .. } => [Some(q), Some(k), Some(v)],
+        };
+        inputs.into_iter().flatten()
+    }
+}
+
+/// The operations in the order of the forward.
+struct Graph {
+    values: Vec<(Op, Shape)>,
+    /// Whether the gradient with respect to a value is needed: not for what depends on no weight.
+    tracked: Vec<bool>,
+    /// The last operation that reads a value; its own for one that is only the answer.
+    last_use: Vec<Id>,
+}
+
+/// The network's operations and where its weights lie in a flat slice; it holds no weights.
+pub struct HostUNet {
+    graph: Graph,
+    places: Places,
+    parameters: Vec<Parameter>,
+}
+
+/// Where each parameter lies in the flat weights.
+struct Places {
+    ranges: HashMap<String, Range<usize>>,
+    total: usize,
+}
+
+impl Places {
+    fn new(parameters: &[Parameter]) -> Self {
+        let mut total = 0;
+        let ranges = parameters.iter().map(|p| {
+            let start = total;
+            total += p.shape.iter().product::<usize>();
+            (p.name.clone(), start..total)
+        });
+        Self { ranges: ranges.collect(), total }
+    }
+
+    fn of(&self, layer: &str) -> (Range<usize>, Range<usize>) {
+        (self.ranges[&format!("{layer}.weight")].clone(), self.ranges[&format!("{layer}.bias")].clone())
+    }
+}
+
+/// What [`HostUNet::gradient`] needs of a forward: each group's values and statistics.
+pub struct Tape {
+    groups: Vec<Group>,
+    labels: Vec<u32>,
+}
+
+/// Values of the samples of one group.
+struct Group {
+    values: Vec<Vec<f32>>,
+    /// Mean and 1/√(var + ε) of each sample's groups of channels, where a normalisation made the value.
+    statistics: Vec<Vec<[f32; 2]>>,
+}
+
+impl HostUNet {
+    /// Records the operations of `unet`.
+    pub fn new(config: &UNetConfig, unet: &UNet) -> Self {
+        let [height, width] = config.sample_size;
+        let parameters = unet.parameters();
+        let mut recorder = Recorder { values: Vec::new(), places: Places::new(&parameters) };
+        let sample = recorder.push(Op::Sample, Shape { channels: config.in_channels, height, width });
+        let time = recorder.push(Op::Time, vector(config.block_out_channels[0]));
+        let labels = config.num_class_embeds.map(|_| ());
+        unet.forward(&mut recorder, &sample, &time, labels.as_ref());
+        let mut last_use: Vec<Id> = (0..recorder.values.len()).collect();
+        let mut tracked: Vec<bool> = Vec::new();
+        for (id, (op, _)) in recorder.values.iter().enumerate() {
+            op.inputs().for_each(|input| last_use[input] = id);
+            let has_weights = matches!(op, Op::Embedding { .. } | Op::Convolution { .. } | Op::GroupNorm { .. });
+            tracked.push(has_weights || op.inputs().any(|input| tracked[input]));
+        }
+        let graph = Graph { values: recorder.values, tracked, last_use };
+        Self { graph, places: recorder.places, parameters }
+    }
+
+    /// The parameters in the order of the flat weights.
+    pub fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
+    /// Number of values in the flat weights.
+    pub fn weight_count(&self) -> usize {
+        self.places.total
+    }
+
+    /// Where a parameter lies in the flat weights.
+    ///
+    /// # Panics
+    /// When the network has no parameter of that name.
+    pub fn place(&self, name: &str) -> Range<usize> {
+        self.places.ranges[name].clone()
+    }
+
+    /// F(x, t): `sample` (B, C, H, W), `time` (B, block_out_channels\[0\]), one label per sample or none.
+    ///
+    /// # Panics
+    /// When a length does not fit the network.
+    pub fn forward(&self, weights: &[f32], sample: &[f32], time: &[f32], labels: &[u32]) -> Vec<f32> {
+        self.walk(weights, sample, time, labels, false).0
+    }
+
+    /// [`Self::forward`], keeping what [`Self::gradient`] needs.
+    ///
+    /// # Panics
+    /// When a length does not fit the network.
+    pub fn record(&self, weights: &[f32], sample: &[f32], time: &[f32], labels: &[u32]) -> (Vec<f32>, Tape) {
+        let (output, groups) = self.walk(weights, sample, time, labels, true);
+        (output, Tape { groups, labels: labels.to_vec() })
+    }
+
+    fn walk(
+        &self,
+        weights: &[f32],
+        sample: &[f32],
+        time: &[f32],
+        labels: &[u32],
+        keep: bool,
+    ) -> (Vec<f32>, Vec<Group>) {
+        assert_eq!(weights.len(), self.places.total, "one value per weight");
+        let per_sample = self.graph.values[0].1.len();
+        let features = self.graph.values[1].1.len();
+        let batch = sample.len() / per_sample;
+        assert_eq!((sample.len(), time.len()), (batch * per_sample, batch * features), "whole samples");
+        let groups: Vec<Group> = (0..batch.div_ceil(GROUP))
+            .into_par_iter()
+            .map(|g| {
+                let from = g * GROUP;
+                let to = (from + GROUP).min(batch);
+                let input = GroupInput {
+                    sample: &sample[from * per_sample..to * per_sample],
+                    time: &time[from * features..to * features],
+                    labels: labels.get(from..to).unwrap_or_default(),
+                    count: to - from,
+                };
+                self.group_forward(weights, &input, keep)
+            })
+            .collect();
+        let shape = self.graph.values[self.graph.values.len() - 1].1;
+        let mut output = Vec::with_capacity(batch * shape.len());
+        for group in &groups {
+            let last = group.values.last().expect("a network has operations");
+            output.extend(from_rows(last, last.len() / shape.len(), shape));
+        }
+        (output, groups)
+    }
+
+    fn group_forward(&self, weights: &[f32], input: &GroupInput<'_>, keep: bool) -> Group {
+        let n = input.count;
+        let values = &self.graph.values;
+        let mut group = Group { values: Vec::with_capacity(values.len()), statistics: Vec::new() };
+        group.statistics.resize_with(values.len(), Vec::new);
+        let mut columns = Vec::new();
+        for (id, (op, shape)) in values.iter().enumerate() {
+            let mut out = vec![0.0; n * shape.len()];
+            let (v, pixels) = (&group.values, shape.pixels());
+            match op {
+                Op::Sample => to_rows(input.sample, n, *shape, &mut out),
+                Op::Time => to_rows(input.time, n, *shape, &mut out),
+                Op::Embedding { table } => {
+                    let table = &weights[table.clone()];
+                    for (s, &label) in input.labels.iter().enumerate() {
+                        let row = &table[label as usize * shape.channels..][..shape.channels];
+                        row.iter().enumerate().for_each(|(c, w)| out[c * n + s] = *w);
+                    }
+                }
+                Op::Convolution { x, layer } => layer.forward(weights, &v[*x], n, &mut out, &mut columns),
+                Op::GroupNorm { x, layer } => {
+                    group.statistics[id] = layer.forward(weights, &v[*x], n, pixels, &mut out);
+                }
+                Op::Silu { x } => kernels::silu(&v[*x], &mut out),
+                Op::Add { a, b } => kernels::add(&v[*a], &v[*b], &mut out),
+                Op::AddChannels { x, v: t } => kernels::add_channels(&v[*x], &v[*t], pixels, &mut out),
+                Op::ScaleShift { x, v: t } => kernels::scale_shift(&v[*x], &v[*t], pixels, &mut out),
+                Op::Concat { a, b } => {
+                    let (first, second) = out.split_at_mut(v[*a].len());
+                    first.copy_from_slice(&v[*a]);
+                    second.copy_from_slice(&v[*b]);
+                }
+                Op::Upsample { x } => kernels::upsample(&v[*x], shape.width / 2, &mut out),
+                Op::Downsample { x } => kernels::downsample(&v[*x], shape.width, &mut out),
+                Op::Attention { q, k, v: values, layer } => {
+                    layer.forward([&v[*q], &v[*k], &v[*values]], n, pixels, &mut out);
+                }
+            }
+            group.values.push(out);
+            if !keep {
+                let done = op.inputs().filter(|&input| self.graph.last_use[input] == id);
+                done.for_each(|input| group.values[input] = Vec::new());
+            }
+        }
+        group
+    }
+
+    /// The gradient Σ_b ∂L/∂F_b · ∂F_b/∂weights, flat, for `gradient` = ∂L/∂F (B, C, H, W) and the same `weights` as
+    /// were recorded.
+    ///
+    /// # Panics
+    /// When a length does not fit the network.
+    pub fn gradient(&self, weights: &[f32], tape: Tape, gradient: &[f32]) -> Vec<f32> {
+        let shape = self.graph.values[self.graph.values.len() - 1].1;
+        let labels = &tape.labels;
+        let parts: Vec<Vec<f32>> = tape
+            .groups
+            .into_par_iter()
+            .enumerate()
+            .map(|(g, group)| {
+                let n = group.values[0].len() / self.graph.values[0].1.len();
+                let own = &gradient[g * GROUP * shape.len()..][..n * shape.len()];
+                let mut rows = vec![0.0; own.len()];
+                to_rows(own, n, shape, &mut rows);
+                let labels = labels.get(g * GROUP..g * GROUP + n).unwrap_or_default();
+                self.group_gradient(weights, group, labels, rows, n)
+            })
+            .collect();
+        let mut sum = vec![0.0; self.places.total];
+        sum.par_chunks_mut(1 << 14).enumerate().for_each(|(i, sum)| {
+            parts.iter().for_each(|part| kernels::accumulate(&part[i << 14..][..sum.len()], sum));
+        });
+        sum
+    }
+
+    fn group_gradient(&self, weights: &[f32], mut group: Group, labels: &[u32], last: Vec<f32>, n: usize) -> Vec<f32> {
+        let mut dw = vec![0.0; self.places.total];
+        let mut columns = Vec::new();
+        let mut gradients = Gradients { of: Vec::new(), graph: &self.graph, n };
+        gradients.of.resize_with(self.graph.values.len(), Vec::new);
+        *gradients.of.last_mut().expect("a network has operations") = last;
+        for (id, (op, shape)) in self.graph.values.iter().enumerate().rev() {
+            let g = std::mem::take(&mut gradients.of[id]);
+            // Whoever reads this value has been seen, and its own gradient may need it.
+            let own = std::mem::take(&mut group.values[id]);
+            if g.is_empty() {
+                continue;
+            }
+            let (v, pixels) = (&group.values, shape.pixels());
+            match op {
+                Op::Sample | Op::Time => {}
+                Op::Embedding { table } => {
+                    let table = &mut dw[table.clone()];
+                    for (s, &label) in labels.iter().enumerate() {
+                        let row = &mut table[label as usize * shape.channels..][..shape.channels];
+                        row.iter_mut().enumerate().for_each(|(c, w)| *w += g[c * n + s]);
+                    }
+                }
+                Op::Convolution { x, layer } => {
+                    layer.gradient(weights, &v[*x], n, &g, &mut dw, gradients.to(*x), &mut columns);
+                }
+                Op::GroupNorm { x, layer } => {
+                    let statistics = &group.statistics[id];
+                    layer.gradient(weights, &v[*x], statistics, n, pixels, &g, &mut dw, gradients.to(*x));
+                }
+                Op::Silu { x } => gradients.add(*x, |dx| kernels::silu_gradient(&v[*x], &g, dx)),
+                Op::Add { a, b } => {
+                    gradients.add(*a, |da| kernels::accumulate(&g, da));
+                    gradients.add(*b, |db| kernels::accumulate(&g, db));
+                }
+                Op::AddChannels { x, v: t } => {
+                    gradients.add(*x, |dx| kernels::accumulate(&g, dx));
+                    gradients.add(*t, |dt| kernels::add_channels_gradient(&g, pixels, dt));
+                }
+                Op::ScaleShift { x, v: t } => {
+                    gradients.add(*x, |dx| kernels::scale_gradient(&v[*t], &g, pixels, dx));
+                    gradients.add(*t, |dt| kernels::scale_shift_gradient(&v[*x], &g, pixels, dt));
+                }
+                Op::Concat { a, b } => {
+                    let (first, second) = g.split_at(v[*a].len());
+                    gradients.add(*a, |da| kernels::accumulate(first, da));
+                    gradients.add(*b, |db| kernels::accumulate(second, db));
+                }
+                Op::Upsample { x } => gradients.add(*x, |dx| kernels::upsample_gradient(&g, shape.width / 2, dx)),
+                Op::Downsample { x } => gradients.add(*x, |dx| kernels::downsample_gradient(&g, shape.width, dx)),
+                Op::Attention { q, k, v: values, layer } => {
+                    let [dq, dk, dv] = layer.gradient([&v[*q], &v[*k], &v[*values]], n, pixels, &g);
+                    gradients.add(*q, |d| kernels::accumulate(&dq, d));
+                    gradients.add(*k, |d| kernels::accumulate(&dk, d));
+                    gradients.add(*values, |d| kernels::accumulate(&dv, d));
+                }
+            }
+            drop(own);
+        }
+        dw
+    }
+}
+
+/// The arguments of a forward for one group.
+struct GroupInput<'a> {
+    sample: &'a [f32],
+    time: &'a [f32],
+    labels: &'a [u32],
+    count: usize,
+}
+
+/// Gradients with respect to values, made when first added to.
+struct Gradients<'a> {
+    of: Vec<Vec<f32>>,
+    graph: &'a Graph,
+    n: usize,
+}
+
+impl Gradients<'_> {
+    /// Where to add ∂L/∂(value `id`), or None where nobody asks for it.
+    fn to(&mut self, id: Id) -> Option<&mut [f32]> {
+        if !self.graph.tracked[id] {
+            return None;
+        }
+        let gradient = &mut self.of[id];
+        if gradient.is_empty() {
+            gradient.resize(self.n * self.graph.values[id].1.len(), 0.0);
+        }
+        Some(gradient)
+    }
+
+    fn add(&mut self, id: Id, add: impl FnOnce(&mut [f32])) {
+        if let Some(gradient) = self.to(id) {
+            add(gradient);
+        }
+    }
+}
+
+/// The U-Net with its weights, on the CPU.
+pub struct HostNetwork {
+    config: UNetConfig,
+    unet: HostUNet,
+    weights: Vec<f32>,
+    /// The sampler's state: the noisy batch (B, C, H, W) and the classes.
+    state: (Vec<f32>, Vec<u32>),
+}
+
+impl HostNetwork {
+    /// A network whose weights are 0 until they are loaded.
+    pub fn new(config: &UNetConfig) -> Self {
+        let unet = HostUNet::new(config, &UNet::new(config));
+        let weights = vec![0.0; unet.weight_count()];
+        Self { config: config.clone(), unet, weights, state: Default::default() }
+    }
+}
+
+impl Network for HostNetwork {
+    fn config(&self) -> &UNetConfig {
+        &self.config
+    }
+
+    fn load(&mut self, name: &str, values: &[f32]) -> Result<()> {
+        self.weights[self.unet.place(name)].copy_from_slice(values);
+        Ok(())
+    }
+
+    async fn forward(&mut self, input: ForwardInput<'_>) -> Result<Vec<f32>> {
+        input.check(&self.config)?;
+        let time = time_features(&self.config, input.timestep);
+        Ok(self.unet.forward(&self.weights, input.sample, &time, input.class_labels))
+    }
+}
+
+impl ConsistencyFunction for HostNetwork {
+    fn set_state(&mut self, x: &[f32], labels: &[u32]) -> Result<()> {
+        self.state = (x.to_vec(), labels.to_vec());
+        Ok(())
+    }
+
+    async fn step(&mut self, step: &Step, clip: bool, z: &[f32]) -> Result<Vec<f32>> {
+        let (mut x, labels) = std::mem::take(&mut self.state);
+        let denoised = network::step(self, (&mut x, &labels), step, clip, z).await;
+        self.state = (x, labels);
+        denoised
+    }
+}
+
+/// (n, C, H·W) to (C, n, H·W).
+fn to_rows(samples: &[f32], n: usize, shape: Shape, out: &mut [f32]) {
+    let pixels = shape.pixels();
+    for (row, out) in out.chunks_exact_mut(pixels).enumerate() {
+        let (c, s) = (row / n, row % n);
+        out.copy_from_slice(&samples[(s * shape.channels + c) * pixels..][..pixels]);
+    }
+}
+
+/// (C, n, H·W) to (n, C, H·W).
+fn from_rows(rows: &[f32], n: usize, shape: Shape) -> Vec<f32> {
+    let pixels = shape.pixels();
+    (0..n * shape.channels)
+        .flat_map(|row| {
+            let (s, c) = (row / shape.channels, row % shape.channels);
+            &rows[(c * n + s) * pixels..][..pixels]
+        })
+        .copied()
+        .collect()
+}
+
+/// The shape of a vector.
+fn vector(channels: usize) -> Shape {
+    Shape { channels, height: 1, width: 1 }
+}
+
+/// The interpreter that writes the operations down.
+struct Recorder {
+    values: Vec<(Op, Shape)>,
+    places: Places,
+}
+
+impl Recorder {
+    fn push(&mut self, op: Op, shape: Shape) -> Id {
+        self.values.push((op, shape));
+        self.values.len() - 1
+    }
+
+    fn shape(&self, id: Id) -> Shape {
+        self.values[id].1
+    }
+
+    fn same(&mut self, like: Id, op: Op) -> Id {
+        self.push(op, self.shape(like))
+    }
+
+    fn linear_layer(&mut self, x: Id, layer: &Linear) -> Id {
+        let input = self.shape(x);
+        let output = Shape { channels: layer.output, ..input };
+        let (weight, bias) = self.places.of(&layer.name);
+        let layer = Convolution { weight, bias, input, output, kernel: 1, stride: 1, padding: 0 };
+        self.push(Op::Convolution { x, layer }, output)
+    }
+}
+
+impl Ops for Recorder {
+    type Map = Id;
+    type Vector = Id;
+    type Labels = ();
+
+    fn conv2d(&mut self, &x: &Id, layer: &Conv2d) -> Id {
+        let input = self.shape(x);
+        let size = |size: usize| (size + layer.padding[0] + layer.padding[1] - layer.kernel) / layer.stride + 1;
+        let output = Shape { channels: layer.output, height: size(input.height), width: size(input.width) };
+        let (weight, bias) = self.places.of(&layer.name);
+        let (kernel, stride, padding) = (layer.kernel, layer.stride, layer.padding[0]);
+        let layer = Convolution { weight, bias, input, output, kernel, stride, padding };
+        self.push(Op::Convolution { x, layer }, output)
+    }
+
+    fn group_norm(&mut self, &x: &Id, layer: &GroupNorm) -> Id {
+        let (weight, bias) = self.places.of(&layer.name);
+        let layer = Normalisation { weight, bias, groups: layer.groups, eps: layer.eps };
+        self.same(x, Op::GroupNorm { x, layer })
+    }
+
+    fn silu(&mut self, &x: &Id) -> Id {
+        self.same(x, Op::Silu { x })
+    }
+
+    fn add(&mut self, &a: &Id, &b: &Id) -> Id {
+        self.same(a, Op::Add { a, b })
+    }
+
+    fn add_channels(&mut self, &x: &Id, &v: &Id) -> Id {
+        self.same(x, Op::AddChannels { x, v })
+    }
+
+    fn scale_shift(&mut self, &x: &Id, &v: &Id) -> Id {
+        self.same(x, Op::ScaleShift { x, v })
+    }
+
+    fn concat(&mut self, &a: &Id, &b: &Id) -> Id {
+        let channels = self.shape(a).channels + self.shape(b).channels;
+        self.push(Op::Concat { a, b }, Shape { channels, ..self.shape(a) })
+    }
+
+    fn upsample(&mut self, &x: &Id) -> Id {
+        let Shape { channels, height, width } = self.shape(x);
+        self.push(Op::Upsample { x }, Shape { channels, height: 2 * height, width: 2 * width })
+    }
+
+    fn downsample(&mut self, &x: &Id) -> Id {
+        let Shape { channels, height, width } = self.shape(x);
+        self.push(Op::Downsample { x }, Shape { channels, height: height / 2, width: width / 2 })
+    }
+
+    fn attention(&mut self, &x: &Id, layer: &SelfAttention) -> Id {
+        let [q, k, v] = [&layer.query, &layer.key, &layer.value].map(|linear| self.linear_layer(x, linear));
+        let layer = Attention { heads: layer.heads, head_dim: layer.head_dim };
+        self.same(q, Op::Attention { q, k, v, layer })
+    }
+
+    fn pointwise(&mut self, &x: &Id, layer: &Linear) -> Id {
+        self.linear_layer(x, layer)
+    }
+
+    fn linear(&mut self, &x: &Id, layer: &Linear) -> Id {
+        self.linear_layer(x, layer)
+    }
+
+    fn silu_vector(&mut self, &x: &Id) -> Id {
+        self.same(x, Op::Silu { x })
+    }
+
+    fn add_vector(&mut self, &a: &Id, &b: &Id) -> Id {
+        self.same(a, Op::Add { a, b })
+    }
+
+    fn embedding(&mut self, (): &(), layer: &Embedding) -> Id {
+        let table = self.places.ranges[&format!("{}.weight", layer.name)].clone();
+        self.push(Op::Embedding { table }, vector(layer.dim))
+    }
+}

@@ -1,0 +1,83 @@
+//! The CPU interpreter's gradients against burn's autodiff, over every golden architecture.
+
+mod common;
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use consistency_sampler::host::HostUNet;
+use consistency_sampler::reference::{Weights, forward};
+use consistency_sampler::rng::Generator;
+use consistency_sampler::train::optimizer::{gradients, track};
+use consistency_sampler::unet::{UNet, time_features};
+
+use common::checkpoints;
+
+/// Not a multiple of the samples that are computed together.
+const BATCH: usize = 6;
+
+fn randn(generator: &mut Generator, len: usize, scale: f32) -> Vec<f32> {
+    let mut values = vec![0.0; len];
+    generator.randn(&mut values);
+    values.iter().map(|v| v * scale).collect()
+}
+
+#[test]
+fn gradients_are_those_of_autodiff() {
+    let device = Device::flex();
+    for (name, folder) in checkpoints() {
+        let config = &folder.unet;
+        let unet = UNet::new(config);
+        let host = HostUNet::new(config, &unet);
+        let mut generator = Generator::new(7);
+        // Random everywhere: the last layers of a fresh network are 0 and would hide what lies before them.
+        let flat = randn(&mut generator, host.weight_count(), 0.2);
+        let [height, width] = config.sample_size;
+        let shape = [BATCH, config.in_channels, height, width];
+        let sample = randn(&mut generator, shape.iter().product(), 1.0);
+        let times: Vec<f32> = (0..BATCH).map(|i| 250.0 * (i as f32 - 2.5)).collect();
+        let time = time_features(config, &times);
+        let labels: Vec<u32> =
+            config.num_class_embeds.map(|n| (0..BATCH).map(|i| (3 * i % n) as u32).collect()).unwrap_or_default();
+        let outer = randn(&mut generator, sample.len() / config.in_channels * config.out_channels, 1.0);
+
+        let (output, tape) = host.record(&flat, &sample, &time, &labels);
+        assert_eq!(output, host.forward(&flat, &sample, &time, &labels), "{name}: recording changes nothing");
+        let found = host.gradient(&flat, tape, &outer);
+
+        let tensor = |values: &[f32]| Tensor::<1>::from_data(TensorData::new(values.to_vec(), [values.len()]), &device);
+        let weights: Weights =
+            host.parameters().iter().map(|p| (p.name.clone(), track(tensor(&flat[host.place(&p.name)])))).collect();
+        let classes = config.num_class_embeds.map(|_| {
+            let labels: Vec<i32> = labels.iter().map(|&l| l as i32).collect();
+            Tensor::<1, Int>::from_data(TensorData::new(labels, [BATCH]), &device)
+        });
+        let time = tensor(&time).reshape([BATCH, config.block_out_channels[0]]);
+        let expected = forward(&unet, &weights, &tensor(&sample).reshape(shape), &time, classes.as_ref());
+        let loss = (expected.clone().reshape([-1]) * tensor(&outer)).sum();
+        let expected: Vec<f32> = expected.without_autodiff().into_data().try_to_vec().unwrap();
+        let error = largest_difference(&output, &expected);
+        assert!(error < 1e-4, "{name}: outputs differ by {error}");
+
+        let expected = gradients(&loss, &weights);
+        assert_eq!(expected.len(), host.parameters().len(), "{name}: every weight matters");
+        let expected: Vec<f32> = host
+            .parameters()
+            .iter()
+            .flat_map(|p| expected[&p.name].clone().into_data().try_to_vec::<f32>().unwrap())
+            .collect();
+        for parameter in host.parameters() {
+            // The keys' bias has no effect, a softmax being what it is: its gradient is what rounding leaves, so each
+            // tensor is held against the largest entry of its layer.
+            let layer = parameter.name.rsplit_once('.').unwrap().0;
+            let of_layer = host.parameters().iter().filter(|p| p.name.starts_with(layer));
+            let largest = of_layer.flat_map(|p| &expected[host.place(&p.name)]).fold(0.0, |a, b| f32::max(a, b.abs()));
+            let place = host.place(&parameter.name);
+            let error = largest_difference(&found[place.clone()], &expected[place]) / largest;
+            assert!(error < 1e-4, "{name}: the gradient of {} differs by {error} of its layer's", parameter.name);
+        }
+    }
+}
+
+fn largest_difference(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    found.iter().zip(expected).map(|(f, e)| (f - e).abs()).fold(0.0, f32::max)
+}
