@@ -6,6 +6,7 @@
 //! - [`unet`]: the network's forward, once, over a trait of operations.
 //! - `gpu` (feature `gpu`): the interpreter that records a static WebGPU plan.
 //! - [`network`], [`image`]: what every interpreter offers; from its numbers to pixels.
+//! - `host` (feature `host`): the interpreter on the CPU, with gradients.
 //! - `reference` (feature `burn`): the interpreter on burn tensors.
 //! - `train` (feature `train`): data, objectives, optimizer, checkpoints.
 //! - `web` (feature `web`): the only file that knows JavaScript exists.

@@ -1,4 +1,4 @@
-//! Training consistency models and their EDM teachers on burn's autodiff.
+//! Training consistency models and their EDM teachers, by the CPU interpreter's gradients or burn's autodiff.
 //!
 //! # Layout
 //! - [`data`], [`heroes`]: batches of images with classes.

@@ -73,8 +73,8 @@ pub struct Arguments {
     teacher: Option<PathBuf>,
 
     /// What computes
-    #[arg(long, value_enum, default_value_t = EngineName::Host)]
-    engine: EngineName,
+    #[arg(long, value_enum, default_value_t = DeviceName::Host)]
+    device: DeviceName,
 
     /// Images per iteration
     #[arg(long, value_name = "B", default_value_t = 64)]
@@ -145,12 +145,36 @@ enum RecipeName {
     Ct,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum EngineName {
-    /// This crate's kernels, on the CPU
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum DeviceName {
+    /// The CPU, by this crate's kernels
     Host,
-    /// burn's autodiff, on the CPU
-    Burn,
+    /// The CPU, by burn's autodiff
+    Flex,
+    /// A GPU through WebGPU, by burn's autodiff (feature `train-wgpu`)
+    Wgpu,
+    /// An NVIDIA GPU through CUDA, by burn's autodiff (feature `train-cuda`)
+    Cuda,
+}
+
+impl DeviceName {
+    fn open(self) -> Result<(Engine, Device)> {
+        match self {
+            Self::Host => Ok((Engine::Host, Device::flex())),
+            Self::Flex => Ok((Engine::Burn, Device::flex())),
+            #[cfg(feature = "train-wgpu")]
+            Self::Wgpu => Ok((Engine::Burn, Device::wgpu(burn::tensor::DeviceKind::DefaultDevice))),
+            #[cfg(feature = "train-cuda")]
+            Self::Cuda => Ok((Engine::Burn, Device::cuda(0))),
+            #[cfg(not(all(feature = "train-wgpu", feature = "train-cuda")))]
+            _ => {
+                let name = format!("{self:?}").to_lowercase();
+                Err(Error::Input(format!(
+                    "--device {name}: expected a build with --features train-{name}, found one without"
+                )))
+            }
+        }
+    }
 }
 
 /// How far a run goes.
@@ -235,15 +259,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         (None, None) => return Err(Error::Input("expected --init or --config, found neither".into())),
     };
     let config = UNetConfig::parse(&unet_json)?;
-    let engine = match arguments.engine {
-        EngineName::Host => Engine::Host,
-        EngineName::Burn => Engine::Burn,
-    };
+    let (engine, device) = arguments.device.open()?;
     let denoiser = Denoiser::new(&config, &SchedulerConfig::parse(&scheduler_json)?, engine);
     let data = Source::open(&arguments.data)?;
     check_data(&data, &config)?;
 
-    let device = Device::flex();
     let state_file = arguments.output.join("training/state.safetensors");
     let description = format!("{settings:?}{}", if arguments.flip { ", flip" } else { "" });
     let parameters = denoiser.unet().parameters();
