@@ -234,37 +234,35 @@ impl HostUNet {
         group.statistics.resize_with(values.len(), Vec::new);
         let mut columns = Vec::new();
         for (id, (op, shape)) in values.iter().enumerate() {
-            let mut out = vec![0.0; n * shape.len()];
             let (v, pixels) = (&group.values, shape.pixels());
-            match op {
-                Op::Sample => to_rows(input.sample, n, *shape, &mut out),
-                Op::Time => to_rows(input.time, n, *shape, &mut out),
+            let out = match op {
+                Op::Sample => to_rows(input.sample, n, *shape),
+                Op::Time => to_rows(input.time, n, *shape),
                 Op::Embedding { table } => {
                     let table = &weights[table.clone()];
-                    for (s, &label) in input.labels.iter().enumerate() {
-                        let row = &table[label as usize * shape.channels..][..shape.channels];
-                        row.iter().enumerate().for_each(|(c, w)| out[c * n + s] = *w);
-                    }
+                    let rows: Vec<f32> = input
+                        .labels
+                        .iter()
+                        .flat_map(|&label| &table[label as usize * shape.channels..][..shape.channels])
+                        .copied()
+                        .collect();
+                    to_rows(&rows, n, *shape)
                 }
-                Op::Convolution { x, layer } => layer.forward(weights, &v[*x], n, &mut out, &mut columns),
+                Op::Convolution { x, layer } => layer.forward(weights, &v[*x], n, &mut columns),
                 Op::GroupNorm { x, layer } => {
-                    group.statistics[id] = layer.forward(weights, &v[*x], n, pixels, &mut out);
+                    let (out, statistics) = layer.forward(weights, &v[*x], n, pixels);
+                    group.statistics[id] = statistics;
+                    out
                 }
-                Op::Silu { x } => kernels::silu(&v[*x], &mut out),
-                Op::Add { a, b } => kernels::add(&v[*a], &v[*b], &mut out),
-                Op::AddChannels { x, v: t } => kernels::add_channels(&v[*x], &v[*t], pixels, &mut out),
-                Op::ScaleShift { x, v: t } => kernels::scale_shift(&v[*x], &v[*t], pixels, &mut out),
-                Op::Concat { a, b } => {
-                    let (first, second) = out.split_at_mut(v[*a].len());
-                    first.copy_from_slice(&v[*a]);
-                    second.copy_from_slice(&v[*b]);
-                }
-                Op::Upsample { x } => kernels::upsample(&v[*x], shape.width / 2, &mut out),
-                Op::Downsample { x } => kernels::downsample(&v[*x], shape.width, &mut out),
-                Op::Attention { q, k, v: values, layer } => {
-                    layer.forward([&v[*q], &v[*k], &v[*values]], n, pixels, &mut out);
-                }
-            }
+                Op::Silu { x } => kernels::silu(&v[*x]),
+                Op::Add { a, b } => kernels::add(&v[*a], &v[*b]),
+                Op::AddChannels { x, v: t } => kernels::add_channels(&v[*x], &v[*t], pixels),
+                Op::ScaleShift { x, v: t } => kernels::scale_shift(&v[*x], &v[*t], pixels),
+                Op::Concat { a, b } => [v[*a].as_slice(), v[*b].as_slice()].concat(),
+                Op::Upsample { x } => kernels::upsample(&v[*x], shape.width / 2),
+                Op::Downsample { x } => kernels::downsample(&v[*x], shape.width),
+                Op::Attention { q, k, v: values, layer } => layer.forward([&v[*q], &v[*k], &v[*values]], n, pixels),
+            };
             group.values.push(out);
             if !keep {
                 let done = op.inputs().filter(|&input| self.graph.last_use[input] == id);
@@ -289,8 +287,7 @@ impl HostUNet {
             .map(|(g, group)| {
                 let n = group.values[0].len() / self.graph.values[0].1.len();
                 let own = &gradient[g * GROUP * shape.len()..][..n * shape.len()];
-                let mut rows = vec![0.0; own.len()];
-                to_rows(own, n, shape, &mut rows);
+                let rows = to_rows(own, n, shape);
                 let labels = labels.get(g * GROUP..g * GROUP + n).unwrap_or_default();
                 self.group_gradient(weights, group, labels, rows, n)
             })
@@ -305,7 +302,7 @@ impl HostUNet {
     fn group_gradient(&self, weights: &[f32], mut group: Group, labels: &[u32], last: Vec<f32>, n: usize) -> Vec<f32> {
         let mut dw = vec![0.0; self.places.total];
         let mut columns = Vec::new();
-        let mut gradients = Gradients { of: Vec::new(), graph: &self.graph, n };
+        let mut gradients = Gradients { of: Vec::new(), graph: &self.graph };
         gradients.of.resize_with(self.graph.values.len(), Vec::new);
         *gradients.of.last_mut().expect("a network has operations") = last;
         for (id, (op, shape)) in self.graph.values.iter().enumerate().rev() {
@@ -326,37 +323,37 @@ impl HostUNet {
                     }
                 }
                 Op::Convolution { x, layer } => {
-                    layer.gradient(weights, &v[*x], n, &g, &mut dw, gradients.to(*x), &mut columns);
+                    let is_needed = self.graph.tracked[*x];
+                    let dx = layer.gradient(weights, &v[*x], n, &g, &mut dw, is_needed, &mut columns);
+                    dx.into_iter().for_each(|dx| gradients.add(*x, dx));
                 }
                 Op::GroupNorm { x, layer } => {
                     let statistics = &group.statistics[id];
-                    layer.gradient(weights, &v[*x], statistics, n, pixels, &g, &mut dw, gradients.to(*x));
+                    gradients.add(*x, layer.gradient(weights, &v[*x], statistics, n, pixels, &g, &mut dw));
                 }
-                Op::Silu { x } => gradients.add(*x, |dx| kernels::silu_gradient(&v[*x], &g, dx)),
+                Op::Silu { x } => gradients.add(*x, kernels::silu_gradient(&v[*x], &g)),
                 Op::Add { a, b } => {
-                    gradients.add(*a, |da| kernels::accumulate(&g, da));
-                    gradients.add(*b, |db| kernels::accumulate(&g, db));
+                    gradients.add(*a, g.clone());
+                    gradients.add(*b, g);
                 }
                 Op::AddChannels { x, v: t } => {
-                    gradients.add(*x, |dx| kernels::accumulate(&g, dx));
-                    gradients.add(*t, |dt| kernels::add_channels_gradient(&g, pixels, dt));
+                    gradients.add(*t, kernels::add_channels_gradient(&g, pixels));
+                    gradients.add(*x, g);
                 }
                 Op::ScaleShift { x, v: t } => {
-                    gradients.add(*x, |dx| kernels::scale_gradient(&v[*t], &g, pixels, dx));
-                    gradients.add(*t, |dt| kernels::scale_shift_gradient(&v[*x], &g, pixels, dt));
+                    gradients.add(*x, kernels::scale_gradient(&v[*t], &g, pixels));
+                    gradients.add(*t, kernels::scale_shift_gradient(&v[*x], &g, pixels));
                 }
                 Op::Concat { a, b } => {
                     let (first, second) = g.split_at(v[*a].len());
-                    gradients.add(*a, |da| kernels::accumulate(first, da));
-                    gradients.add(*b, |db| kernels::accumulate(second, db));
+                    gradients.add(*a, first.to_vec());
+                    gradients.add(*b, second.to_vec());
                 }
-                Op::Upsample { x } => gradients.add(*x, |dx| kernels::upsample_gradient(&g, shape.width / 2, dx)),
-                Op::Downsample { x } => gradients.add(*x, |dx| kernels::downsample_gradient(&g, shape.width, dx)),
+                Op::Upsample { x } => gradients.add(*x, kernels::upsample_gradient(&g, shape.width / 2)),
+                Op::Downsample { x } => gradients.add(*x, kernels::downsample_gradient(&g, shape.width)),
                 Op::Attention { q, k, v: values, layer } => {
-                    let [dq, dk, dv] = layer.gradient([&v[*q], &v[*k], &v[*values]], n, pixels, &g);
-                    gradients.add(*q, |d| kernels::accumulate(&dq, d));
-                    gradients.add(*k, |d| kernels::accumulate(&dk, d));
-                    gradients.add(*values, |d| kernels::accumulate(&dv, d));
+                    let of = layer.gradient([&v[*q], &v[*k], &v[*values]], n, pixels, &g);
+                    [q, k, values].into_iter().zip(of).for_each(|(id, gradient)| gradients.add(*id, gradient));
                 }
             }
             drop(own);
@@ -373,29 +370,19 @@ struct GroupInput<'a> {
     count: usize,
 }
 
-/// Gradients with respect to values, made when first added to.
+/// Gradients with respect to values: empty until something is added.
 struct Gradients<'a> {
     of: Vec<Vec<f32>>,
     graph: &'a Graph,
-    n: usize,
 }
 
 impl Gradients<'_> {
-    /// Where to add ∂L/∂(value `id`), or None where nobody asks for it.
-    fn to(&mut self, id: Id) -> Option<&mut [f32]> {
-        if !self.graph.tracked[id] {
-            return None;
-        }
-        let gradient = &mut self.of[id];
-        if gradient.is_empty() {
-            gradient.resize(self.n * self.graph.values[id].1.len(), 0.0);
-        }
-        Some(gradient)
-    }
-
-    fn add(&mut self, id: Id, add: impl FnOnce(&mut [f32])) {
-        if let Some(gradient) = self.to(id) {
-            add(gradient);
+    fn add(&mut self, id: Id, gradient: Vec<f32>) {
+        let sum = &mut self.of[id];
+        match sum.is_empty() {
+            _ if !self.graph.tracked[id] => {}
+            true => *sum = gradient,
+            false => kernels::accumulate(&gradient, sum),
         }
     }
 }
@@ -450,12 +437,15 @@ impl ConsistencyFunction for HostNetwork {
 }
 
 /// (n, C, H·W) to (C, n, H·W).
-fn to_rows(samples: &[f32], n: usize, shape: Shape, out: &mut [f32]) {
+fn to_rows(samples: &[f32], n: usize, shape: Shape) -> Vec<f32> {
     let pixels = shape.pixels();
-    for (row, out) in out.chunks_exact_mut(pixels).enumerate() {
-        let (c, s) = (row / n, row % n);
-        out.copy_from_slice(&samples[(s * shape.channels + c) * pixels..][..pixels]);
-    }
+    (0..n * shape.channels)
+        .flat_map(|row| {
+            let (c, s) = (row / n, row % n);
+            &samples[(s * shape.channels + c) * pixels..][..pixels]
+        })
+        .copied()
+        .collect()
 }
 
 /// (C, n, H·W) to (n, C, H·W).

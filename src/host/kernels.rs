@@ -1,7 +1,8 @@
 //! One kernel and one gradient for each operation of [`super`], on the rows of one group of samples.
 //!
-//! A map is (C, n, H·W), n samples. A `*_gradient` adds to what it is given, since a value may be read twice. Loops
-//! are written over slices of equal length so that the compiler makes vector instructions of them.
+//! A map is (C, n, H·W), n samples. Loops are written over slices of equal length so that the compiler makes vector
+//! instructions of them, and results are collected, not written over zeros: memory is what the small operations wait
+//! for.
 
 use std::ops::Range;
 
@@ -45,20 +46,21 @@ impl Convolution {
     }
 
     /// W·unfold(x) + b. `columns` is scratch, grown as needed.
-    pub fn forward(&self, weights: &[f32], x: &[f32], n: usize, out: &mut [f32], columns: &mut Vec<f32>) {
+    pub fn forward(&self, weights: &[f32], x: &[f32], n: usize, columns: &mut Vec<f32>) -> Vec<f32> {
         let pixels = self.output.pixels();
-        let bias = &weights[self.bias.clone()];
-        out.chunks_exact_mut(n * pixels).zip(bias).for_each(|(row, b)| row.fill(*b));
+        let mut out = Vec::with_capacity(self.output.channels * n * pixels);
+        weights[self.bias.clone()].iter().for_each(|b| out.resize(out.len() + n * pixels, *b));
         let weight = MatRef::from_row_major_slice(&weights[self.weight.clone()], self.output.channels, self.depth());
         for samples in self.chunks(n) {
             let (start, width) = (samples.start * pixels, samples.len() * pixels);
             let unfolded = self.unfolded(x, n, samples, columns);
-            let out = MatMut::from_row_major_slice_mut(out, self.output.channels, n * pixels);
+            let out = MatMut::from_row_major_slice_mut(&mut out, self.output.channels, n * pixels);
             matmul(out.subcols_mut(start, width), Accum::Add, weight, unfolded, 1.0, Par::Seq);
         }
+        out
     }
 
-    /// Adds to the gradients of weight and bias in `dw`, and of x where it is asked for. `columns` is scratch.
+    /// Adds to the gradients of weight and bias in `dw`; returns that of x if it `is_needed`. `columns` is scratch.
     #[expect(clippy::too_many_arguments, reason = "the forward's arguments and the gradients")]
     pub fn gradient(
         &self,
@@ -67,9 +69,10 @@ impl Convolution {
         n: usize,
         g: &[f32],
         dw: &mut [f32],
-        mut dx: Option<&mut [f32]>,
+        is_needed: bool,
         columns: &mut Vec<f32>,
-    ) {
+    ) -> Option<Vec<f32>> {
+        let mut dx = is_needed.then(|| vec![0.0; x.len()]);
         let (pixels, depth, rows) = (self.output.pixels(), self.depth(), self.output.channels);
         for (row, db) in g.chunks_exact(n * pixels).zip(&mut dw[self.bias.clone()]) {
             *db += sum(row);
@@ -81,7 +84,7 @@ impl Convolution {
             let unfolded = self.unfolded(x, n, samples.clone(), columns);
             let dw = MatMut::from_row_major_slice_mut(&mut dw[self.weight.clone()], rows, depth);
             matmul(dw, Accum::Add, g, unfolded.transpose(), 1.0, Par::Seq);
-            let Some(dx) = dx.as_deref_mut() else { continue };
+            let Some(dx) = &mut dx else { continue };
             if self.is_product() {
                 let dx = MatMut::from_row_major_slice_mut(dx, depth, n * pixels);
                 matmul(dx, Accum::Add, weight.transpose(), g, 1.0, Par::Seq);
@@ -92,6 +95,7 @@ impl Convolution {
                 self.fold(folded, n, samples, dx);
             }
         }
+        dx
     }
 
     /// The patches that the kernel sees, (in·k·k, samples·pixels), in `columns` where they must be copied.
@@ -113,6 +117,16 @@ impl Convolution {
         }
         let columns = &mut columns[..len];
         let width = self.output.width;
+        if self.keeps_size() {
+            for ((offset, kx, from), plane) in self.planes(n, samples.clone()).zip(columns.chunks_exact_mut(pixels)) {
+                let (inside, source) = overlap(offset, pixels);
+                plane[..inside.start].fill(0.0);
+                plane[inside.end..].fill(0.0);
+                plane[inside].copy_from_slice(&x[from + source.start..from + source.end]);
+                clear_wrapped(plane, kx, width);
+            }
+            return MatRef::from_row_major_slice(columns, self.depth(), samples.len() * pixels);
+        }
         let mut lines = columns.chunks_exact_mut(width);
         self.for_each_line(n, samples.clone(), |source, skip| {
             let line = lines.next().expect("a line for each");
@@ -128,8 +142,17 @@ impl Convolution {
         MatRef::from_row_major_slice(columns, self.depth(), samples.len() * pixels)
     }
 
-    /// Adds each column's entries to the pixels that they were copied from.
-    fn fold(&self, columns: &[f32], n: usize, samples: Range<usize>, dx: &mut [f32]) {
+    /// Adds each column's entries to the pixels that they were copied from; what came from none is lost.
+    fn fold(&self, columns: &mut [f32], n: usize, samples: Range<usize>, dx: &mut [f32]) {
+        if self.keeps_size() {
+            let pixels = self.output.pixels();
+            for ((offset, kx, from), plane) in self.planes(n, samples).zip(columns.chunks_exact_mut(pixels)) {
+                clear_wrapped(plane, kx, self.output.width);
+                let (inside, source) = overlap(offset, pixels);
+                accumulate(&plane[inside], &mut dx[from + source.start..from + source.end]);
+            }
+            return;
+        }
         let mut lines = columns.chunks_exact(self.output.width);
         self.for_each_line(n, samples, |source, skip| {
             let line = lines.next().expect("a line for each");
@@ -140,6 +163,21 @@ impl Convolution {
                 stride => dx[from..].iter_mut().step_by(stride).zip(line).for_each(|(d, l)| *d += *l),
             }
         });
+    }
+
+    /// Whether this is the usual 3×3: then a tap's view of a plane is the plane, shifted as a whole.
+    fn keeps_size(&self) -> bool {
+        self.kernel == 3 && self.stride == 1 && self.padding == 1 && self.output.pixels() == self.input.pixels()
+    }
+
+    /// The shifted planes in the order of the columns: shift in pixels, kx, and where the plane begins in x.
+    fn planes(&self, n: usize, samples: Range<usize>) -> impl Iterator<Item = (isize, usize, usize)> {
+        let (pixels, width) = (self.input.pixels(), self.input.width as isize);
+        (0..self.input.channels * 9).flat_map(move |row| {
+            let (c, tap) = (row / 9, row % 9);
+            let offset = (tap as isize / 3 - 1) * width + tap as isize % 3 - 1;
+            samples.clone().map(move |s| (offset, tap % 3, (c * n + s) * pixels))
+        })
     }
 
     /// Visits the output rows of each tap of the kernel in the order of the columns: where in x the row's first pixel
@@ -168,6 +206,25 @@ impl Convolution {
     }
 }
 
+/// Pixels p of a plane for which p + offset lies in it too, and those p + offset.
+fn overlap(offset: isize, pixels: usize) -> (Range<usize>, Range<usize>) {
+    let shift = offset.unsigned_abs().min(pixels);
+    match offset < 0 {
+        true => (shift..pixels, 0..pixels - shift),
+        false => (0..pixels - shift, shift..pixels),
+    }
+}
+
+/// Clears the column that a shift to the left (kx = 2) or right (kx = 0) filled from the neighbouring row.
+fn clear_wrapped(plane: &mut [f32], kx: usize, width: usize) {
+    let column = match kx {
+        0 => 0,
+        1 => return,
+        _ => width - 1,
+    };
+    plane[column..].iter_mut().step_by(width).for_each(|v| *v = 0.0);
+}
+
 /// Group normalisation with weight and bias.
 pub(super) struct Normalisation {
     pub weight: Range<usize>,
@@ -177,30 +234,30 @@ pub(super) struct Normalisation {
 }
 
 impl Normalisation {
-    /// (x − mean)/√(var + ε)·weight + bias; returns mean and 1/√(var + ε), (groups, n).
-    pub fn forward(&self, weights: &[f32], x: &[f32], n: usize, pixels: usize, out: &mut [f32]) -> Vec<[f32; 2]> {
+    /// (x − mean)/√(var + ε)·weight + bias, and mean and 1/√(var + ε), (groups, n).
+    pub fn forward(&self, weights: &[f32], x: &[f32], n: usize, pixels: usize) -> (Vec<f32>, Vec<[f32; 2]>) {
         let (weight, bias) = (&weights[self.weight.clone()], &weights[self.bias.clone()]);
         let per_group = weight.len() / self.groups;
         let count = (per_group * pixels) as f32;
-        let mut statistics = Vec::with_capacity(self.groups * n);
-        for group in 0..self.groups {
-            for s in 0..n {
-                let rows = || (group * per_group..(group + 1) * per_group).map(|c| (c, (c * n + s) * pixels));
-                let mean = rows().map(|(_, at)| sum(&x[at..at + pixels])).sum::<f32>() / count;
-                let squares = rows().map(|(_, at)| sum_map(&x[at..at + pixels], |x| (x - mean) * (x - mean)));
-                let scale = 1.0 / (squares.sum::<f32>() / count + self.eps).sqrt();
-                for (c, at) in rows() {
-                    let (factor, offset) = (scale * weight[c], bias[c] - mean * scale * weight[c]);
-                    let x = &x[at..at + pixels];
-                    out[at..at + pixels].iter_mut().zip(x).for_each(|(o, x)| *o = x * factor + offset);
-                }
-                statistics.push([mean, scale]);
-            }
+        let statistics = |i: usize| {
+            let (group, s) = (i / n, i % n);
+            let rows = || (group * per_group..(group + 1) * per_group).map(|c| &x[(c * n + s) * pixels..][..pixels]);
+            let mean = rows().map(sum).sum::<f32>() / count;
+            let squares = rows().map(|row| sum_map(row, |x| (x - mean) * (x - mean))).sum::<f32>();
+            [mean, 1.0 / (squares / count + self.eps).sqrt()]
+        };
+        let statistics: Vec<[f32; 2]> = (0..self.groups * n).map(statistics).collect();
+        let mut out = Vec::with_capacity(x.len());
+        for (row, x) in x.chunks_exact(pixels).enumerate() {
+            let (c, s) = (row / n, row % n);
+            let [mean, scale] = statistics[c / per_group * n + s];
+            let (factor, offset) = (scale * weight[c], bias[c] - mean * scale * weight[c]);
+            out.extend(x.iter().map(|x| x * factor + offset));
         }
-        statistics
+        (out, statistics)
     }
 
-    /// Adds to the gradients of weight and bias in `dw`, and of x where it is asked for.
+    /// Adds to the gradients of weight and bias in `dw`; returns that of x.
     #[expect(clippy::too_many_arguments, reason = "the forward's arguments and the gradients")]
     pub fn gradient(
         &self,
@@ -211,36 +268,34 @@ impl Normalisation {
         pixels: usize,
         g: &[f32],
         dw: &mut [f32],
-        mut dx: Option<&mut [f32]>,
-    ) {
+    ) -> Vec<f32> {
         let weight = &weights[self.weight.clone()];
         let per_group = weight.len() / self.groups;
         let count = (per_group * pixels) as f32;
-        for (i, &[mean, scale]) in statistics.iter().enumerate() {
-            let (group, s) = (i / n, i % n);
-            let rows = || (group * per_group..(group + 1) * per_group).map(|c| (c, (c * n + s) * pixels));
-            // With x̂ = (x − mean)·scale and ĝ = weight·g: dx = scale·(ĝ − mean(ĝ) − x̂·mean(ĝ·x̂)).
-            let (mut total, mut along) = (0.0, 0.0);
-            for (c, at) in rows() {
-                let (x, g) = (&x[at..at + pixels], &g[at..at + pixels]);
-                let db = sum(g);
-                let dweight = (dot(g, x) - mean * db) * scale;
-                dw[self.weight.start + c] += dweight;
-                dw[self.bias.start + c] += db;
-                total += weight[c] * db;
-                along += weight[c] * dweight;
-            }
-            let Some(dx) = dx.as_deref_mut() else { continue };
-            let (total, along) = (total / count, along / count);
-            for (c, at) in rows() {
-                let factor = scale * weight[c];
-                let slope = scale * scale * along;
-                let offset = slope * mean - scale * total;
-                let (x, g) = (&x[at..at + pixels], &g[at..at + pixels]);
-                let rows = dx[at..at + pixels].iter_mut().zip(x).zip(g);
-                rows.for_each(|((d, x), g)| *d += g * factor - x * slope + offset);
-            }
+        // With x̂ = (x − mean)·scale and ĝ = weight·g: dx = scale·(ĝ − mean(ĝ) − x̂·mean(ĝ·x̂)).
+        let mut means = vec![[0.0; 2]; statistics.len()];
+        let rows = || x.chunks_exact(pixels).zip(g.chunks_exact(pixels)).enumerate();
+        for (row, (x, g)) in rows() {
+            let (c, s) = (row / n, row % n);
+            let group = c / per_group * n + s;
+            let [mean, scale] = statistics[group];
+            let db = sum(g);
+            let dweight = (dot(g, x) - mean * db) * scale;
+            dw[self.weight.start + c] += dweight;
+            dw[self.bias.start + c] += db;
+            means[group][0] += weight[c] * db / count;
+            means[group][1] += weight[c] * dweight / count;
         }
+        let mut dx = Vec::with_capacity(x.len());
+        for (row, (x, g)) in rows() {
+            let (c, s) = (row / n, row % n);
+            let group = c / per_group * n + s;
+            let ([mean, scale], [plain, along]) = (statistics[group], means[group]);
+            let (factor, slope) = (scale * weight[c], scale * scale * along);
+            let offset = slope * mean - scale * plain;
+            dx.extend(x.iter().zip(g).map(|(x, g)| g * factor - x * slope + offset));
+        }
+        dx
     }
 }
 
@@ -251,17 +306,19 @@ pub(super) struct Attention {
 }
 
 impl Attention {
-    pub fn forward(&self, qkv: [&[f32]; 3], n: usize, pixels: usize, out: &mut [f32]) {
+    pub fn forward(&self, qkv: [&[f32]; 3], n: usize, pixels: usize) -> Vec<f32> {
         let channels = self.heads * self.head_dim;
+        let mut out = vec![0.0; qkv[0].len()];
         let mut p = vec![0.0; pixels * pixels];
         for (head, s) in self.parts(n) {
             let [q, k, v] = qkv.map(|x| self.part(x, n, pixels, head, s));
             self.probabilities(q, k, &mut p);
-            let out = MatMut::from_row_major_slice_mut(out, channels, n * pixels);
-            let out = out.submatrix_mut(head * self.head_dim, s * pixels, self.head_dim, pixels);
+            let part = MatMut::from_row_major_slice_mut(&mut out, channels, n * pixels);
+            let part = part.submatrix_mut(head * self.head_dim, s * pixels, self.head_dim, pixels);
             let p = MatRef::from_row_major_slice(&p, pixels, pixels);
-            matmul(out, Accum::Replace, v, p.transpose(), 1.0, Par::Seq);
+            matmul(part, Accum::Replace, v, p.transpose(), 1.0, Par::Seq);
         }
+        out
     }
 
     /// The gradients with respect to q, k and v.
@@ -321,21 +378,22 @@ impl Attention {
 }
 
 /// x·sigmoid(x).
-pub(super) fn silu(x: &[f32], out: &mut [f32]) {
-    out.iter_mut().zip(x).for_each(|(o, x)| *o = x / (1.0 + exp(-x)));
+pub(super) fn silu(x: &[f32]) -> Vec<f32> {
+    x.iter().map(|x| x / (1.0 + exp(-x))).collect()
 }
 
-/// Adds g·(s + x·s·(1 − s)), s = sigmoid(x).
-pub(super) fn silu_gradient(x: &[f32], g: &[f32], dx: &mut [f32]) {
-    for ((d, x), g) in dx.iter_mut().zip(x).zip(g) {
+/// g·(s + x·s·(1 − s)), s = sigmoid(x).
+pub(super) fn silu_gradient(x: &[f32], g: &[f32]) -> Vec<f32> {
+    let gradient = |(x, g): (&f32, &f32)| {
         let s = 1.0 / (1.0 + exp(-x));
-        *d += g * s * (1.0 + x * (1.0 - s));
-    }
+        g * s * (1.0 + x * (1.0 - s))
+    };
+    x.iter().zip(g).map(gradient).collect()
 }
 
 /// a + b.
-pub(super) fn add(a: &[f32], b: &[f32], out: &mut [f32]) {
-    out.iter_mut().zip(a).zip(b).for_each(|((o, a), b)| *o = a + b);
+pub(super) fn add(a: &[f32], b: &[f32]) -> Vec<f32> {
+    a.iter().zip(b).map(|(a, b)| a + b).collect()
 }
 
 /// to ← to + from.
@@ -344,78 +402,77 @@ pub(super) fn accumulate(from: &[f32], to: &mut [f32]) {
 }
 
 /// x + v, v (C, n) broadcast over the pixels.
-pub(super) fn add_channels(x: &[f32], v: &[f32], pixels: usize, out: &mut [f32]) {
-    for ((out, x), v) in out.chunks_exact_mut(pixels).zip(x.chunks_exact(pixels)).zip(v) {
-        out.iter_mut().zip(x).for_each(|(o, x)| *o = x + v);
-    }
+pub(super) fn add_channels(x: &[f32], v: &[f32], pixels: usize) -> Vec<f32> {
+    let mut out = Vec::with_capacity(x.len());
+    x.chunks_exact(pixels).zip(v).for_each(|(x, v)| out.extend(x.iter().map(|x| x + v)));
+    out
 }
 
-/// Adds the sums over the pixels.
-pub(super) fn add_channels_gradient(g: &[f32], pixels: usize, dv: &mut [f32]) {
-    g.chunks_exact(pixels).zip(dv).for_each(|(g, d)| *d += sum(g));
+/// The sums over the pixels.
+pub(super) fn add_channels_gradient(g: &[f32], pixels: usize) -> Vec<f32> {
+    g.chunks_exact(pixels).map(sum).collect()
 }
 
 /// x·(1 + scale) + shift, `v` (2C, n): the scales, then the shifts.
-pub(super) fn scale_shift(x: &[f32], v: &[f32], pixels: usize, out: &mut [f32]) {
+pub(super) fn scale_shift(x: &[f32], v: &[f32], pixels: usize) -> Vec<f32> {
     let (scale, shift) = v.split_at(v.len() / 2);
-    let rows = out.chunks_exact_mut(pixels).zip(x.chunks_exact(pixels));
-    for ((out, x), (scale, shift)) in rows.zip(scale.iter().zip(shift)) {
-        out.iter_mut().zip(x).for_each(|(o, x)| *o = x * (1.0 + scale) + shift);
+    let mut out = Vec::with_capacity(x.len());
+    for (x, (scale, shift)) in x.chunks_exact(pixels).zip(scale.iter().zip(shift)) {
+        out.extend(x.iter().map(|x| x * (1.0 + scale) + shift));
     }
+    out
 }
 
-/// Adds g·(1 + scale).
-pub(super) fn scale_gradient(v: &[f32], g: &[f32], pixels: usize, dx: &mut [f32]) {
-    for ((dx, g), scale) in dx.chunks_exact_mut(pixels).zip(g.chunks_exact(pixels)).zip(v) {
-        dx.iter_mut().zip(g).for_each(|(d, g)| *d += g * (1.0 + scale));
-    }
+/// With respect to x: g·(1 + scale).
+pub(super) fn scale_gradient(v: &[f32], g: &[f32], pixels: usize) -> Vec<f32> {
+    let mut dx = Vec::with_capacity(g.len());
+    g.chunks_exact(pixels).zip(v).for_each(|(g, scale)| dx.extend(g.iter().map(|g| g * (1.0 + scale))));
+    dx
 }
 
-/// Adds Σ x·g to the scales' gradients and Σ g to the shifts'.
-pub(super) fn scale_shift_gradient(x: &[f32], g: &[f32], pixels: usize, dv: &mut [f32]) {
-    let (scale, shift) = dv.split_at_mut(dv.len() / 2);
-    let rows = x.chunks_exact(pixels).zip(g.chunks_exact(pixels));
-    for ((x, g), (scale, shift)) in rows.zip(scale.iter_mut().zip(shift)) {
-        *scale += dot(x, g);
-        *shift += sum(g);
-    }
+/// With respect to v: Σ x·g for the scales, Σ g for the shifts.
+pub(super) fn scale_shift_gradient(x: &[f32], g: &[f32], pixels: usize) -> Vec<f32> {
+    let rows = || x.chunks_exact(pixels).zip(g.chunks_exact(pixels));
+    rows().map(|(x, g)| dot(x, g)).chain(rows().map(|(_, g)| sum(g))).collect()
 }
 
 /// Each pixel becomes 2×2; `width` is that of x.
-pub(super) fn upsample(x: &[f32], width: usize, out: &mut [f32]) {
+pub(super) fn upsample(x: &[f32], width: usize) -> Vec<f32> {
+    let mut out = vec![0.0; 4 * x.len()];
     for (rows, x) in out.chunks_exact_mut(4 * width).zip(x.chunks_exact(width)) {
         let (first, second) = rows.split_at_mut(2 * width);
         first.chunks_exact_mut(2).zip(x).for_each(|(pair, x)| pair.fill(*x));
         second.copy_from_slice(first);
     }
+    out
 }
 
-/// Adds the sums of 2×2; `width` is that of x.
-pub(super) fn upsample_gradient(g: &[f32], width: usize, dx: &mut [f32]) {
-    add_blocks(g, width, 1.0, dx);
+/// Sums of 2×2; `width` is that of x.
+pub(super) fn upsample_gradient(g: &[f32], width: usize) -> Vec<f32> {
+    blocks(g, width, 1.0)
 }
 
 /// Means of 2×2; `width` is that of the result.
-pub(super) fn downsample(x: &[f32], width: usize, out: &mut [f32]) {
-    add_blocks(x, width, 0.25, out);
+pub(super) fn downsample(x: &[f32], width: usize) -> Vec<f32> {
+    blocks(x, width, 0.25)
 }
 
-/// Adds a quarter to each of 2×2; `width` is that of the result.
-pub(super) fn downsample_gradient(g: &[f32], width: usize, dx: &mut [f32]) {
-    for (rows, g) in dx.chunks_exact_mut(4 * width).zip(g.chunks_exact(width)) {
-        for row in rows.chunks_exact_mut(2 * width) {
-            row.chunks_exact_mut(2).zip(g).for_each(|(pair, g)| pair.iter_mut().for_each(|d| *d += 0.25 * g));
-        }
-    }
+/// A quarter to each of 2×2; `width` is that of the result.
+pub(super) fn downsample_gradient(g: &[f32], width: usize) -> Vec<f32> {
+    let mut dx = upsample(g, width);
+    dx.iter_mut().for_each(|d| *d *= 0.25);
+    dx
 }
 
-/// small ← small + factor·(sums of 2×2 of large), `width` being that of the small one.
-fn add_blocks(large: &[f32], width: usize, factor: f32, small: &mut [f32]) {
-    for (rows, out) in large.chunks_exact(4 * width).zip(small.chunks_exact_mut(width)) {
+/// factor·(sums of 2×2 of x), `width` being that of the result.
+fn blocks(x: &[f32], width: usize, factor: f32) -> Vec<f32> {
+    let mut out = Vec::with_capacity(x.len() / 4);
+    for rows in x.chunks_exact(4 * width) {
         let (first, second) = rows.split_at(2 * width);
         let blocks = first.chunks_exact(2).zip(second.chunks_exact(2));
-        out.iter_mut().zip(blocks).for_each(|(o, (a, b))| *o += factor * ((a[0] + a[1]) + (b[0] + b[1])));
+        out.extend(blocks.map(|(a, b)| factor * ((a[0] + a[1]) + (b[0] + b[1]))));
     }
+    out
 }
 
 /// Σ x, in lanes: faster than one running sum, and closer.
