@@ -13,6 +13,7 @@
 
 pub mod config;
 pub mod consistency;
+pub mod edit;
 pub mod error;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod folder;

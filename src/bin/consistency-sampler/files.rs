@@ -1,12 +1,86 @@
 //! Tensors and pictures on disk.
 
 use std::fs::File;
-use std::io::BufWriter;
+use std::io::{BufReader, BufWriter};
 use std::path::Path;
 
-use consistency_sampler::image::to_byte;
+use consistency_sampler::config::UNetConfig;
+use consistency_sampler::edit::LUMA;
+use consistency_sampler::image::{to_byte, to_unit};
 use consistency_sampler::{Error, Result};
 use safetensors::{Dtype, SafeTensors, View};
+
+/// What kind of file pictures are written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PictureFile {
+    /// A grid of 8-bit pictures.
+    Png,
+    /// `images` [B,C,H,W] in [0,1].
+    Safetensors,
+}
+
+impl PictureFile {
+    /// By the name's ending.
+    pub fn of(path: &Path) -> Result<Self> {
+        match path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase).as_deref() {
+            Some("png") => Ok(Self::Png),
+            Some("safetensors") => Ok(Self::Safetensors),
+            _ => {
+                let found = path.display();
+                Err(Error::Input(format!("--output: expected a .png or .safetensors file, found {found}")))
+            }
+        }
+    }
+
+    /// Writes images (B, C, H, W) in about [−1, 1]; a grid has rows of `columns`.
+    pub fn write(self, path: &Path, shape: [usize; 4], columns: usize, images: &[f32]) -> Result<()> {
+        match self {
+            Self::Png => write_grid(path, shape, columns, images),
+            Self::Safetensors => {
+                let images: Vec<f32> = images.iter().map(|&v| to_unit(v)).collect();
+                write_tensor(path, "images", &shape, &images)
+            }
+        }
+    }
+}
+
+/// Reads a PNG of the model's size as (C, H, W) in [−1, 1].
+///
+/// Grey becomes three equal channels, colours become their luma where the model is grey; transparent pixels are seen on
+/// black.
+pub fn read_picture(path: &Path, config: &UNetConfig) -> Result<Vec<f32>> {
+    let bad = |m: String| Error::Input(format!("{}: {m}", path.display()));
+    let file = File::open(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => Error::Io(format!("{}: no such file", path.display())),
+        _ => Error::Io(format!("{}: {e}", path.display())),
+    })?;
+    let mut decoder = png::Decoder::new(BufReader::new(file));
+    decoder.set_transformations(png::Transformations::normalize_to_color8());
+    let mut reader = decoder.read_info().map_err(|e| bad(format!("not a PNG: {e}")))?;
+    let [height, width] = config.sample_size;
+    let found = (reader.info().height as usize, reader.info().width as usize);
+    if found != (height, width) {
+        return Err(bad(format!("expected {height}×{width} pixels, found {}×{}", found.0, found.1)));
+    }
+    let size = reader.output_buffer_size().ok_or_else(|| bad("too large".into()))?;
+    let mut bytes = vec![0; size];
+    reader.next_frame(&mut bytes).map_err(|e| bad(format!("damaged PNG: {e}")))?;
+    let (color, _) = reader.output_color_type();
+    let samples = color.samples();
+    let pixels = bytes.chunks_exact(samples).take(height * width).map(|p| {
+        let alpha = if samples % 2 == 0 { f32::from(p[samples - 1]) / 255.0 } else { 1.0 };
+        let channel = |c: usize| f32::from(p[if samples < 3 { 0 } else { c }]) * alpha;
+        [channel(0), channel(1), channel(2)]
+    });
+    let pixels: Vec<[f32; 3]> = pixels.collect();
+    let grey = |p: &[f32; 3]| match p[0] == p[1] && p[1] == p[2] {
+        true => p[0],
+        false => p.iter().zip(LUMA).map(|(p, w)| p * w).sum(),
+    };
+    let value = |c: usize, p: &[f32; 3]| if config.in_channels == 1 { grey(p) } else { p[c.min(2)] };
+    let planes = (0..config.in_channels).flat_map(|c| pixels.iter().map(move |p| value(c, p) / 127.5 - 1.0));
+    Ok(planes.collect())
+}
 
 /// A tensor read from a file.
 pub struct Tensor {

@@ -1,6 +1,7 @@
 //! The command line: the library's interpreters over files.
 
 mod device;
+mod edit;
 #[cfg(feature = "train")]
 mod evaluate;
 mod files;
@@ -28,6 +29,8 @@ struct Arguments {
 enum Command {
     /// Draw samples, as diffusers' ConsistencyModelPipeline does
     Sample(sample::Arguments),
+    /// Change a picture: inpaint, colorize, add detail, follow strokes, denoise, interpolate
+    Edit(edit::Arguments),
     /// Call the bare U-Net, as diffusers' UNet2DModel is called
     Forward(forward::Arguments),
     /// Train a consistency model, or the denoiser that teaches one
@@ -41,6 +44,7 @@ enum Command {
 fn run(command: &Command) -> Result<()> {
     match command {
         Command::Sample(arguments) => sample::run(arguments),
+        Command::Edit(arguments) => edit::run(arguments),
         Command::Forward(arguments) => forward::run(arguments),
         #[cfg(feature = "train")]
         Command::Train(arguments) => train::run(arguments),

@@ -5,13 +5,12 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use consistency_sampler::image::to_unit;
+use consistency_sampler::Result;
 use consistency_sampler::sampler::Request;
-use consistency_sampler::{Error, Result};
 use indicatif::ProgressBar;
 
 use crate::device::{ModelArguments, style};
-use crate::files::{write_grid, write_tensor};
+use crate::files::PictureFile;
 
 #[derive(Args)]
 pub struct Arguments {
@@ -44,21 +43,13 @@ pub struct Arguments {
 }
 
 /// PyTorch takes seeds from −2⁶³ to 2⁶⁴ − 1 and lets negative ones wrap around.
-fn seed(text: &str) -> std::result::Result<u64, String> {
+pub fn seed(text: &str) -> std::result::Result<u64, String> {
     let wrapped = || text.parse::<i64>().map(|s| s as u64);
     text.parse().or_else(|_| wrapped()).map_err(|_| "expected a whole number of at most 64 bits".into())
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let extension = arguments.output.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
-    let as_png = match extension.as_deref() {
-        Some("png") => true,
-        Some("safetensors") => false,
-        _ => {
-            let found = arguments.output.display();
-            return Err(Error::Input(format!("--output: expected a .png or .safetensors file, found {found}")));
-        }
-    };
+    let file = PictureFile::of(&arguments.output)?;
     let folder = arguments.model.folder()?;
     let request = Request {
         seed: arguments.seed,
@@ -85,13 +76,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
     let [height, width] = folder.unet.sample_size;
     let shape = [request.batch, folder.unet.in_channels, height, width];
-    if as_png {
-        let columns = (1..).find(|n| n * n >= request.batch).expect("some square is large enough");
-        write_grid(&arguments.output, shape, columns, &samples)?;
-    } else {
-        let images: Vec<f32> = samples.iter().map(|&v| to_unit(v)).collect();
-        write_tensor(&arguments.output, "images", &shape, &images)?;
-    }
+    let columns = (1..).find(|n| n * n >= request.batch).expect("some square is large enough");
+    file.write(&arguments.output, shape, columns, &samples)?;
     let classes = if labels.is_empty() { String::new() } else { format!(", classes {labels:?}") };
     let (calls, seconds) = (schedule.steps.len(), begin.elapsed().as_secs_f64());
     println!("{}: {} × {calls} network calls in {seconds:.2} s{classes}", arguments.output.display(), request.batch);

@@ -1,0 +1,200 @@
+//! Editing against an independent NumPy version of the algorithm, on every interpreter, and from the command line.
+
+mod common;
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use consistency_sampler::edit::{Edit, denoise, edit, from_sigmas, slerp};
+use consistency_sampler::folder::ModelFolder;
+use consistency_sampler::network::Network;
+use consistency_sampler::rng::Generator;
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+use common::*;
+
+/// Four network calls, each within 1e-4 of diffusers'.
+const TOLERANCE: f32 = 1e-3;
+
+fn numbers(case: &Value, key: &str) -> Vec<f64> {
+    case[key].as_array().unwrap_or(&Vec::new()).iter().map(|v| v.as_f64().unwrap()).collect()
+}
+
+fn edits_match<N: Network>(new: impl Fn(&ModelFolder) -> N) {
+    let bytes = std::fs::read(goldens().join("edits.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let cases = json(&goldens().join("edits.json"));
+    let cases = cases.as_array().unwrap();
+    assert_eq!(cases.len(), 11);
+    for case in cases {
+        let name = case["name"].as_str().unwrap();
+        let folder = ModelFolder::open(goldens().join(case["checkpoint"].as_str().unwrap())).unwrap();
+        let mut network = load(new(&folder), &folder).unwrap();
+        let tensor = |key: &str| f32s(file.tensor(&format!("{name}.{key}")).unwrap().data());
+        let (y, expected) = (tensor("y"), tensor("x"));
+        let labels: Vec<u32> = numbers(case, "class_labels").iter().map(|&l| l as u32).collect();
+        let sigmas = numbers(case, "sigmas");
+        let kind = match case["kind"].as_str().unwrap() {
+            "inpaint" => Edit::Inpaint { hole: numbers(case, "hole").iter().map(|&h| h == 1.0).collect() },
+            "colorize" => Edit::Colorize,
+            "super-resolution" => Edit::SuperResolution { patch: case["patch"].as_u64().unwrap() as usize },
+            "stroke" => Edit::Stroke,
+            "denoise" => {
+                let run = denoise(&mut network, &folder.scheduler, sigmas[0], &y, &labels);
+                assert_close(name, &pollster::block_on(run).unwrap(), &expected, TOLERANCE);
+                continue;
+            }
+            "interpolate" => {
+                let noise = |seed: f64| {
+                    let mut z = vec![0.0; y.len() / 2];
+                    Generator::new(seed as u64).randn(&mut z);
+                    z
+                };
+                let seeds = numbers(case, "seeds");
+                let (a, b) = (noise(seeds[0]), noise(seeds[1]));
+                let high = folder.scheduler.sigma_max;
+                let between = numbers(case, "shares").into_iter().flat_map(|share| slerp(&a, &b, share));
+                let x: Vec<f32> = between.map(|z| z * high as f32).collect();
+                let run = denoise(&mut network, &folder.scheduler, high, &x, &labels);
+                assert_close(name, &pollster::block_on(run).unwrap(), &expected, TOLERANCE);
+                continue;
+            }
+            other => panic!("{other}"),
+        };
+        let schedule = from_sigmas(&folder.scheduler, &sigmas).unwrap();
+        let mut generator = Generator::new(case["seed"].as_u64().unwrap());
+        let noise = |z: &mut [f32]| generator.randn(z);
+        let next = |_: consistency_sampler::sampler::Progress<'_>| ControlFlow::Continue(());
+        let run = edit(&mut network, &folder.unet, &kind, &schedule, &y, &labels, noise, next);
+        assert_close(name, &pollster::block_on(run).unwrap(), &expected, TOLERANCE);
+    }
+}
+
+#[test]
+fn edits_match_on_the_host() {
+    edits_match(|f| consistency_sampler::host::HostNetwork::new(&f.unet));
+}
+
+#[test]
+fn edits_match_on_burn() {
+    edits_match(|f| consistency_sampler::reference::BurnUNet::on_cpu(&f.unet));
+}
+
+#[test]
+fn edits_match_on_the_gpu() {
+    use consistency_sampler::gpu::{Gpu, GpuUNet};
+    let gpu = pollster::block_on(Gpu::request()).expect("a GPU adapter, be it a software one");
+    edits_match(|f| GpuUNet::new(&gpu, &f.unet).unwrap());
+}
+
+/// A folder of one test's files.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("consistency-sampler-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    /// Writes an 8-bit PNG.
+    fn png(&self, name: &str, [width, height]: [u32; 2], color: png::ColorType, bytes: &[u8]) -> String {
+        let path = self.path(name);
+        let mut encoder = png::Encoder::new(std::fs::File::create(&path).unwrap(), width, height);
+        encoder.set_color(color);
+        encoder.write_header().unwrap().write_image_data(bytes).unwrap();
+        path
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.join(name).to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn read_png(path: &str) -> (u32, u32, Vec<u8>) {
+    let decoder = png::Decoder::new(std::io::BufReader::new(std::fs::File::open(path).unwrap()));
+    let mut reader = decoder.read_info().unwrap();
+    let mut bytes = vec![0; reader.output_buffer_size().unwrap()];
+    let info = reader.next_frame(&mut bytes).unwrap();
+    (info.width, info.height, bytes)
+}
+
+fn model(name: &str) -> String {
+    goldens().join(name).to_str().unwrap().to_owned()
+}
+
+#[test]
+fn the_command_line_keeps_what_the_mask_leaves() {
+    let scratch = Scratch::new("inpaint");
+    let picture: Vec<u8> = (0..28 * 28).map(|i| (i * 7 % 256) as u8).collect();
+    let mask: Vec<u8> = (0..28 * 28).map(|i| if i % 28 < 10 { 255 } else { 0 }).collect();
+    let input = scratch.png("in.png", [28, 28], png::ColorType::Grayscale, &picture);
+    let mask = scratch.png("mask.png", [28, 28], png::ColorType::Grayscale, &mask);
+    let (model, output) = (model("mnist-shape"), scratch.path("out.png"));
+    let arguments = ["edit", "--device", "cpu", "--model", &model, "--kind", "inpaint", "--input", &input];
+    let rest = ["--mask", &mask, "--seed", "1", "--class-labels", "3", "--output", &output];
+    let done = run(&[&arguments[..], &rest[..]].concat());
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let (width, height, found) = read_png(&output);
+    assert_eq!((width, height), (28, 28));
+    let differ = |inside: bool| (0..784).filter(|i| (i % 28 < 10) == inside && found[*i] != picture[*i]).count();
+    assert_eq!(differ(false), 0, "pixels outside the hole");
+    assert!(differ(true) > 100, "pixels in the hole are generated");
+}
+
+#[test]
+fn every_kind_writes_its_pictures() {
+    let scratch = Scratch::new("kinds");
+    let colors: Vec<u8> = (0..16 * 16 * 3).map(|i| (i * 11 % 256) as u8).collect();
+    let input = scratch.png("in.png", [16, 16], png::ColorType::Rgb, &colors);
+    let grey: Vec<u8> = (0..16 * 16).map(|i| (i * 5 % 256) as u8).collect();
+    let other = scratch.png("other.png", [16, 16], png::ColorType::Grayscale, &grey);
+    let (model, output) = (model("attn-scale-shift"), scratch.path("out.png"));
+    for (kind, options, size) in [
+        ("colorize", &["--batch", "4"][..], (32, 32)),
+        ("super-resolution", &["--patch", "4"], (16, 16)),
+        ("stroke", &[], (16, 16)),
+        ("denoise", &["--sigma", "0.5"], (16, 16)),
+        ("interpolate", &["--to", &other, "--batch", "5"], (80, 16)),
+    ] {
+        let arguments = ["edit", "--device", "cpu", "--model", &model, "--kind", kind, "--input", &input];
+        let rest = ["--class-labels", "1", "--output", &output];
+        let done = run(&[&arguments[..], options, &rest[..]].concat());
+        assert!(done.status.success(), "{kind}: {}", String::from_utf8_lossy(&done.stderr));
+        let (width, height, _) = read_png(&output);
+        assert_eq!((width, height), size, "{kind}");
+        std::fs::remove_file(&output).unwrap();
+    }
+}
+
+#[test]
+fn mistakes_are_named() {
+    let scratch = Scratch::new("mistakes");
+    let small = scratch.png("small.png", [14, 28], png::ColorType::Grayscale, &[0; 14 * 28]);
+    let input = scratch.png("in.png", [28, 28], png::ColorType::Rgba, &[128; 28 * 28 * 4]);
+    let text = scratch.path("text.png");
+    std::fs::write(&text, "no picture").unwrap();
+    let (model, output) = (model("mnist-shape"), scratch.path("out.png"));
+    let refused = |input: &str, options: &[&str]| {
+        error(&[&["edit", "--model", &model, "--output", &output, "--input", input, "--kind"], options].concat())
+    };
+    assert!(refused(&small, &["stroke"]).ends_with("small.png: expected 28×28 pixels, found 28×14"));
+    assert!(refused(&text, &["stroke"]).contains("text.png: not a PNG"));
+    assert!(refused("nowhere.png", &["stroke"]).ends_with("nowhere.png: no such file"));
+    assert_eq!(refused(&input, &["inpaint"]), "--mask is needed, found none");
+    assert_eq!(refused(&input, &["colorize"]), "colorize: expected a model of 3 channels, found 1");
+    assert_eq!(
+        refused(&input, &["super-resolution", "--patch", "5"]),
+        "patch: expected a divisor of 28 and 28, found 5"
+    );
+    assert_eq!(refused(&input, &["denoise", "--sigma", "90"]), "sigma: expected 0.002 to 80, found 90");
+    assert_eq!(refused(&input, &["stroke", "--patch", "7"]), "--patch: --kind stroke has no such option");
+    assert!(!Path::new(&output).exists());
+}
