@@ -277,7 +277,7 @@ mod tests {
 
     const RGB: &str = r#"{
       "_class_name": "UNet2DModel", "sample_size": 4, "in_channels": 3, "out_channels": 3, "layers_per_block": 1,
-      "block_out_channels": [4], "norm_num_groups": 2, "down_block_types": ["DownBlock2D"],
+      "block_out_channels": [8], "norm_num_groups": 2, "down_block_types": ["DownBlock2D"],
       "up_block_types": ["UpBlock2D"]
     }"#;
 
