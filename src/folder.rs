@@ -1,19 +1,26 @@
 //! A diffusers folder on disk.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use crate::config::{SchedulerConfig, UNetConfig, check_model_index};
 use crate::error::{Error, Result};
 use crate::unet::Parameter;
 use crate::weights::WeightStream;
 
-const WEIGHTS: &str = "unet/diffusion_pytorch_model.safetensors";
-const INDEX: &str = "unet/diffusion_pytorch_model.safetensors.index.json";
-const PICKLE: &str = "unet/diffusion_pytorch_model.bin";
+/// Where weights may be, the first that is there being taken: on a disk the full precision costs no download.
+const WEIGHTS: [&str; 2] =
+    ["unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors"];
+const INDICES: [&str; 2] =
+    ["unet/diffusion_pytorch_model.safetensors.index.json", "unet/diffusion_pytorch_model.safetensors.index.fp16.json"];
+const PICKLES: [&str; 2] = ["unet/diffusion_pytorch_model.bin", "unet/diffusion_pytorch_model.fp16.bin"];
+/// SHA-256 of the folder's files, as `sha256sum` writes it; may be missing.
+const SUMS: &str = "SHA256SUMS";
 
 /// A consistency model in the diffusers layout: `model_index.json`, `unet/`, `scheduler/`.
 #[derive(Debug)]
@@ -43,7 +50,8 @@ impl ModelFolder {
 
     /// Streams the weights, one file or a sharded set, into `sink`, which gets each tensor's name and values.
     ///
-    /// `progress` is told the bytes read so far and the total.
+    /// `progress` is told the bytes read so far and the total. A file that `SHA256SUMS` lists must have that sum, which
+    /// is known when its last byte has been read.
     ///
     /// # Errors
     /// [`Error::Io`] for missing or unreadable files, [`Error::Weights`] for what they hold.
@@ -54,6 +62,7 @@ impl ModelFolder {
         sink: &mut dyn FnMut(&str, &[f32]) -> Result<()>,
     ) -> Result<()> {
         let files = self.weight_files()?;
+        let sums = self.sums()?;
         let size = |p: &PathBuf| p.metadata().map(|m| m.len()).map_err(|e| unreadable(p, &e));
         let total = files.iter().map(size).sum::<Result<u64>>()?;
         let mut done = 0;
@@ -65,16 +74,28 @@ impl ModelFolder {
                 other => other,
             };
             let mut file = File::open(path).map_err(|e| unreadable(path, &e))?;
+            let mut hash = sums.get(path).map(|expected| (expected, Sha256::new()));
             loop {
                 let n = file.read(&mut chunk).map_err(|e| unreadable(path, &e))?;
                 if n == 0 {
                     break;
                 }
-                stream.push(&chunk[..n], sink).map_err(at_file)?;
+                if let Some((_, hash)) = &mut hash {
+                    hash.update(&chunk[..n]);
+                }
+                stream.push(&chunk[..n], &mut |name, _, values| sink(name, values)).map_err(at_file)?;
                 done += n as u64;
                 progress(done, total);
             }
             stream.end_file().map_err(at_file)?;
+            if let Some((expected, hash)) = hash {
+                let found = format!("{:x}", hash.finalize());
+                if found != *expected {
+                    return Err(at_file(Error::Weights(format!(
+                        "expected SHA-256 {expected} ({SUMS}), found {found}"
+                    ))));
+                }
+            }
         }
         stream.finish().map_err(|e| match e {
             Error::Weights(m) => Error::Weights(format!("{}: {m}", self.path.display())),
@@ -82,20 +103,41 @@ impl ModelFolder {
         })
     }
 
+    /// The files that `SHA256SUMS` lists, with their sums in lower case.
+    fn sums(&self) -> Result<HashMap<PathBuf, String>> {
+        let path = self.path.join(SUMS);
+        if !path.exists() {
+            return Ok(HashMap::new());
+        }
+        let text = read(&path)?;
+        let line = |line: &str| {
+            let (sum, name) = line.split_once([' ', '\t'])?;
+            let name = name.trim_start().trim_start_matches('*').trim_start_matches("./");
+            let valid = sum.len() == 64 && sum.bytes().all(|b| b.is_ascii_hexdigit());
+            valid.then(|| (self.path.join(name), sum.to_ascii_lowercase()))
+        };
+        let lines = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
+        lines
+            .map(|l| {
+                line(l).ok_or_else(|| {
+                    Error::Weights(format!("{}: expected lines of a SHA-256 and a name, found {l:?}", path.display()))
+                })
+            })
+            .collect()
+    }
+
     fn weight_files(&self) -> Result<Vec<PathBuf>> {
-        let single = self.path.join(WEIGHTS);
-        if single.exists() {
-            return Ok(vec![single]);
+        let there = |name: &&&str| self.path.join(name).exists();
+        if let Some(single) = WEIGHTS.iter().find(there) {
+            return Ok(vec![self.path.join(single)]);
         }
-        let index = self.path.join(INDEX);
-        if !index.exists() {
-            let hint = if self.path.join(PICKLE).exists() {
-                format!(" ({PICKLE} is a pickle, which is not read: convert it to safetensors)")
-            } else {
-                String::new()
-            };
-            return Err(Error::Io(format!("{}: no such file{hint}", single.display())));
-        }
+        let Some(index) = INDICES.iter().find(there) else {
+            let hint = PICKLES.iter().find(there).map_or(String::new(), |pickle| {
+                format!(" ({pickle} is a pickle, which is not read: convert it by tools/convert_checkpoint.py)")
+            });
+            return Err(Error::Io(format!("{}: no such file{hint}", self.path.join(WEIGHTS[0]).display())));
+        };
+        let index = self.path.join(index);
         let bad = |what: &str| Error::Weights(format!("{}: {what}", index.display()));
         let json: Value = serde_json::from_str(&read(&index)?).map_err(|e| bad(&format!("not JSON: {e}")))?;
         let map = json["weight_map"].as_object().ok_or_else(|| bad("\"weight_map\" is missing"))?;

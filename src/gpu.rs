@@ -70,6 +70,33 @@ impl GpuUNet {
         self.plan.as_ref().map_or(0, Plan::dispatch_count)
     }
 
+    /// Of how many rows each piece that [`GpuUNet::load_rows`] takes of a parameter must be a multiple, the last one
+    /// excepted; `None`: it takes that parameter whole.
+    pub fn piece_granularity(&self, name: &str) -> Option<usize> {
+        self.program.placements.get(name)?.order.piece_granularity()
+    }
+
+    /// Takes the rows `first ..` of a parameter, slices along the first axis of its checkpoint shape.
+    ///
+    /// # Errors
+    /// As [`Network::load`].
+    pub fn load_rows(&mut self, name: &str, first: usize, values: &[f32]) -> Result<()> {
+        let placement =
+            self.program.placements.get(name).ok_or_else(|| {
+                Error::Weights(format!("unexpected tensor {name}: the configuration has no such layer"))
+            })?;
+        let (offset, packed) = placement.order.pack_piece(first, values);
+        let bytes: &[u8] = bytemuck::cast_slice(&packed);
+        let start = (placement.offset + offset) as u64 * 4;
+        self.gpu.queue.write_buffer(&self.weights[placement.buffer], start, bytes);
+        self.queued += bytes.len();
+        if self.queued >= UPLOAD_BATCH {
+            self.gpu.queue.submit([]);
+            self.queued = 0;
+        }
+        self.gpu.check()
+    }
+
     /// The plan for `batch`, made anew when the last call had another batch size.
     fn plan(&mut self, batch: usize) -> Result<()> {
         if self.plan.as_ref().is_none_or(|p| p.batch != batch) {
@@ -105,19 +132,7 @@ impl Network for GpuUNet {
     }
 
     fn load(&mut self, name: &str, values: &[f32]) -> Result<()> {
-        let placement =
-            self.program.placements.get(name).ok_or_else(|| {
-                Error::Weights(format!("unexpected tensor {name}: the configuration has no such layer"))
-            })?;
-        let packed = placement.order.pack(values);
-        let bytes: &[u8] = bytemuck::cast_slice(&packed);
-        self.gpu.queue.write_buffer(&self.weights[placement.buffer], placement.offset as u64 * 4, bytes);
-        self.queued += bytes.len();
-        if self.queued >= UPLOAD_BATCH {
-            self.gpu.queue.submit([]);
-            self.queued = 0;
-        }
-        self.gpu.check()
+        self.load_rows(name, 0, values)
     }
 
     async fn forward(&mut self, input: ForwardInput<'_>) -> Result<Vec<f32>> {

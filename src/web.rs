@@ -8,9 +8,10 @@ use std::ops::ControlFlow;
 use std::rc::Rc;
 
 use js_sys::{Array, BigInt, Function, Object, Reflect, Uint8ClampedArray};
+use sha2::{Digest, Sha256};
 use wasm_bindgen::prelude::*;
 
-use crate::config::{SchedulerConfig, UNetConfig};
+use crate::config::{SchedulerConfig, UNetConfig, check_model_index};
 use crate::error::Error;
 use crate::gpu::{Gpu, GpuUNet};
 use crate::image::to_rgba;
@@ -52,30 +53,54 @@ impl Device {
 pub struct Loader {
     network: GpuUNet,
     stream: WeightStream,
+    hash: Sha256,
     scheduler: SchedulerConfig,
 }
 
 #[wasm_bindgen]
 impl Loader {
-    /// Reads the two configuration files, allocates the weights on the GPU and starts compiling the kernels.
+    /// Reads the configuration files, allocates the weights on the GPU and starts compiling the kernels; the weights
+    /// will come in one file if `single_file`, else in several.
     #[wasm_bindgen(constructor)]
-    pub fn new(device: &Device, unet_config_json: &str, scheduler_config_json: &str) -> JsResult<Loader> {
+    pub fn new(
+        device: &Device,
+        model_index_json: &str,
+        unet_config_json: &str,
+        scheduler_config_json: &str,
+        single_file: bool,
+    ) -> JsResult<Loader> {
+        check_model_index(model_index_json).map_err(to_js)?;
         let config = UNetConfig::parse(unet_config_json).map_err(to_js)?;
         let scheduler = SchedulerConfig::parse(scheduler_config_json).map_err(to_js)?;
         let network = GpuUNet::new(&device.gpu, &config).map_err(to_js)?;
-        let stream = WeightStream::new(&UNet::new(&config).parameters(), true);
-        Ok(Loader { network, stream, scheduler })
+        let parameters = UNet::new(&config).parameters();
+        let stream = WeightStream::in_pieces(&parameters, single_file, |name| network.piece_granularity(name));
+        Ok(Loader { network, stream, hash: Sha256::new(), scheduler })
     }
 
-    /// Takes the next bytes of `diffusion_pytorch_model.safetensors`; complete tensors go to the GPU.
+    /// Takes the next bytes of the current safetensors file; what is complete goes to the GPU.
     pub fn push(&mut self, chunk: &[u8]) -> JsResult<()> {
+        self.hash.update(chunk);
         let network = &mut self.network;
-        self.stream.push(chunk, &mut |name, values| network.load(name, values)).map_err(to_js)
+        self.stream.push(chunk, &mut |name, row, values| network.load_rows(name, row, values)).map_err(to_js)
     }
 
-    /// Ends the file and returns the model; throws when the file was too short.
-    pub async fn finish(mut self) -> JsResult<Model> {
+    /// Forgets the current file, whose bytes will come anew from the first one.
+    #[wasm_bindgen(js_name = restartFile)]
+    pub fn restart_file(&mut self) {
+        self.hash = Sha256::new();
+        self.stream.restart_file();
+    }
+
+    /// Ends the current file and returns its SHA-256 in hexadecimal; throws when the file was too short.
+    #[wasm_bindgen(js_name = endFile)]
+    pub fn end_file(&mut self) -> JsResult<String> {
         self.stream.end_file().map_err(to_js)?;
+        Ok(self.hash.finalize_reset().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// Returns the model; throws when a tensor did not come.
+    pub fn finish(self) -> JsResult<Model> {
         self.stream.finish().map_err(to_js)?;
         Ok(Model {
             config: self.network.config().clone(),

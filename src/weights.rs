@@ -1,8 +1,9 @@
 //! Safetensors files, read as their bytes arrive.
 //!
-//! A [`WeightStream`] never holds more than the header and one tensor. It checks everything that can be checked
-//! before it hands a tensor on: the header's length and JSON, the offsets (contiguous, in file order, no overlap),
-//! and each tensor's name, dtype and shape against what the network needs.
+//! A [`WeightStream`] never holds more than the header and one tensor, or one piece of a tensor for a reader that takes
+//! pieces. It checks everything that can be checked before it hands values on: the header's length and JSON, the
+//! offsets (contiguous, in file order, no overlap), and each tensor's name, dtype and shape against what the network
+//! needs.
 
 use std::collections::BTreeMap;
 
@@ -14,6 +15,9 @@ use crate::unet::Parameter;
 
 /// The longest header that is read, in bytes. The format's own limit is 100 MB; 600 tensors need about 80 KB.
 const MAX_HEADER: u64 = 16 << 20;
+
+/// About how many bytes of the file a piece of a tensor has; a piece is whole rows, so it may be longer.
+const PIECE: usize = 1 << 20;
 
 /// How a checkpoint stores the elements of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,12 +62,40 @@ struct Entry {
     /// Position in the data section, in bytes.
     start: usize,
     end: usize,
+    /// How many rows are handed on at a time.
+    piece_rows: usize,
 }
 
-/// Reads one or more safetensors files chunk by chunk and hands on each tensor, as f32, when its last byte is in.
+impl Entry {
+    /// Bytes of one row: an element of a vector, a slice along the first axis of anything else.
+    fn row_bytes(&self) -> usize {
+        self.shape.iter().skip(1).product::<usize>() * self.dtype.size()
+    }
+
+    /// How many rows there are; a scalar is one.
+    fn rows(&self) -> usize {
+        self.shape.first().copied().unwrap_or(1)
+    }
+}
+
+/// What takes values in: the tensor's name, the first of the rows that follow, and their values.
+///
+/// A row is a slice along the tensor's first axis. The rows of a tensor come in order and each of them once, unless the
+/// file is restarted.
+pub type Sink<'a> = dyn FnMut(&str, usize, &[f32]) -> Result<()> + 'a;
+
+/// A tensor that has not been seen in a header yet.
+struct Wanted {
+    shape: Vec<usize>,
+    /// The number of rows of every piece but a tensor's last is a multiple of this; `None`: the tensor is not split.
+    granularity: Option<usize>,
+}
+
+/// Reads one or more safetensors files chunk by chunk and hands on their values, as f32, when their bytes are in.
 pub struct WeightStream {
-    /// What has not been seen in a header yet.
-    wanted: BTreeMap<String, Vec<usize>>,
+    wanted: BTreeMap<String, Wanted>,
+    /// What the current file's header crossed off `wanted`.
+    in_file: BTreeMap<String, Wanted>,
     /// Whether one file must hold everything, so that a missing tensor shows in its header.
     single_file: bool,
     file: FileState,
@@ -72,25 +104,41 @@ pub struct WeightStream {
 enum FileState {
     /// Collecting the 8-byte length and then the header.
     Header(Vec<u8>),
-    /// Collecting the bytes of the first of `entries`, reversed so that the next one is last.
-    Data { entries: Vec<Entry>, buffer: Vec<u8>, total: usize },
+    /// Collecting the next piece of the first of `entries`, reversed so that the next one is last; `row` is the first
+    /// of that piece.
+    Data { entries: Vec<Entry>, row: usize, buffer: Vec<u8>, total: usize },
 }
 
 impl WeightStream {
-    /// Expects exactly `parameters`, all of them in one file if `single_file`, else spread over several.
+    /// Expects exactly `parameters`, all of them in one file if `single_file`, else spread over several; hands on whole
+    /// tensors.
     pub fn new(parameters: &[Parameter], single_file: bool) -> Self {
+        Self::in_pieces(parameters, single_file, |_| None)
+    }
+
+    /// The same, but long tensors are handed on in pieces of about a megabyte. `granularity` says for a tensor's name
+    /// of how many rows each piece but the last must be a multiple, or `None` if the tensor must come whole.
+    pub fn in_pieces(parameters: &[Parameter], single_file: bool, granularity: impl Fn(&str) -> Option<usize>) -> Self {
+        let wanted = |p: &Parameter| Wanted { shape: p.shape.clone(), granularity: granularity(&p.name) };
         Self {
-            wanted: parameters.iter().map(|p| (p.name.clone(), p.shape.clone())).collect(),
+            wanted: parameters.iter().map(|p| (p.name.clone(), wanted(p))).collect(),
+            in_file: BTreeMap::new(),
             single_file,
             file: FileState::Header(Vec::new()),
         }
     }
 
-    /// Takes the next bytes of the current file; calls `sink` with the name and values of each completed tensor.
+    /// Forgets the current file, whose bytes will come anew from the first one.
+    pub fn restart_file(&mut self) {
+        self.wanted.append(&mut self.in_file);
+        self.file = FileState::Header(Vec::new());
+    }
+
+    /// Takes the next bytes of the current file; calls `sink` with what they complete.
     ///
     /// # Errors
     /// [`Error::Weights`] when the file is not what the network needs; the sink's own errors.
-    pub fn push(&mut self, mut chunk: &[u8], sink: &mut dyn FnMut(&str, &[f32]) -> Result<()>) -> Result<()> {
+    pub fn push(&mut self, mut chunk: &[u8], sink: &mut Sink<'_>) -> Result<()> {
         loop {
             match &mut self.file {
                 FileState::Header(header) => {
@@ -109,9 +157,9 @@ impl WeightStream {
                     let mut entries = self.check_header(&header[8..])?;
                     let total = entries.last().map_or(0, |e| e.end);
                     entries.reverse();
-                    self.file = FileState::Data { entries, buffer: Vec::new(), total };
+                    self.file = FileState::Data { entries, row: 0, buffer: Vec::new(), total };
                 }
-                FileState::Data { entries, buffer, .. } => {
+                FileState::Data { entries, row, buffer, .. } => {
                     let Some(entry) = entries.last() else {
                         return match chunk.len() {
                             0 => Ok(()),
@@ -120,21 +168,26 @@ impl WeightStream {
                             }
                         };
                     };
-                    let length = entry.end - entry.start;
+                    let rows = entry.piece_rows.min(entry.rows() - *row);
+                    let length = rows * entry.row_bytes();
                     let missing = length - buffer.len();
                     if buffer.is_empty() && chunk.len() >= length {
-                        sink(&entry.name, &entry.dtype.decode(&chunk[..length]))?; // no copy when it came whole
+                        sink(&entry.name, *row, &entry.dtype.decode(&chunk[..length]))?; // no copy when it came whole
                     } else {
                         buffer.reserve_exact(missing);
                         buffer.extend_from_slice(&chunk[..missing.min(chunk.len())]);
                         if buffer.len() < length {
                             return Ok(());
                         }
-                        sink(&entry.name, &entry.dtype.decode(buffer))?;
+                        sink(&entry.name, *row, &entry.dtype.decode(buffer))?;
                         buffer.clear();
                     }
                     chunk = &chunk[missing..];
-                    entries.pop();
+                    *row += rows;
+                    if *row == entry.rows() {
+                        *row = 0;
+                        entries.pop();
+                    }
                 }
             }
         }
@@ -145,17 +198,18 @@ impl WeightStream {
     /// # Errors
     /// [`Error::Weights`] when the file ended too early.
     pub fn end_file(&mut self) -> Result<()> {
+        self.in_file.clear();
         match std::mem::replace(&mut self.file, FileState::Header(Vec::new())) {
             FileState::Header(header) => Err(Error::Weights(format!(
                 "the file ends after {} bytes, inside its header: expected a safetensors file",
                 header.len()
             ))),
-            FileState::Data { entries, buffer, total } => match entries.last() {
+            FileState::Data { entries, row, buffer, total } => match entries.last() {
                 None => Ok(()),
                 Some(entry) => Err(Error::Weights(format!(
                     "the file is truncated in {}: expected {total} bytes of tensors, found {}",
                     entry.name,
-                    entry.start + buffer.len()
+                    entry.start + row * entry.row_bytes() + buffer.len()
                 ))),
             },
         }
@@ -178,13 +232,19 @@ impl WeightStream {
             if name == "__metadata__" {
                 continue;
             }
-            let Some(expected) = self.wanted.remove(name) else {
+            let Some(wanted) = self.wanted.remove(name) else {
                 return Err(Error::Weights(format!("unexpected tensor {name}: the configuration has no such layer")));
             };
-            let entry = Entry::parse(name, value)?;
+            let (expected, granularity) = (wanted.shape.clone(), wanted.granularity);
+            self.in_file.insert(name.clone(), wanted);
+            let mut entry = Entry::parse(name, value)?;
             if entry.shape != expected {
                 return Err(Error::Weights(format!("{name}: expected shape {expected:?}, found {:?}", entry.shape)));
             }
+            entry.piece_rows = match granularity {
+                None => entry.rows(),
+                Some(granularity) => granularity * (PIECE / (granularity * entry.row_bytes()).max(1)).max(1),
+            };
             entries.push(entry);
         }
         if self.single_file {
@@ -223,7 +283,8 @@ impl Entry {
         if start > end || size != Some(end - start) {
             return Err(bad(&format!("data_offsets {start}..{end} do not fit shape {shape:?} of {dtype_name}")));
         }
-        Ok(Self { name: name.to_owned(), shape, dtype, start, end })
+        let piece_rows = shape.first().copied().unwrap_or(1);
+        Ok(Self { name: name.to_owned(), shape, dtype, start, end, piece_rows })
     }
 }
 
@@ -249,10 +310,10 @@ fn header_length(bytes: &[u8]) -> Result<usize> {
     Ok(8 + n as usize)
 }
 
-fn missing(wanted: &BTreeMap<String, Vec<usize>>) -> Result<()> {
+fn missing(wanted: &BTreeMap<String, Wanted>) -> Result<()> {
     match wanted.first_key_value() {
         None => Ok(()),
-        Some((name, shape)) => {
+        Some((name, Wanted { shape, .. })) => {
             let others = match wanted.len() - 1 {
                 0 => String::new(),
                 n => format!(" (and {n} more)"),
@@ -291,7 +352,8 @@ mod tests {
         let mut stream = WeightStream::new(&wanted(), true);
         let mut out = vec![];
         for part in bytes.chunks(chunk) {
-            stream.push(part, &mut |name, values| {
+            stream.push(part, &mut |name, row, values| {
+                assert_eq!(row, 0, "{name} is not split");
                 out.push((name.to_owned(), values.to_vec()));
                 Ok(())
             })?;
@@ -299,6 +361,73 @@ mod tests {
         stream.end_file()?;
         stream.finish()?;
         Ok(out)
+    }
+
+    /// A tensor of `rows` rows of 2¹⁸ halves, which is half a megabyte each, after a short one.
+    fn long_file(rows: usize) -> (Vec<Parameter>, Vec<u8>) {
+        let shapes = [vec![3], vec![rows, 1 << 18]];
+        let ends = [6, 6 + (rows << 19)];
+        let json = format!(
+            r#"{{"a":{{"dtype":"F16","shape":[3],"data_offsets":[0,6]}},"b":{{"dtype":"F16","shape":[{rows},262144],"data_offsets":[6,{}]}}}}"#,
+            ends[1]
+        );
+        let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
+        bytes.extend_from_slice(json.as_bytes());
+        for i in 0..ends[1] / 2 {
+            bytes.extend_from_slice(&f16::from_f32((i % 1000) as f32).to_le_bytes());
+        }
+        let names = ["a", "b"];
+        let parameters = names.iter().zip(shapes).map(|(n, shape)| Parameter { name: (*n).into(), shape }).collect();
+        (parameters, bytes)
+    }
+
+    #[test]
+    fn long_tensors_come_in_pieces_of_whole_rows() {
+        let (parameters, bytes) = long_file(7);
+        for (granularity, expected) in [
+            (Some(1), vec![(0, 2), (2, 2), (4, 2), (6, 1)]),
+            (Some(3), vec![(0, 3), (3, 3), (6, 1)]), // longer than a megabyte, for rows are not taken apart
+            (None, vec![(0, 7)]),
+        ] {
+            let mut stream = WeightStream::in_pieces(&parameters, true, |_| granularity);
+            let (mut pieces, mut all) = (vec![], vec![]);
+            for chunk in bytes.chunks(100_003) {
+                stream
+                    .push(chunk, &mut |name, row, values| {
+                        if name == "b" {
+                            pieces.push((row, values.len() >> 18));
+                        }
+                        all.extend_from_slice(values);
+                        Ok(())
+                    })
+                    .unwrap();
+            }
+            stream.end_file().unwrap();
+            stream.finish().unwrap();
+            assert_eq!(pieces, expected, "by {granularity:?}");
+            assert!(all.iter().enumerate().all(|(i, &v)| v == (i % 1000) as f32));
+        }
+    }
+
+    #[test]
+    fn a_file_can_be_restarted_at_any_point() {
+        let bytes = file(HEADER);
+        let whole = read(&bytes, bytes.len()).unwrap();
+        for cut in 0..=bytes.len() {
+            let mut stream = WeightStream::new(&wanted(), true);
+            stream.push(&bytes[..cut], &mut |_, _, _| Ok(())).unwrap();
+            stream.restart_file();
+            let mut out = vec![];
+            stream
+                .push(&bytes, &mut |name, _, values| {
+                    out.push((name.to_owned(), values.to_vec()));
+                    Ok(())
+                })
+                .unwrap();
+            stream.end_file().unwrap();
+            stream.finish().unwrap();
+            assert_eq!(out, whole, "restarted after {cut} bytes");
+        }
     }
 
     fn error(header: &str) -> String {

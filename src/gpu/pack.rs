@@ -82,6 +82,42 @@ impl Order {
         }
     }
 
+    /// Of how many rows of the checkpoint's tensor each piece but the last must be a multiple, so that the pieces' packed
+    /// ranges do not overlap; `None`: it cannot be taken in pieces.
+    pub(super) fn piece_granularity(&self) -> Option<usize> {
+        match self {
+            // Where heads are padded, a tile may hold rows of two pieces.
+            Order::Tiles { output, .. } if output.runs.len() == 1 => Some(TILE),
+            Order::Rows { .. } => Some(1),
+            Order::Tiles { .. } | Order::Vector(_) => None,
+        }
+    }
+
+    /// Rows `first ..` of the tensor in the kernels' order, and the float of the packed range at which they begin.
+    pub(super) fn pack_piece(&self, first: usize, values: &[f32]) -> (usize, Vec<f32>) {
+        match self {
+            Order::Tiles { input, taps, .. } if values.len() < self.real_len() => {
+                let output = Channels::dense(values.len() / (input.real() * taps));
+                let piece = Order::Tiles { input: input.clone(), output, taps: *taps };
+                (first / TILE * taps * input.padded() * TILE, piece.pack(values))
+            }
+            Order::Rows { row, .. } => {
+                let piece = Order::Rows { rows: values.len() / row.real(), row: row.clone() };
+                (first * row.padded(), piece.pack(values))
+            }
+            _ => (0, self.pack(values)),
+        }
+    }
+
+    /// Floats of the checkpoint's tensor.
+    fn real_len(&self) -> usize {
+        match self {
+            Order::Tiles { input, output, taps } => output.real() * taps * input.real(),
+            Order::Vector(channels) => channels.real(),
+            Order::Rows { rows, row } => rows * row.real(),
+        }
+    }
+
     /// The values in the kernels' order; padding is 0.
     pub(super) fn pack(&self, values: &[f32]) -> Vec<f32> {
         let mut packed = vec![0.0; self.len()];
@@ -134,6 +170,34 @@ mod tests {
         assert_eq!(found, values);
         // Output 8, input 3 (the first of the second map, at 4), tap 1.
         assert_eq!(packed[((2 + 1) * 12 + 4) * 8], values[(8 * 8 + 3) * 2 + 1]);
+    }
+
+    #[test]
+    fn pieces_make_the_whole() {
+        let input = Channels::concat([&Channels::dense(3), &Channels::dense(5)]);
+        for order in [
+            Order::Tiles { input: input.clone(), output: Channels::dense(29), taps: 9 },
+            Order::Rows { rows: 7, row: Channels::dense(6) },
+        ] {
+            let values: Vec<f32> = (1..=order.real_len()).map(|v| v as f32).collect();
+            let (rows, granularity) = match &order {
+                Order::Rows { rows, .. } => (*rows, 1),
+                _ => (29, TILE),
+            };
+            assert_eq!(order.piece_granularity(), Some(granularity));
+            for piece_rows in [granularity, 2 * granularity, 64] {
+                let mut whole = vec![0.0; order.len()];
+                let mut first = 0;
+                for piece in values.chunks(piece_rows * (values.len() / rows)) {
+                    let (offset, packed) = order.pack_piece(first, piece);
+                    whole[offset..offset + packed.len()].copy_from_slice(&packed);
+                    first += piece_rows;
+                }
+                assert_eq!(whole, order.pack(&values), "{order:?} by {piece_rows}");
+            }
+        }
+        let heads = Order::Tiles { input, output: Channels::heads(2, 6), taps: 1 };
+        assert_eq!(heads.piece_granularity(), None, "the tiles of two heads overlap");
     }
 
     #[test]

@@ -74,7 +74,7 @@ pub fn read_weights(path: &Path, parameters: &[Parameter], device: &Device) -> R
     let bytes = fs::read(path).map_err(|e| Error::Io(format!("{}: {e}", path.display())))?;
     let mut weights = Weights::new();
     let mut stream = WeightStream::new(parameters, true);
-    let mut keep = |name: &str, values: &[f32]| {
+    let mut keep = |name: &str, _: usize, values: &[f32]| {
         let tensor = Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), device);
         weights.insert(name.to_owned(), tensor);
         Ok(())
