@@ -8,8 +8,16 @@
  * chose another) once its signal is aborted.
  */
 
+import { openCache } from "./model-cache.js";
+import { sourceOf } from "./model-source.js";
+
 /**
  * @typedef {object} ModelInfo
+ * @property {string} name  the folder's address, or the hub id
+ * @property {?string} revision  of a hub's repository, the commit; else null
+ * @property {?string} licence  where the model says it
+ * @property {?string[]} classNames  where the folder gives them (`id2label` in model_index.json)
+ * @property {number} bytes  of the weights' files
  * @property {string} device  the GPU, in the browser's words; may be empty
  * @property {number} parameters  how many weights the network has
  * @property {[number, number]} sampleSize  height and width of an image, in pixels
@@ -22,10 +30,14 @@
 
 /**
  * @typedef {object} LoadProgress
- * @property {"weights" | "shaders"} stage  what is under way: the download, then the compilation of the GPU's programs
- * @property {number} bytes  how many of the weights' bytes have come
+ * @property {"weights" | "waiting" | "shaders"} stage  what is under way: the download, or the wait before it is taken up
+ *   again, then the compilation of the GPU's programs
+ * @property {number} bytes  how many of the weights' bytes have come; fewer again when a file has to begin anew
  * @property {?number} total  bytes to receive; null when the server does not say or compresses
- * @property {number} bytesPerSecond  the average since the download began
+ * @property {number} bytesPerSecond  the average since the connection was made
+ * @property {?number} secondsLeft  at that speed; null when the total is not known
+ * @property {{ attempt: number, milliseconds: number, reason: string }} [retry]  with "waiting": how often it was tried,
+ *   how long the wait is, what happened
  */
 
 /**
@@ -42,7 +54,8 @@ export class ConsistencySamplerError extends Error {
   /**
    * @param {string} code
    *   unsupported: the browser has no usable WebGPU; network: no answer, or one that broke off; http: a status other than
-   *   success, or a web page in place of a file; config, weights: a file of the model that is not what it should be;
+   *   success, or a web page in place of a file; config, weights: a file of the model that is not what it should be, by
+ *   its form, its length or its SHA-256;
    *   input: bad options; gpu: the GPU is too small, or gave up; busy: a sample() is running; disposed: dispose() was
    *   called; failed: anything else
    * @param {string} message
@@ -65,24 +78,39 @@ export class ConsistencySampler {
   #ended = null;
 
   /**
-   * Loads a model from a folder in the diffusers layout (a `ConsistencyModelPipeline`).
+   * Loads a model in the diffusers layout (a `ConsistencyModelPipeline`), wherever it is. Requests go to the address that
+   * is named, or to the hub, and to where that redirects them, and nowhere else.
    *
-   * @param {string | URL} url  the folder, relative to the document
+   * @param {string | URL | Iterable<File | { path: string, file: File }>} model  a hub id, `owner/name` or
+   *   `owner/name@revision`; or the address of a folder, relative to the document, told from a hub id by a slash at its
+   *   beginning or end; or the files of a folder
    * @param {object} [options]
+   * @param {string} [options.revision]  of a hub's repository: a branch, a tag or a commit; `main` by default
+   * @param {string | URL} [options.hub]  the hub's address, for mirrors
+   * @param {boolean} [options.cache]  whether to keep the model in the browser, and to look for it there first; true by
+   *   default. Files are never kept
+   * @param {Partial<import("./download.js").Patience>} [options.patience]  with connections that break or stall
    * @param {(progress: LoadProgress) => void} [options.onProgress]  called a few times a second
-   * @param {AbortSignal} [options.signal]  stops the download
+   * @param {(notice: string) => void} [options.onNotice]  told what a person should know though the load goes on: that
+   *   the model could not be kept, or that there is no connection and the kept copy is used
+   * @param {AbortSignal} [options.signal]  stops the load at once and frees the GPU; what has come stays in the cache,
+   *   and the next load goes on from there
    * @returns {Promise<ConsistencySampler>}
    */
-  static async load(url, { onProgress, signal } = {}) {
+  static async load(model, { revision, hub, cache = true, patience, onProgress, onNotice, signal } = {}) {
     signal?.throwIfAborted();
-    const folder = new URL(url, document.baseURI);
-    if (!folder.pathname.endsWith("/")) folder.pathname += "/";
-
+    let source;
+    try {
+      source = sourceOf(model, document.baseURI, { hub, revision });
+    } catch (error) {
+      throw new ConsistencySamplerError("input", error.message);
+    }
     const sampler = new ConsistencySampler();
     const abort = () => sampler.#end(signal.reason);
     signal?.addEventListener("abort", abort);
+    const onEvent = (event) => (event.notice ? onNotice?.(event.notice) : onProgress?.(event));
     try {
-      sampler.info = await sampler.#call("load", { url: folder.href }, onProgress);
+      sampler.info = await sampler.#call("load", { source, cached: cache, patience }, onEvent);
       return sampler;
     } catch (error) {
       sampler.dispose();
@@ -90,6 +118,20 @@ export class ConsistencySampler {
     } finally {
       signal?.removeEventListener("abort", abort);
     }
+  }
+
+  /**
+   * The models that are kept in this browser, in whole or in part.
+   *
+   * @returns {Promise<{ id: string, name: string, revision: ?string, bytes: number, complete: boolean }[]>}
+   */
+  static async kept() {
+    return (await openCache())?.list() ?? [];
+  }
+
+  /** Deletes one of them. */
+  static async forget(id) {
+    await (await openCache())?.remove(id);
   }
 
   /** Use `ConsistencySampler.load`. */

@@ -3,18 +3,13 @@
 // In come { id, method, params } and { method: "cancel" }; out go { id, event } any number of times, then
 // { id, result } or { id, error: { code, message } }.
 
+import { Download, Failure, RESTART, codeOf, failing } from "./download.js";
+import { Shelf } from "./model-cache.js";
+import { CONFIGS, describe, isPinned, keyOf } from "./model-source.js";
 import init, { Device, Loader } from "./pkg/consistency_sampler.js";
 
 /** How often the download is reported, in milliseconds. */
 const PROGRESS_INTERVAL = 100;
-
-/** An error with a code of ConsistencySamplerError. */
-class Failure extends Error {
-  constructor(code, message) {
-    super(message);
-    this.code = code;
-  }
-}
 
 let model;
 let sampling = false;
@@ -35,20 +30,30 @@ self.onmessage = async ({ data: { id, method, params } }) => {
   }
 };
 
-async function load({ url }, emit) {
-  const [device, configs] = await Promise.all([requestDevice(), fetchConfigs(url)]);
-  const weights = `${url}unet/diffusion_pytorch_model.safetensors`;
-  const response = await get(weights);
-  model = await failing(null, url, async () => {
-    const loader = new Loader(device, configs.unet, configs.scheduler);
-    const progress = await stream(response, (chunk) => loader.push(chunk), emit);
-    emit({ stage: "shaders", ...progress });
-    const model = await loader.finish();
-    // The browser compiles the GPU's programs when they first run: now, and not at the cost of the first picture.
-    await model.sample({ seed: 0, count: 1, numInferenceSteps: 1 }, () => {});
-    return model;
+async function load({ source, cached, patience }, emit) {
+  const shelf = await Shelf.open(cached ? keyOf(source) : null, (notice) => emit({ notice }));
+  const [device, about] = await Promise.all([requestDevice(), describeOrRecall(source, shelf)]);
+  const { name, revision, licence, classNames, texts, single, weights } = about;
+  const configs = CONFIGS.map((path) => texts[path]);
+  const meter = new Meter(weights, emit);
+  model = await failing(null, name, async () => {
+    const loader = new Loader(device, ...configs, single);
+    try {
+      await shelf.begin(about);
+      for (const file of weights) await receive(file, loader, shelf, meter, patience);
+      meter.report("shaders");
+      const model = loader.finish();
+      await shelf.complete();
+      // The browser compiles the GPU's programs when they first run: now, and not at the cost of the first picture.
+      await model.sample({ seed: 0, count: 1, numInferenceSteps: 1 }, () => {});
+      return model;
+    } catch (error) {
+      // What broke off may be resumed; what is wrong must not be kept.
+      if (codeOf(error) === "weights") await shelf.discard();
+      throw error;
+    }
   });
-  return { device: device.description(), ...model.info() };
+  return { device: device.description(), ...model.info(), name, revision, licence, classNames, bytes: meter.bytes };
 }
 
 function schedule({ numInferenceSteps, timesteps }) {
@@ -69,80 +74,128 @@ async function requestDevice() {
   return failing("unsupported", "WebGPU", () => Device.request());
 }
 
-/** The texts of the model's two configurations, once its index says that it is a consistency model. */
-async function fetchConfigs(url) {
-  const index = JSON.parse(await fetchJson(`${url}model_index.json`));
-  if (index?._class_name !== "ConsistencyModelPipeline") {
-    const found = JSON.stringify(index?._class_name);
-    throw new Failure(
-      "config",
-      `${url}model_index.json: expected _class_name "ConsistencyModelPipeline", found ${found}`,
-    );
-  }
-  const [unet, scheduler] = await Promise.all([
-    fetchJson(`${url}unet/config.json`),
-    fetchJson(`${url}scheduler/scheduler_config.json`),
-  ]);
-  return { unet, scheduler };
-}
-
-/** The text of a file that holds JSON. */
-async function fetchJson(url) {
-  const response = await get(url);
-  const text = await failing("network", url, () => response.text());
+/** What the source says of the model, or, without a connection, what the cache knows of it. */
+async function describeOrRecall(source, shelf) {
+  const recalled = shelf.recall();
+  if (recalled && isPinned(source)) return recalled;
   try {
-    JSON.parse(text);
+    return await describe(source);
   } catch (error) {
-    throw new Failure("config", `${url}: expected JSON, found ${JSON.stringify(text.slice(0, 40))} (${error.message})`);
+    if (!recalled || error.code !== "network") throw error;
+    shelf.notice(`${recalled.name}: no connection, so the copy in this browser is used`);
+    return recalled;
   }
-  return text;
 }
 
-/** A successful response that is not a web page; many servers answer a wrong address with one. */
-async function get(url) {
-  const response = await failing("network", url, () => fetch(url));
-  if (!response.ok) {
-    throw new Failure("http", `${url}: the server answered ${`${response.status} ${response.statusText}`.trim()}`);
+/** Loads one file of weights, as far as possible from the cache. */
+async function receive(file, loader, shelf, meter, patience) {
+  meter.file(file);
+  const stored = file.file ? 0 : await shelf.usable(file);
+  try {
+    await receiveFrom(stored, file, loader, shelf, meter, patience);
+  } catch (error) {
+    if (!stored || codeOf(error) !== "weights") throw error;
+    // A damaged copy must not stop what the network can give.
+    await shelf.forget(file);
+    loader.restartFile();
+    meter.restart();
+    await receiveFrom(0, file, loader, shelf, meter, patience);
   }
-  if (response.headers.get("Content-Type")?.startsWith("text/html")) {
-    throw new Failure("http", `${url}: expected a model's file, found an HTML page`);
-  }
-  return response;
 }
 
-/** Hands a response's bytes on as they come, never the whole; returns the last progress. */
-async function stream(response, push, emit) {
-  const { headers, url } = response;
-  const total =
-    headers.has("Content-Length") && !headers.has("Content-Encoding") ? Number(headers.get("Content-Length")) : null;
-  const reader = response.body.getReader();
-  const start = performance.now();
-  let reported = -Infinity;
-  let bytes = 0;
-  const progress = () => ({ bytes, total, bytesPerSecond: (bytes / Math.max(performance.now() - start, 1)) * 1000 });
-  for (;;) {
-    const { done, value } = await failing("network", `${url}: broken off after ${bytes} bytes`, () => reader.read());
-    if (done) return progress();
-    push(value);
-    bytes += value.length;
-    if (performance.now() - reported >= PROGRESS_INTERVAL) {
-      reported = performance.now();
-      emit({ stage: "weights", ...progress() });
+/** Loads one file, of which the first `stored` bytes are in the cache. */
+async function receiveFrom(stored, file, loader, shelf, meter, patience) {
+  for await (const chunk of file.file ? chunksOf(file.file) : stored ? shelf.chunks(file) : []) {
+    loader.push(chunk);
+    meter.add(chunk.length);
+  }
+  if (!file.file && !shelf.isWhole(file, stored)) {
+    const known = { at: stored, version: shelf.versionOf(file, stored), size: file.size, hashed: Boolean(file.sha256) };
+    const download = new Download(file.url, known, patience);
+    const copy = await shelf.appender(file, stored);
+    const onVersion = async () => {
+      meter.connect(download.size);
+      await copy.describe(download);
+    };
+    const onRetry = (retry) => meter.report("waiting", { retry });
+    try {
+      for await (const chunk of download.chunks({ onVersion, onRetry })) {
+        if (chunk === RESTART) {
+          loader.restartFile();
+          meter.restart();
+          await copy.truncate();
+        } else {
+          loader.push(chunk);
+          await copy.append(chunk);
+          meter.add(chunk.length);
+        }
+      }
+    } finally {
+      await copy.close();
     }
   }
+  const sha256 = loader.endFile();
+  const expected = file.sha256 ?? shelf.hashOf(file, stored);
+  if (expected && sha256 !== expected) {
+    throw new Failure("weights", `${file.url ?? file.path}: expected SHA-256 ${expected}, found ${sha256}`);
+  }
+  shelf.verified(file, sha256);
 }
 
-/** Does something; its error gets a subject before its message, and a code unless that is null and it brings its own. */
-async function failing(code, subject, action) {
-  try {
-    return await action();
-  } catch (error) {
-    if (error instanceof Failure) throw error;
-    throw new Failure(code ?? codeOf(error), `${subject}: ${error.message ?? error}`);
+/** The bytes of a file of one's own. */
+async function* chunksOf(file) {
+  const reader = file.stream().getReader();
+  for (;;) {
+    const { done, value } = await failing("input", file.name, () => reader.read());
+    if (done) return;
+    yield value;
   }
 }
 
-/** The code that this file or the WebAssembly module gave an error; a browser's own errors have numbers or nothing. */
-function codeOf(error) {
-  return typeof error?.code === "string" ? error.code : "failed";
+/** Counts bytes and tells how fast they come. */
+class Meter {
+  bytes = 0;
+  #sizes;
+  #emit;
+  #path;
+  /** The count at the start of the current file, and when and where the speed began to be measured. */
+  #fileStart = 0;
+  #since = { time: performance.now(), bytes: 0 };
+  #reported = -Infinity;
+
+  constructor(weights, emit) {
+    this.#sizes = new Map(weights.map(({ path, size }) => [path, size]));
+    this.#emit = emit;
+  }
+
+  file({ path }) {
+    this.#path = path;
+    this.#fileStart = this.bytes;
+  }
+
+  /** The network takes over, with another speed than the disk's. */
+  connect(size) {
+    this.#sizes.set(this.#path, size);
+    this.#since = { time: performance.now(), bytes: this.bytes };
+  }
+
+  add(bytes) {
+    this.bytes += bytes;
+    if (performance.now() - this.#reported >= PROGRESS_INTERVAL) this.report("weights");
+  }
+
+  restart() {
+    this.bytes = this.#fileStart;
+    this.#since = { time: performance.now(), bytes: this.bytes };
+  }
+
+  report(stage, more) {
+    this.#reported = performance.now();
+    const { bytes } = this;
+    const sizes = [...this.#sizes.values()];
+    const total = sizes.includes(null) ? null : sizes.reduce((sum, size) => sum + size, 0);
+    const bytesPerSecond = ((bytes - this.#since.bytes) / Math.max(this.#reported - this.#since.time, 1)) * 1000;
+    const secondsLeft = total === null || !bytesPerSecond ? null : Math.max(total - bytes, 0) / bytesPerSecond;
+    this.#emit({ stage, bytes, total, bytesPerSecond, secondsLeft, ...more });
+  }
 }

@@ -37,13 +37,13 @@ before(async () => {
         if (!response.ok) throw new Error(`${file}: ${response.status}`);
         return response;
       };
-      const texts = ["unet/config.json", "scheduler/scheduler_config.json"].map(async (file) =>
-        (await fetched(file)).text(),
-      );
-      const loader = new Loader(device, ...(await Promise.all(texts)));
+      const text = async (file) => (await fetched(file)).text();
+      const texts = ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json"].map(text);
+      const loader = new Loader(device, ...(await Promise.all(texts)), true);
       const weights = new Uint8Array(await (await fetched("unet/diffusion_pytorch_model.safetensors")).arrayBuffer());
       // A prime number, so that chunks end inside the header, inside values and between tensors.
       for (let at = 0; at < weights.length; at += 1009) loader.push(weights.subarray(at, at + 1009));
+      loader.endFile();
       return loader.finish();
     };
   });

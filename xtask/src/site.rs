@@ -5,8 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use sha2::{Digest, Sha256};
 
-use crate::{Project, wasm};
+use crate::{Project, run, tools, wasm};
 
 pub const DIST: &str = "dist";
 
@@ -23,13 +24,45 @@ pub fn build(project: &Project) -> Result<()> {
         fs::remove_dir_all(&dist).with_context(|| format!("cannot empty {}", dist.display()))?;
     }
     copy(&www, &dist)?;
+    minify(project, &dist)?;
     weigh(&dist)?;
     for model in models(&project.root.join("weights"))? {
-        let name = model.file_name().expect("a directory entry has a name");
-        copy(&model, &dist.join("weights").join(name))?;
+        let folder = dist.join("weights").join(model.file_name().expect("a directory entry has a name"));
+        copy(&model, &folder)?;
+        sum(&folder)?;
     }
     println!("assembled {}", dist.display());
     Ok(())
+}
+
+/// Takes comments and long names out of the site's JavaScript, file by file; without node it stays as it was written.
+fn minify(project: &Project, dist: &Path) -> Result<()> {
+    let mut scripts = files(dist)?;
+    scripts.retain(|path| path.extension().is_some_and(|extension| extension == "js"));
+    match tools::esbuild(project)? {
+        Ok(mut esbuild) => run(esbuild
+            .args(["--minify", "--format=esm", "--target=es2022", "--allow-overwrite", "--log-level=warning"])
+            .arg(format!("--outdir={}", dist.display()))
+            .arg(format!("--outbase={}", dist.display()))
+            .args(scripts)),
+        Err(lacking) => {
+            println!("notice: {lacking}, so the JavaScript stays larger than it need be");
+            Ok(())
+        }
+    }
+}
+
+/// Writes a model's `SHA256SUMS`, as `sha256sum` does, which the page verifies while it loads.
+fn sum(model: &Path) -> Result<()> {
+    let mut lines = Vec::new();
+    for path in files(model)? {
+        let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let name = path.strip_prefix(model)?.to_string_lossy().replace('\\', "/");
+        lines.push(format!("{:x}  {name}\n", Sha256::digest(bytes)));
+    }
+    lines.sort_by(|a, b| a[64..].cmp(&b[64..]));
+    let sums = model.join("SHA256SUMS");
+    fs::write(&sums, lines.concat()).with_context(|| format!("cannot write {}", sums.display()))
 }
 
 /// Prints what each code file weighs and fails when they are too heavy together.

@@ -12,6 +12,9 @@ use crate::{Project, run, wasm};
 /// The npm package that carries wasm-opt.
 const BINARYEN: &str = "132.0.0";
 
+/// The version of esbuild, which takes comments and long names out of the page's JavaScript.
+const ESBUILD: &str = "0.28.2";
+
 /// The first Node release whose test runner takes every option that the browser tests use.
 const NODE_MAJOR: u32 = 20;
 
@@ -27,28 +30,39 @@ pub fn wasm_target(project: &Project) -> Result<()> {
         .with_context(|| format!("the compiler lacks the target {} and rustup cannot add it", wasm::TARGET))
 }
 
-/// wasm-opt as a command to add arguments to, installed below the target folder on first use; the inner error says what
-/// is lacking for it.
+/// wasm-opt as a command to add arguments to; the inner error says what is lacking for it.
 pub fn wasm_opt(project: &Project) -> Result<Result<Command, String>> {
+    npm_tool(project, "binaryen", BINARYEN, "wasm-opt")
+}
+
+/// esbuild as a command to add arguments to; the inner error says what is lacking for it.
+pub fn esbuild(project: &Project) -> Result<Result<Command, String>> {
+    npm_tool(project, "esbuild", ESBUILD, "esbuild")
+}
+
+/// A program of an npm package, which is installed below the target folder on first use.
+fn npm_tool(project: &Project, package: &str, version: &str, program: &str) -> Result<Result<Command, String>> {
     if let Err(lacking) = node(project) {
         return Ok(Err(format!("{lacking:#}")));
     }
-    let folder = project.target.join(format!("binaryen-{BINARYEN}"));
-    let script = folder.join("node_modules/binaryen/bin/wasm-opt");
+    let folder = project.target.join(format!("{package}-{version}"));
+    let script = folder.join("node_modules").join(package).join("bin").join(program);
     if !script.is_file() {
         fs::create_dir_all(&folder)?;
+        // Without its scripts, so that the program stays one that node runs on every platform.
         run(npm(project)
             .args([
                 "install",
                 "--no-save",
                 "--no-package-lock",
+                "--ignore-scripts",
                 "--no-audit",
                 "--no-fund",
                 "--loglevel=error",
                 "--prefix",
             ])
             .arg(&folder)
-            .arg(format!("binaryen@{BINARYEN}")))?;
+            .arg(format!("{package}@{version}")))?;
     }
     let mut command = project.command("node");
     command.arg(script);

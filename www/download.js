@@ -1,0 +1,261 @@
+// Files over HTTP, with patience: what breaks off or stalls is resumed at the byte where it was.
+//
+// Knows no DOM, no cache and no model. This is the only place of the page that sends requests for a model.
+
+/** An error with a code of ConsistencySamplerError. */
+export class Failure extends Error {
+  constructor(code, message) {
+    super(message);
+    this.code = code;
+  }
+}
+
+/** Yielded by `Download.chunks` when the bytes so far are void and come anew from the first one. */
+export const RESTART = Symbol("restart");
+
+/**
+ * @typedef {object} Patience
+ * @property {number} tries  how many requests in a row may bring nothing new
+ * @property {number} delay  milliseconds before the second of them; each further one waits twice as long
+ * @property {number} stall  milliseconds without a byte after which a connection counts as broken
+ */
+
+/** @type {Patience} */
+export const PATIENCE = { tries: 5, delay: 500, stall: 20_000 };
+
+/** Answers that another request may better. */
+const TRANSIENT = [408, 425, 429, 500, 502, 503, 504];
+
+/** The file that is being received, byte by byte from wherever it stood. */
+export class Download {
+  /** How many of the file's bytes have come. */
+  at;
+  /** What names this version of the file: its ETag, or the time of its last change; null when the server has none. */
+  version;
+  /** The file's length; null as long as it is not known. */
+  size;
+  #url;
+  #expected;
+  #patience;
+  /** A hash will show whether the parts fit together, so a server without versions may be resumed too. */
+  #hashed;
+
+  /**
+   * @param {string} url
+   * @param {object} known
+   * @param {number} [known.at]  how many bytes are there already
+   * @param {?string} [known.version]  of which version they are
+   * @param {?number} [known.size]  the length that the file must have
+   * @param {boolean} [known.hashed]  whether the whole is going to be checked against a hash
+   * @param {Partial<Patience>} [patience]
+   */
+  constructor(url, { at = 0, version = null, size = null, hashed = false }, patience = {}) {
+    this.#url = url;
+    this.#patience = { ...PATIENCE, ...patience };
+    this.#hashed = hashed;
+    this.#expected = size;
+    this.at = at;
+    this.version = version;
+    this.size = size;
+  }
+
+  /**
+   * The file's remaining bytes.
+   *
+   * @param {object} [listeners]
+   * @param {() => Promise<void>} [listeners.onVersion]  awaited before the first bytes of a version
+   * @param {(retry: { attempt: number, milliseconds: number, reason: string }) => void} [listeners.onRetry]
+   * @returns {AsyncGenerator<Uint8Array | RESTART>}
+   */
+  async *chunks({ onVersion, onRetry } = {}) {
+    const { tries, delay } = this.#patience;
+    let farthest = this.at;
+    for (let attempt = 1; this.size === null || this.at < this.size || this.at === 0; ) {
+      if (this.at && !this.version && !this.#hashed) yield this.#restart();
+      const connection = new Connection(this.#patience.stall);
+      let reason;
+      try {
+        const response = await connection.fetch(this.#url, this.#headers());
+        if (TRANSIENT.includes(response.status)) {
+          reason = statusOf(response);
+        } else if (this.at && (response.ok || response.status === 416) && !this.#continues(response)) {
+          // Another version, or a server that knows no ranges and sends the whole.
+          yield this.#restart();
+          if (response.status !== 200) reason = "the server has another version of the file, or a shorter one";
+        }
+        if (!reason) {
+          check(this.#url, response);
+          this.#describe(response);
+          await onVersion?.();
+          for await (const chunk of connection.chunks()) {
+            this.at += chunk.length;
+            yield chunk;
+          }
+          if (this.size === null || this.at === this.size) return;
+          reason = "the server closed the connection early";
+        }
+      } catch (error) {
+        if (error instanceof Failure || !connection.broken) throw error;
+        reason = connection.stalled ? "nothing came for too long" : (error.message ?? String(error));
+      } finally {
+        connection.close();
+      }
+      if (this.at > farthest) [farthest, attempt] = [this.at, 1];
+      if (attempt === tries) {
+        throw new Failure("network", `${this.#url}: broken off after ${this.at || farthest} bytes: ${reason}`);
+      }
+      const milliseconds = delay * 2 ** (attempt - 1);
+      onRetry?.({ attempt, milliseconds, reason });
+      await new Promise((resolve) => setTimeout(resolve, milliseconds));
+      attempt++;
+    }
+  }
+
+  #restart() {
+    [this.at, this.version, this.size] = [0, null, this.#expected];
+    return RESTART;
+  }
+
+  #headers() {
+    if (!this.at) return {};
+    const headers = { Range: `bytes=${this.at}-` };
+    // Across origins, If-Range would need a preflight, which the file servers behind hubs refuse; there the answer's
+    // version is compared when it is in, and one that differs is thrown away.
+    const near = new URL(this.#url).origin === location.origin;
+    if (near && this.version && !this.version.startsWith("W/")) headers["If-Range"] = this.version;
+    return headers;
+  }
+
+  /** Whether a response continues the bytes that are there. */
+  #continues(response) {
+    if (response.status !== 206) return false;
+    const version = versionOf(response);
+    if (version && this.version && version !== this.version) return false;
+    const range = /^bytes (\d+)-\d+\/(\d+|\*)$/.exec(response.headers.get("Content-Range") ?? "");
+    if (!range) return this.#hashed;
+    return Number(range[1]) === this.at && (range[2] === "*" || !this.size || Number(range[2]) === this.size);
+  }
+
+  /** Takes over what a response says of the file, which must agree with what is known. */
+  #describe(response) {
+    const length = lengthOf(response);
+    if (length === null) {
+      // A compressed body: its bytes cannot be counted, nor asked for by number.
+      if (response.headers.has("Content-Encoding")) this.version = null;
+      else this.version ??= versionOf(response);
+      return;
+    }
+    const size = this.at + length;
+    if (this.#expected !== null && size !== this.#expected) {
+      throw new Failure("weights", `${this.#url}: expected ${this.#expected} bytes, the server has ${size}`);
+    }
+    this.size = size;
+    this.version ??= versionOf(response);
+  }
+}
+
+/** One request, which ends when nothing comes for `stall` milliseconds. */
+class Connection {
+  stalled = false;
+  #abort = new AbortController();
+  #timer;
+  #stall;
+  #reader;
+  /** Whether the error under way comes from the connection, and not from who consumes its bytes. */
+  #waiting = false;
+
+  constructor(stall) {
+    this.#stall = stall;
+  }
+
+  async fetch(url, headers) {
+    const response = await this.#patiently(fetch(url, { headers, cache: "no-store", signal: this.#abort.signal }));
+    this.#reader = response.body?.getReader();
+    return response;
+  }
+
+  async *chunks() {
+    for (;;) {
+      const { done, value } = await this.#patiently(this.#reader.read());
+      if (done) return;
+      yield value;
+    }
+  }
+
+  get broken() {
+    return this.#waiting;
+  }
+
+  close() {
+    clearTimeout(this.#timer);
+    this.#abort.abort();
+  }
+
+  async #patiently(promise) {
+    this.#waiting = true;
+    this.#timer = setTimeout(() => {
+      this.stalled = true;
+      this.#abort.abort();
+    }, this.#stall);
+    const value = await promise;
+    clearTimeout(this.#timer);
+    this.#waiting = false;
+    return value;
+  }
+}
+
+/** What a server says of a file without sending it: `{ size, version, sha256 }`, or null when it has no such file. */
+export async function probe(url) {
+  const response = await request(url, { method: "HEAD" });
+  if (!response.ok || isHtml(response)) return null;
+  const { headers } = response;
+  // A hub's hash of a large file; on the way over a redirect it may get lost.
+  const sha256 = /^"?([0-9a-f]{64})"?$/.exec(headers.get("X-Linked-ETag") ?? "")?.[1] ?? null;
+  return { size: sha256 ? Number(headers.get("X-Linked-Size")) || lengthOf(response) : lengthOf(response), version: versionOf(response), sha256 };
+}
+
+/** The text of a small file. */
+export async function fetchText(url) {
+  const response = check(url, await request(url));
+  return failing("network", url, () => response.text());
+}
+
+/** The text of a file that a server may lack; then null. */
+export async function fetchOptional(url) {
+  const response = await request(url);
+  return response.ok && !isHtml(response) ? failing("network", url, () => response.text()) : null;
+}
+
+/** Does something; its error gets a subject before its message, and a code unless that is null and it brings its own. */
+export async function failing(code, subject, action) {
+  try {
+    return await action();
+  } catch (error) {
+    if (error instanceof Failure) throw error;
+    throw new Failure(code ?? codeOf(error), `${subject}: ${error.message ?? error}`);
+  }
+}
+
+/** The code that these files or the WebAssembly module gave an error; a browser's own have numbers or nothing. */
+export function codeOf(error) {
+  return typeof error?.code === "string" ? error.code : "failed";
+}
+
+/** Small files are asked for a second time when the first request breaks; large ones have `Download`. */
+async function request(url, init) {
+  const once = () => fetch(url, { cache: "no-cache", ...init });
+  return failing("network", url, () => once().catch(once));
+}
+
+/** A successful response that is not a web page; many servers answer a wrong address with one. */
+function check(url, response) {
+  if (!response.ok) throw new Failure("http", `${url}: the server answered ${statusOf(response)}`);
+  if (isHtml(response)) throw new Failure("http", `${url}: expected a model's file, found an HTML page`);
+  return response;
+}
+
+const statusOf = ({ status, statusText }) => `${status} ${statusText}`.trim();
+const isHtml = ({ headers }) => headers.get("Content-Type")?.startsWith("text/html") ?? false;
+const versionOf = ({ headers }) => headers.get("ETag") ?? headers.get("Last-Modified");
+const lengthOf = ({ headers }) =>
+  headers.has("Content-Length") && !headers.has("Content-Encoding") ? Number(headers.get("Content-Length")) : null;
