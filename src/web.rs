@@ -85,7 +85,7 @@ impl Loader {
         self.stream.push(chunk, &mut |name, row, values| network.load_rows(name, row, values)).map_err(to_js)
     }
 
-    /// Forgets the current file, whose bytes will come anew from the first one.
+    /// Forgets the current file, or the one that was just ended; its bytes will come anew from the first one.
     #[wasm_bindgen(js_name = restartFile)]
     pub fn restart_file(&mut self) {
         self.hash = Sha256::new();

@@ -94,7 +94,7 @@ struct Wanted {
 /// Reads one or more safetensors files chunk by chunk and hands on their values, as f32, when their bytes are in.
 pub struct WeightStream {
     wanted: BTreeMap<String, Wanted>,
-    /// What the current file's header crossed off `wanted`.
+    /// What the header of the current file, or of the last one when none has begun, crossed off `wanted`.
     in_file: BTreeMap<String, Wanted>,
     /// Whether one file must hold everything, so that a missing tensor shows in its header.
     single_file: bool,
@@ -128,7 +128,7 @@ impl WeightStream {
         }
     }
 
-    /// Forgets the current file, whose bytes will come anew from the first one.
+    /// Forgets the current file, or the one that was just ended; its bytes will come anew from the first one.
     pub fn restart_file(&mut self) {
         self.wanted.append(&mut self.in_file);
         self.file = FileState::Header(Vec::new());
@@ -142,6 +142,9 @@ impl WeightStream {
         loop {
             match &mut self.file {
                 FileState::Header(header) => {
+                    if header.is_empty() && !chunk.is_empty() {
+                        self.in_file.clear();
+                    }
                     let needed = header_length(header)?;
                     let taken = (needed - header.len()).min(chunk.len());
                     header.extend_from_slice(&chunk[..taken]);
@@ -198,7 +201,6 @@ impl WeightStream {
     /// # Errors
     /// [`Error::Weights`] when the file ended too early.
     pub fn end_file(&mut self) -> Result<()> {
-        self.in_file.clear();
         match std::mem::replace(&mut self.file, FileState::Header(Vec::new())) {
             FileState::Header(header) => Err(Error::Weights(format!(
                 "the file ends after {} bytes, inside its header: expected a safetensors file",
@@ -416,6 +418,9 @@ mod tests {
         for cut in 0..=bytes.len() {
             let mut stream = WeightStream::new(&wanted(), true);
             stream.push(&bytes[..cut], &mut |_, _, _| Ok(())).unwrap();
+            if cut == bytes.len() {
+                stream.end_file().unwrap(); // found wrong when it was complete
+            }
             stream.restart_file();
             let mut out = vec![];
             stream

@@ -1,8 +1,9 @@
 // The page: controls in, pictures out. The model itself lives behind `consistency-sampler.js`.
 //
-// The address names the picture: ?seed=…&steps=…&class=…&count=…, and optionally ?model=…, a folder on this site.
+// The address names the picture: ?seed=…&steps=…&class=…&count=…, and optionally ?model=…, an address or hub id. A
+// link must not make a visitor's browser ask another site, so only a folder of this one is loaded unasked.
 
-import { ConsistencySampler } from "./consistency-sampler.js";
+import * as picker from "./model-picker.js";
 
 const DEFAULT_MODEL = "weights/mnist/";
 
@@ -14,35 +15,56 @@ const form = byId("controls");
 const canvas = byId("canvas");
 const shown = byId("shown");
 
-let sampler;
+/** The loaded model; null when there is none. */
+let sampler = null;
 /** What the canvas holds: the request, its steps so far, and which of them is shown; undefined before the first. */
 let picture;
 /** Aborts the run under way; null when there is none. */
 let run = null;
 
+picker.connect((model) => change(model).catch(fail));
 start().catch(fail);
 
 async function start() {
   const address = new URLSearchParams(location.search);
   const model = address.get("model") ?? DEFAULT_MODEL;
-  if (new URL(model, document.baseURI).origin !== location.origin) {
-    throw new Error(`model=${model} in the address: expected a folder on ${location.origin}`);
+  if (!/\/$|^[./]/.test(model) || new URL(model, document.baseURI).origin !== location.origin) {
+    byId("address").value = model;
+    say("The model in this page's address is not of this site: press Load to fetch it");
+    return;
   }
-  byId("progress").hidden = false;
-  say(`Loading the model ${model}`);
+  await change(model, address);
+}
+
+/** Loads another model and draws with it; `address` sets the controls. */
+async function change(model, address) {
+  run?.abort();
+  sampler?.dispose();
+  sampler = null;
+  setReady(false);
+  byId("error").hidden = true;
+  say(typeof model === "string" ? `Loading the model ${model}` : "Loading the model");
   try {
-    sampler = await ConsistencySampler.load(model, { onProgress: showProgress });
-  } finally {
-    byId("progress").hidden = true;
-    say("");
+    sampler = await picker.load(model);
+  } catch (error) {
+    if (error.name !== "AbortError") throw error;
+    say("Cancelled");
+    return;
   }
-  describeModel(model);
+  say("");
+  picker.describe(sampler.info);
   fillClasses();
-  const refused = restore(address);
+  const refused = address ? restore(address) : [];
   if (refused.length) fail(new Error(`ignored in the address: ${refused.join("; ")}`));
-  byId("fields").disabled = false;
-  byId("generate").disabled = false;
+  picture = undefined;
+  shown.hidden = true;
+  setReady(true);
   await Promise.all([showSigmas(), generate()]);
+}
+
+function setReady(ready) {
+  byId("fields").disabled = !ready;
+  byId("generate").disabled = !ready;
 }
 
 // What the person does.
@@ -88,6 +110,8 @@ async function generate() {
     );
     history.replaceState(null, "", addressOf(request));
   } catch (error) {
+    // Another model took over: there is nothing to say of a run that was its predecessor's.
+    if (error.code === "disposed") return;
     if (error.name !== "AbortError") throw error;
     say("Cancelled");
   } finally {
@@ -214,7 +238,9 @@ function choices(control) {
 /** The address of a picture. */
 function addressOf({ seed, steps, class: label, count }) {
   const address = new URL(location);
-  const values = { seed, steps, class: label, count };
+  const { name } = sampler.info;
+  const own = name === new URL(DEFAULT_MODEL, document.baseURI).href;
+  const values = { model: own ? undefined : name, seed, steps, class: label, count };
   for (const [name, value] of Object.entries(values)) {
     if (value !== undefined) address.searchParams.set(name, value);
   }
@@ -236,31 +262,16 @@ function describePicture() {
 }
 
 function fillClasses() {
-  const classes = sampler.info.numClassEmbeds;
-  byId("class-field").hidden = classes === null;
-  for (let label = 0; label < classes; label++) byId("class").append(new Option(label));
-}
-
-function describeModel(model) {
-  const { parameters, sampleSize, device } = sampler.info;
-  const size = `${(parameters / 1e6).toFixed(2)} million parameters, ${sampleSize.join(" × ")} pixels`;
-  byId("model").textContent = `Model ${model}: ${size}. GPU: ${device || "not named by the browser"}.`;
+  const { numClassEmbeds, classNames } = sampler.info;
+  byId("class-field").hidden = numClassEmbeds === null;
+  const options = byId("class");
+  options.length = 1; // "each" stays
+  for (let label = 0; label < numClassEmbeds; label++) options.append(new Option(classNames?.[label] ?? label, label));
 }
 
 async function showSigmas() {
   const { sigmas } = await sampler.schedule({ numInferenceSteps: readControls().steps });
   byId("sigmas").textContent = `Noise σ ${sigmas.map(sigma).join(" → ")}`;
-}
-
-function showProgress({ stage, bytes, total, bytesPerSecond }) {
-  const bar = byId("bar");
-  if (stage === "shaders" || total === null) bar.removeAttribute("value");
-  else Object.assign(bar, { max: total, value: bytes });
-  const amount = total === null ? megabytes(bytes) : `${megabytes(bytes)} of ${megabytes(total)}`;
-  byId("bar-text").textContent =
-    stage === "shaders"
-      ? `${megabytes(bytes)} loaded, compiling for this GPU`
-      : `${amount}, ${megabytes(bytesPerSecond)}/s`;
 }
 
 function say(text) {
@@ -271,7 +282,7 @@ function say(text) {
 function fail(error) {
   const help = {
     unsupported: "Try a recent Chrome, Edge or Safari, or Firefox on Windows or macOS.",
-    network: "Check the connection and reload the page.",
+    network: "Check the connection and press Retry.",
   };
   const box = byId("error");
   box.textContent = [error.message, help[error.code]].filter(Boolean).join(" — ");
@@ -280,7 +291,6 @@ function fail(error) {
 }
 
 const many = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
-const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
 const sigma = (value) => String(Number(value.toPrecision(3)));
 const duration = (milliseconds) =>
   milliseconds < 1000 ? `${Math.round(milliseconds)} ms` : `${(milliseconds / 1000).toFixed(2)} s`;

@@ -168,11 +168,6 @@ export class Shelf {
     if (whole) return;
     await this.#trying(async () => {
       if (!stored) await this.#entry.remove();
-      const size = about.weights.reduce((sum, file) => sum + (file.size ?? 0), 0);
-      const { quota = Infinity, usage = 0 } = (await navigator.storage?.estimate?.()) ?? {};
-      if (size - stored > quota - usage) {
-        throw new Error(`${size - stored} bytes are needed, ${Math.max(quota - usage, 0)} are free`);
-      }
       await this.#write();
     });
   }
@@ -196,6 +191,10 @@ export class Shelf {
       /** Notes which version the bytes that follow belong to. */
       describe: ({ version, size }) =>
         trying(async () => {
+          const { quota, usage } = await navigator.storage.estimate();
+          if (size - stored > quota - usage) {
+            throw new Error(`${size - stored} bytes are needed, ${Math.max(quota - usage, 0)} are free`);
+          }
           this.#kept.files[path] = { version, size, sha256 };
           await this.#write();
         }),

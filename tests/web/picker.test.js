@@ -1,0 +1,120 @@
+// Choosing a model on the page, as a person does.
+
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import path from "node:path";
+import { after, afterEach, before, beforeEach, test } from "node:test";
+
+import { launch, newPage } from "./browser.js";
+import { finished } from "./page.js";
+import { DIST, GOLDENS, send, startServer } from "./server.js";
+
+const SCREENSHOTS = path.join(import.meta.dirname, "../../target/screenshots");
+const WEIGHTS = "unet/diffusion_pytorch_model.safetensors";
+const SMALL = path.join(GOLDENS, "no-mid");
+
+let server, other, browser, page, asked;
+
+before(async () => {
+  server = await startServer();
+  // Another site, which lets every page read its files.
+  other = await startServer();
+  browser = await launch();
+});
+after(async () => {
+  await browser?.close();
+  await server?.stop();
+  await other?.stop();
+});
+beforeEach(async () => {
+  for (const site of [server, other]) {
+    site.routes.clear();
+    site.log.length = 0;
+  }
+  for (const name of ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json", WEIGHTS]) {
+    const headers = { "Access-Control-Allow-Origin": "*" };
+    other.routes.set(`/models/small/${name}`, { headers, body: readFileSync(path.join(SMALL, name)) });
+  }
+  page = await newPage(browser);
+  asked = new Set();
+  page.on("request", (request) => asked.add(new URL(request.url()).origin));
+});
+afterEach(() => page.context().close());
+
+const status = () => page.locator("#status");
+const card = async () => (await page.locator("#card").innerText()).replace(/\s+/g, " ");
+const field = () => page.getByLabel("Address of a folder, or hub id");
+const press = (name) => page.getByRole("button", { name, exact: true }).click();
+
+test("a link to another site's model loads it when the person says so, and asks nobody else", async () => {
+  await page.goto(`${server.origin}/?model=${encodeURIComponent(`${other.origin}/models/small/`)}`);
+  await status().filter({ hasText: "press Load" }).waitFor();
+  assert.deepEqual(other.log, [], "nothing is asked of the other site yet");
+  assert.equal(await field().inputValue(), `${other.origin}/models/small/`);
+  await press("Load");
+  assert.match(await finished(page), /^10 images in .* with 2 network calls$/);
+  assert.match(await card(), /Name http:\S+\/models\/small\/ Parameters 0\.0\d million, 0\.1 MB Images 16 × 16 pixels Classes none GPU /);
+  assert.equal(await page.getByLabel("Class", { exact: true }).isVisible(), false);
+  assert.equal(new URL(page.url()).searchParams.get("model"), `${other.origin}/models/small/`);
+  assert.deepEqual([...asked].sort(), [server.origin, other.origin].sort());
+  await page.screenshot({ path: path.join(SCREENSHOTS, "model.png"), fullPage: true });
+
+  await page.setViewportSize({ width: 360, height: 740 });
+  await page.screenshot({ path: path.join(SCREENSHOTS, "model-phone.png"), fullPage: true });
+  const list = page.getByRole("listitem");
+  assert.equal(await list.count(), 1);
+  assert.match(await list.textContent(), /models\/small\/, 0\.1 MB/);
+  await page.getByRole("button", { name: /^Delete / }).click();
+  await list.waitFor({ state: "detached" });
+});
+
+test("files are picked or dropped, and nothing is sent anywhere", async () => {
+  await page.goto(`${server.origin}/?model=${encodeURIComponent(`${other.origin}/models/small/`)}`);
+  await page.getByLabel("choose a folder").setInputFiles(SMALL);
+  assert.match(await finished(page), /network calls$/);
+  assert.match(await card(), /^Name files of your own/);
+
+  // The folder's files as a person drops them: the browser gives entries only for a real drag, so they are made here.
+  const names = ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json"];
+  const files = names.map((name) => ({ name, text: readFileSync(path.join(SMALL, name), "utf8") }));
+  await page.evaluate((files) => {
+    const transfer = new DataTransfer();
+    for (const { name, text } of files) transfer.items.add(new File([text], name.split("/").at(-1)));
+    dispatchEvent(new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true }));
+  }, files);
+  const alert = page.getByRole("alert");
+  await alert.filter({ hasText: "diffusion_pytorch_model.safetensors" }).waitFor();
+  assert.match(await alert.textContent(), /^unet\/diffusion_pytorch_model\.safetensors: not there, expected the model's weights$/);
+  assert.deepEqual([...asked], [server.origin]);
+  assert.deepEqual(other.log, []);
+});
+
+test("a load is cancelled, and taken up again where it was", async () => {
+  const body = readFileSync(path.join(SMALL, WEIGHTS));
+  const headers = { "Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "ETag, Content-Range" };
+  let manner = { headers, stall: 40_000 };
+  other.routes.set(`/models/small/${WEIGHTS}`, (request, response) => send(request, response, body, manner));
+  await page.goto(`${server.origin}/?model=${encodeURIComponent(`${other.origin}/models/small/`)}`);
+  await press("Load");
+  await page.getByText(/^0\.0 MB of 0\.1 MB, .*\/s, \d+ s left$/).waitFor();
+  await page.screenshot({ path: path.join(SCREENSHOTS, "loading.png"), fullPage: true });
+  await press("Cancel loading");
+  await status().filter({ hasText: "Cancelled" }).waitFor({ timeout: 1000 });
+  await page.getByText(/, in part/).waitFor();
+  manner = { headers };
+  other.log.length = 0;
+  await press("Retry");
+  await status().filter({ hasText: "network calls" }).waitFor({ timeout: 120_000 });
+  const ranges = other.log.filter(({ method, path }) => method === "GET" && path.endsWith(WEIGHTS)).map(({ headers }) => headers.range);
+  assert.deepEqual(ranges, ["bytes=40000-"]);
+});
+
+test("the policy refuses an origin that is neither https nor this machine", async () => {
+  const policy = /content="([^"]+)"/.exec(readFileSync(path.join(DIST, "index.html"), "utf8"))[1];
+  assert.match(policy, /^default-src 'none';/);
+  assert.doesNotMatch(policy, /unsafe-inline|'unsafe-eval'|data:|blob:/);
+  await page.goto(`${server.origin}/?model=${encodeURIComponent("http://example.org/model/")}`);
+  await press("Load");
+  await page.getByRole("alert").filter({ hasText: "example.org" }).waitFor();
+  assert.ok(page.complaints.some((text) => text.includes("Content Security Policy")), page.complaints.join("\n"));
+});
