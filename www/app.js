@@ -17,6 +17,8 @@ const shown = byId("shown");
 
 /** The loaded model; null when there is none. */
 let sampler = null;
+/** How often another model was asked for. */
+let changes = 0;
 /** What the canvas holds: the request, its steps so far, and which of them is shown; undefined before the first. */
 let picture;
 /** Aborts the run under way; null when there is none. */
@@ -38,6 +40,7 @@ async function start() {
 
 /** Loads another model and draws with it; `address` sets the controls. */
 async function change(model, address) {
+  const turn = ++changes;
   run?.abort();
   sampler?.dispose();
   sampler = null;
@@ -47,6 +50,7 @@ async function change(model, address) {
   try {
     sampler = await picker.load(model);
   } catch (error) {
+    if (turn !== changes) return; // another model is wanted by now
     if (error.name !== "AbortError") throw error;
     say("Cancelled");
     return;

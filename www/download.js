@@ -206,12 +206,13 @@ class Connection {
 
 /** What a server says of a file without sending it: `{ size, version, sha256 }`, or null when it has no such file. */
 export async function probe(url) {
-  const response = await request(url, { method: "HEAD" });
-  if (!response.ok || isHtml(response)) return null;
+  const response = await optional(url, { method: "HEAD" });
+  if (!response) return null;
   const { headers } = response;
   // A hub's hash of a large file; on the way over a redirect it may get lost.
   const sha256 = /^"?([0-9a-f]{64})"?$/.exec(headers.get("X-Linked-ETag") ?? "")?.[1] ?? null;
-  return { size: sha256 ? Number(headers.get("X-Linked-Size")) || lengthOf(response) : lengthOf(response), version: versionOf(response), sha256 };
+  const size = (sha256 && Number(headers.get("X-Linked-Size"))) || lengthOf(response);
+  return { size, version: versionOf(response), sha256 };
 }
 
 /** The text of a small file. */
@@ -222,8 +223,8 @@ export async function fetchText(url) {
 
 /** The text of a file that a server may lack; then null. */
 export async function fetchOptional(url) {
-  const response = await request(url);
-  return response.ok && !isHtml(response) ? failing("network", url, () => response.text()) : null;
+  const response = await optional(url);
+  return response && failing("network", url, () => response.text());
 }
 
 /** Does something; its error gets a subject before its message, and a code unless that is null and it brings its own. */
@@ -245,6 +246,19 @@ export function codeOf(error) {
 async function request(url, init) {
   const once = () => fetch(url, { cache: "no-cache", ...init });
   return failing("network", url, () => once().catch(once));
+}
+
+/** The response for a file that may be missing; then null. */
+async function optional(url, init) {
+  try {
+    const response = await request(url, init);
+    return response.ok && !isHtml(response) ? response : null;
+  } catch (error) {
+    // Another site's 404 may lack the permission to be read, and then looks like no connection. If there is none, the
+    // files that must be there will show it.
+    if (new URL(url).origin === location.origin) throw error;
+    return null;
+  }
 }
 
 /** A successful response that is not a web page; many servers answer a wrong address with one. */

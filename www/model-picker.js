@@ -35,10 +35,15 @@ export function connect(take) {
     if (event.dataTransfer.types.includes("Files")) event.preventDefault();
   });
   addEventListener("drop", async (event) => {
+    const { items, types } = event.dataTransfer;
+    if (!types.includes("Files")) return;
     event.preventDefault();
-    const entries = Array.from(event.dataTransfer.items, (item) => item.webkitGetAsEntry()).filter(Boolean);
-    const files = (await Promise.all(entries.map(filesIn))).flat();
-    if (files.length) take(files);
+    // All at once, for what was dropped cannot be read after this event.
+    const found = Array.from(items, (item) => {
+      const entry = item.webkitGetAsEntry();
+      return entry ? filesIn(entry) : [item.getAsFile()];
+    });
+    take((await Promise.all(found)).flat());
   });
 }
 

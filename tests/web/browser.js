@@ -14,10 +14,19 @@ const ARGS = [
 
 /** Launches the browser that CHROME names. */
 export async function launch() {
-  const executablePath = process.env.CHROME;
-  if (!executablePath)
+  return chromium.launch({ executablePath: executable(), args: ARGS, headless: true });
+}
+
+/** Launches it with a profile on the disk, and returns that profile's context. */
+export async function launchProfile(folder) {
+  return chromium.launchPersistentContext(folder, { executablePath: executable(), args: ARGS, headless: true });
+}
+
+function executable() {
+  const { CHROME } = process.env;
+  if (!CHROME)
     throw new Error("CHROME is not set: expected the path of a Chromium; `cargo xtask test --only web` sets it");
-  return chromium.launch({ executablePath, args: ARGS, headless: true });
+  return CHROME;
 }
 
 /** A new page in a context of its own; what it logs as an error or throws ends up in `page.complaints`. */

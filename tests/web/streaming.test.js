@@ -2,11 +2,12 @@
 
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { existsSync, readFileSync, readdirSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, afterEach, before, beforeEach, describe, test } from "node:test";
 
-import { launch, newPage } from "./browser.js";
+import { launch, launchProfile, newPage } from "./browser.js";
 import { DIST, GOLDENS, send, startServer } from "./server.js";
 
 const WEIGHTS = "unet/diffusion_pytorch_model.safetensors";
@@ -319,18 +320,30 @@ describe("the cache", () => {
     assert.equal(requests(WEIGHTS).length, 1, "it is fetched anew");
   });
 
-  test("that has no room is done without, with a notice", async () => {
-    const client = await page.context().newCDPSession(page);
-    await client.send("Storage.overrideQuotaForOrigin", { origin: server.origin, quotaSize: 50_000 });
-    for (const sums of [true, false]) {
-      if (!sums) withoutSums();
-      const result = await load("/goldens/no-mid/");
-      await assertWhole(result);
-      assert.equal(result.notices.length, 1, JSON.stringify(result.notices));
-      assert.match(result.notices[0], /^the model is not kept in this browser: .+/);
-      assert.deepEqual(await page.evaluate(() => window.ConsistencySampler.kept()), []);
-    }
-  });
+  for (const sums of [true, false]) {
+    test(`that has no room is done without, with a notice, ${sums ? "with" : "without"} a hash`, async () => {
+      // Only a profile on a disk keeps to its quota.
+      const folder = mkdtempSync(path.join(tmpdir(), "profile-"));
+      const context = await launchProfile(folder);
+      try {
+        page = await context.newPage();
+        await page.goto(`${server.origin}/blank`);
+        await prepare();
+        const client = await context.newCDPSession(page);
+        await client.send("Storage.overrideQuotaForOrigin", { origin: server.origin, quotaSize: 50_000 });
+        if (!sums) withoutSums();
+        const result = await load("/goldens/no-mid/");
+        await assertWhole(result);
+        assert.equal(result.notices.length, 1, JSON.stringify(result.notices));
+        assert.match(result.notices[0], /^the model is not kept in this browser: .+/);
+        assert.deepEqual(await page.evaluate(() => window.ConsistencySampler.kept()), []);
+      } finally {
+        await context.close();
+        rmSync(folder, { recursive: true, force: true });
+        page = await newPage(browser);
+      }
+    });
+  }
 
   test("is left alone when it is not wanted", async () => {
     await assertWhole(await load("/goldens/no-mid/", { cache: false }));
