@@ -7,6 +7,17 @@ import * as picker from "./model-picker.js";
 
 const DEFAULT_MODEL = "weights/mnist/";
 
+/** The published timesteps for two steps, by the name that follows "openai/diffusers-". */
+const PUBLISHED = {
+  cd_imagenet64_l2: "22,0",
+  cd_imagenet64_lpips: "22,0",
+  ct_imagenet64: "106,0",
+  cd_bedroom256_l2: "18,0",
+  cd_bedroom256_lpips: "17,0",
+  ct_bedroom256: "67,0",
+  ct_cat256: "62,0",
+};
+
 /** Between two images, in pixels of an image. */
 const GAP = 1;
 
@@ -58,6 +69,7 @@ async function change(model, address) {
   say("");
   picker.describe(sampler.info);
   fillClasses();
+  offerPublished();
   const refused = address ? restore(address) : [];
   if (refused.length) fail(new Error(`ignored in the address: ${refused.join("; ")}`));
   picture = undefined;
@@ -107,7 +119,7 @@ async function generate() {
     draw();
   }
   try {
-    const options = { seed, count, classLabels, numInferenceSteps: steps, signal: run.signal };
+    const options = { seed, count, classLabels, ...scheduleOf(steps), signal: run.signal };
     const result = await sampler.sample({ ...options, onStep: (step) => land(request, step) });
     say(
       `${many(count, "image")} in ${duration(result.milliseconds)} with ${many(result.networkCalls, "network call")}`,
@@ -124,12 +136,17 @@ async function generate() {
   }
 }
 
-/** What the controls ask for; `class` is a label or "each". */
+/** A number of steps, or a list of timesteps, as the sampler takes it. */
+function scheduleOf(steps) {
+  return steps.includes(",") ? { timesteps: steps.split(",").map(Number) } : { numInferenceSteps: Number(steps) };
+}
+
+/** What the controls ask for; `class` is a label or "each", `steps` a number or a list of timesteps. */
 function readControls() {
   const data = new FormData(form);
   const request = {
     seed: Number(data.get("seed")),
-    steps: Number(data.get("steps")),
+    steps: data.get("steps"),
     count: Number(data.get("count")),
   };
   const classes = sampler.info.numClassEmbeds;
@@ -273,8 +290,22 @@ function fillClasses() {
   for (let label = 0; label < numClassEmbeds; label++) options.append(new Option(classNames?.[label] ?? label, label));
 }
 
+/** Offers the timesteps that were published for the model, and chooses them. */
+function offerPublished() {
+  const timesteps = PUBLISHED[sampler.info.name.split("openai/diffusers-")[1]];
+  const label = byId("published");
+  const input = label.querySelector("input");
+  label.hidden = !timesteps;
+  if (timesteps) {
+    input.value = label.querySelector("span").textContent = timesteps;
+    input.checked = true;
+  } else if (input.checked) {
+    form.elements.steps.value = "2";
+  }
+}
+
 async function showSigmas() {
-  const { sigmas } = await sampler.schedule({ numInferenceSteps: readControls().steps });
+  const { sigmas } = await sampler.schedule(scheduleOf(readControls().steps));
   byId("sigmas").textContent = `Noise σ ${sigmas.map(sigma).join(" → ")}`;
 }
 

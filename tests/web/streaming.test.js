@@ -505,7 +505,7 @@ describe("a hub", () => {
     assert.equal(error.code, "network");
     publish({});
     const other = await load("owner/model", { hub: hub.origin });
-    assert.match(other.error.message, /model_index\.json: /);
+    assert.match(other.error.message, /\/owner\/model\/resolve\/\S+: \S+/);
   });
 });
 
