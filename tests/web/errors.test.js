@@ -72,7 +72,7 @@ test("another kind of pipeline", async () => {
   const route = { type: JSON_TYPE, body: '{"_class_name": "DDPMPipeline"}' };
   assert.match(
     await message({ "model_index.json": route }),
-    /expected _class_name "ConsistencyModelPipeline", found "DDPMPipeline"$/,
+    /model_index\.json: "_class_name" is DDPMPipeline: expected ConsistencyModelPipeline$/,
   );
 });
 
