@@ -12,12 +12,12 @@ const ARGS = [
   "--disable-quic",
 ];
 
-/** Launches the browser that CHROME names. */
-export async function launch() {
+/** Launches the browser that CHROME names, with its usual switches and `more`. */
+export async function launch(more = []) {
   const executablePath = process.env.CHROME;
   if (!executablePath)
     throw new Error("CHROME is not set: expected the path of a Chromium; `cargo xtask test --only web` sets it");
-  return chromium.launch({ executablePath, args: ARGS, headless: true });
+  return chromium.launch({ executablePath, args: [...ARGS, ...more], headless: true });
 }
 
 /** A new page in a context of its own; what it logs as an error or throws ends up in `page.complaints`. */

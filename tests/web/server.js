@@ -15,6 +15,7 @@ const TYPES = {
   ".html": "text/html; charset=utf-8",
   ".css": "text/css",
   ".js": "text/javascript",
+  ".mjs": "text/javascript",
   ".json": "application/json",
   ".svg": "image/svg+xml",
   ".wasm": "application/wasm",
@@ -24,14 +25,14 @@ const TYPES = {
  * Starts a server on a free port.
  *
  * `routes` maps a path to what is answered there instead of a file: `{ type, body, length }`, where `body` is a string, a
- * Buffer or an iterable of Buffers, and `length` is announced whatever the body's is.
+ * Buffer or an iterable of Buffers, and `length` is announced whatever the body's is. `served` lists the files that were
+ * answered with. `folders`, from prefix to path, are served besides the site, without its policy; `headers` go with every
+ * file.
  */
-export async function startServer() {
+export async function startServer({ folders: others = {}, headers = {} } = {}) {
   const routes = new Map();
-  const folders = [
-    ["/goldens/", GOLDENS],
-    ["/", DIST],
-  ];
+  const served = [];
+  const folders = [...Object.entries(others), ["/goldens/", GOLDENS], ["/", DIST]];
   // The page's own policy, sent as a header too, for a worker takes its policy from its headers: so it suffices there.
   const policy = /http-equiv="Content-Security-Policy"\s+content="([^"]+)"/.exec(
     readFileSync(path.join(DIST, "index.html"), "utf8"),
@@ -59,12 +60,14 @@ export async function startServer() {
       response.writeHead(404, { "Content-Type": "text/plain" }).end("not found");
       return;
     }
+    served.push(file);
     const type = TYPES[path.extname(file)] ?? "application/octet-stream";
     response.writeHead(200, {
       "Content-Type": type,
       "Content-Length": found.size,
       "Cache-Control": "no-store",
-      "Content-Security-Policy": policy,
+      ...(!(prefix in others) && { "Content-Security-Policy": policy }),
+      ...headers,
     });
     await pipeline(createReadStream(file), response);
   }
@@ -77,6 +80,7 @@ export async function startServer() {
   return {
     origin: `http://127.0.0.1:${server.address().port}`,
     routes,
+    served,
     async stop() {
       server.closeAllConnections();
       await new Promise((resolve) => server.close(resolve));

@@ -33,25 +33,8 @@ pub fn wasm_opt(project: &Project) -> Result<Result<Command, String>> {
     if let Err(lacking) = node(project) {
         return Ok(Err(format!("{lacking:#}")));
     }
-    let folder = project.target.join(format!("binaryen-{BINARYEN}"));
-    let script = folder.join("node_modules/binaryen/bin/wasm-opt");
-    if !script.is_file() {
-        fs::create_dir_all(&folder)?;
-        run(npm(project)
-            .args([
-                "install",
-                "--no-save",
-                "--no-package-lock",
-                "--no-audit",
-                "--no-fund",
-                "--loglevel=error",
-                "--prefix",
-            ])
-            .arg(&folder)
-            .arg(format!("binaryen@{BINARYEN}")))?;
-    }
     let mut command = project.command("node");
-    command.arg(script);
+    command.arg(npm_package(project, "binaryen", BINARYEN)?.join("bin/wasm-opt"));
     Ok(Ok(command))
 }
 
@@ -78,6 +61,19 @@ pub fn node_installed(project: &Project) -> Result<()> {
 /// npm, which is a batch file on Windows.
 fn npm(project: &Project) -> Command {
     project.command(if cfg!(windows) { "npm.cmd" } else { "npm" })
+}
+
+/// The folder of an npm package, installed below the target folder on first use.
+pub fn npm_package(project: &Project, name: &str, version: &str) -> Result<PathBuf> {
+    let folder = project.target.join(format!("{name}-{version}"));
+    let package = folder.join("node_modules").join(name);
+    // npm moves a package to its place when it is complete.
+    if !package.is_dir() {
+        fs::create_dir_all(&folder)?;
+        let quiet = ["--no-save", "--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error"];
+        run(npm(project).arg("install").args(quiet).arg("--prefix").arg(&folder).arg(format!("{name}@{version}")))?;
+    }
+    Ok(package)
 }
 
 /// Installs what `package-lock.json` in a folder asks for, unless the last installation is newer than the lock.
