@@ -373,3 +373,60 @@ fn value_info(name: &str, elem_type: i32, shape: &[usize]) -> ValueInfoProto {
     let tensor_type = Some(TensorType { elem_type, shape: Some(shape) });
     ValueInfoProto { name: name.into(), r#type: Some(TypeProto { tensor_type }) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Networks that have every operation between them.
+    fn networks() -> Vec<UNetConfig> {
+        let config = |down: &str, up: &str, extra: &str| {
+            UNetConfig::parse(&format!(
+                r#"{{"_class_name": "UNet2DModel", "in_channels": 1, "out_channels": 1, "sample_size": [8, 4],
+                "block_out_channels": [8, 16], "norm_num_groups": 4, "layers_per_block": 1, "num_class_embeds": 3,
+                "up_block_types": ["AttnUpBlock2D", "{up}"], "down_block_types": ["{down}", "AttnDownBlock2D"] {extra}}}"#
+            ))
+            .unwrap()
+        };
+        let scale_shift = r#", "resnet_time_scale_shift": "scale_shift""#;
+        vec![
+            config("DownBlock2D", "UpBlock2D", ""),
+            config("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D", scale_shift),
+        ]
+    }
+
+    #[test]
+    fn every_name_is_made_once_before_it_is_used_and_every_weight_is_used() {
+        for config in networks() {
+            let parameters = UNet::new(&config).parameters();
+            let weights: HashMap<_, _> =
+                parameters.iter().map(|p| (p.name.clone(), vec![0.5; p.shape.iter().product()])).collect();
+            for style in [Style::Fused, Style::Plain] {
+                let model = ModelProto::decode(&*export(&config, &weights, style)).unwrap();
+                let graph = model.graph.unwrap();
+                let mut known: HashSet<&str> = graph.input.iter().map(|input| input.name.as_str()).collect();
+                for tensor in &graph.initializer {
+                    assert!(known.insert(&tensor.name), "{} is there twice", tensor.name);
+                    let elements: i64 = tensor.dims.iter().product();
+                    let size = if tensor.data_type == INT64 { 8 } else { 4 };
+                    assert_eq!(tensor.raw_data.len() as i64, size * elements, "{}", tensor.name);
+                }
+                let mut used = HashSet::new();
+                for node in &graph.node {
+                    for input in node.input.iter().filter(|name| !name.is_empty()) {
+                        assert!(known.contains(input.as_str()), "{} needs {input}", node.name);
+                        used.insert(input.as_str());
+                    }
+                    for output in &node.output {
+                        assert!(known.insert(output), "{output} is made twice");
+                    }
+                }
+                assert!(known.contains("output"));
+                for parameter in &parameters {
+                    let transposed = format!("{}.T", parameter.name);
+                    assert!(used.contains(&*parameter.name) || used.contains(&*transposed), "{}", parameter.name);
+                }
+            }
+        }
+    }
+}
