@@ -51,7 +51,8 @@ pub fn bench(project: &Project, options: &Options) -> Result<()> {
     if options.json {
         // The set-up's tools write to standard output as they like: a run whose output goes elsewhere does it all.
         let arguments = env::args_os().skip(1).filter(|argument| argument != "--json");
-        run(project.command(env::current_exe()?.to_str().context("the path of xtask is not UTF-8")?)
+        run(project
+            .command(env::current_exe()?.to_str().context("the path of xtask is not UTF-8")?)
             .args(arguments)
             .stdout(io::stderr()))?;
         print!("{}", fs::read_to_string(&result).with_context(|| format!("cannot read {}", result.display()))?);

@@ -32,7 +32,12 @@ pub fn build(project: &Project, pkg: &Path) -> Result<()> {
 pub fn build_burn(project: &Project, pkg: &Path) -> Result<()> {
     tools::wasm_target(project)?;
     let target = project.target.join("burn");
-    run(project.command("cargo").arg("build").args(BURN).args(["--profile", "wasm-burn", "--target-dir"]).arg(&target))?;
+    run(project
+        .command("cargo")
+        .arg("build")
+        .args(BURN)
+        .args(["--profile", "wasm-burn", "--target-dir"])
+        .arg(&target))?;
     bind(project, &target.join(TARGET).join("wasm-burn"), pkg)
 }
 

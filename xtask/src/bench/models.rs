@@ -68,9 +68,7 @@ fn random_folder(folder: &Path) -> Result<()> {
         .collect();
     let views = tensors
         .iter()
-        .map(|(parameter, bytes)| {
-            Ok((&parameter.name, TensorView::new(Dtype::F32, parameter.shape.clone(), bytes)?))
-        })
+        .map(|(parameter, bytes)| Ok((&parameter.name, TensorView::new(Dtype::F32, parameter.shape.clone(), bytes)?)))
         .collect::<Result<Vec<_>>>()?;
     write_file(
         &folder.join("unet/diffusion_pytorch_model.safetensors"),

@@ -15,12 +15,12 @@ use super::proto::{
     TensorShapeProto, TensorType, TypeProto, ValueInfoProto,
 };
 
-/// Which operators stand for group normalization and attention.
+/// Which operators stand for group normalization.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Style {
-    /// `GroupNormalization` (opset 21) and `com.microsoft.MultiHeadAttention`, one node each.
+    /// `GroupNormalization` of opset 21.
     Fused,
-    /// `InstanceNormalization` over groups, then scale and bias; products and a softmax.
+    /// `InstanceNormalization` over groups, then scale and bias.
     Plain,
 }
 
@@ -41,12 +41,11 @@ pub fn export(config: &UNetConfig, weights: &HashMap<String, Vec<f32>>, style: S
     let output = UNet::new(config).forward(&mut graph, &sample, &"time".into(), labels.as_ref());
     graph.graph.node.last_mut().expect("the forward has nodes").output = vec!["output".into()];
     graph.graph.output.push(value_info("output", FLOAT, &[output.channels, output.height, output.width]));
-    let opset = |domain: &str, version| OperatorSetIdProto { domain: domain.into(), version };
     let model = ModelProto {
         ir_version: 10,
         producer_name: "consistency-sampler".into(),
         graph: Some(graph.graph),
-        opset_import: vec![opset("", 21), opset("com.microsoft", 1)],
+        opset_import: vec![OperatorSetIdProto { domain: String::new(), version: 21 }],
     };
     model.encode_to_vec()
 }
@@ -73,17 +72,10 @@ struct Onnx<'a> {
 impl Onnx<'_> {
     /// Adds a node of the standard operators; returns its first output.
     fn node(&mut self, op: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
-        self.outputs("", op, inputs, attributes, 1).remove(0)
+        self.outputs(op, inputs, attributes, 1).remove(0)
     }
 
-    fn outputs(
-        &mut self,
-        domain: &str,
-        op: &str,
-        inputs: &[&str],
-        attributes: Vec<AttributeProto>,
-        outputs: usize,
-    ) -> Vec<String> {
+    fn outputs(&mut self, op: &str, inputs: &[&str], attributes: Vec<AttributeProto>, outputs: usize) -> Vec<String> {
         let output: Vec<String> = (self.values..self.values + outputs).map(|i| format!("{op}_{i}")).collect();
         self.values += outputs;
         self.graph.node.push(NodeProto {
@@ -92,7 +84,6 @@ impl Onnx<'_> {
             name: output[0].clone(),
             op_type: op.into(),
             attribute: attributes,
-            domain: domain.into(),
         });
         output
     }
@@ -259,7 +250,7 @@ impl Ops for Onnx<'_> {
 
     fn scale_shift(&mut self, x: &Map, v: &String) -> Map {
         let (input, v) = (self.image(x), self.over_pixels(v));
-        let halves = self.outputs("", "Split", &[&v], vec![int("axis", 1), int("num_outputs", 2)], 2);
+        let halves = self.outputs("Split", &[&v], vec![int("axis", 1), int("num_outputs", 2)], 2);
         let one = self.number(1.0);
         let scale = self.node("Add", &[&halves[0], &one], vec![]);
         let scaled = self.node("Mul", &[&input, &scale], vec![]);
@@ -294,25 +285,17 @@ impl Ops for Onnx<'_> {
         let tokens = self.tokens(x);
         let [q, k, v] = [&layer.query, &layer.key, &layer.value].map(|linear| self.project(&tokens, linear));
         let channels = layer.heads * layer.head_dim;
-        let name = match self.style {
-            Style::Fused => {
-                let heads = vec![int("num_heads", layer.heads)];
-                self.outputs("com.microsoft", "MultiHeadAttention", &[&q, &k, &v], heads, 1).remove(0)
-            }
-            Style::Plain => {
-                let pixels = x.height * x.width;
-                let q = self.heads(&q, layer, pixels, &[0, 2, 1, 3]);
-                let k = self.heads(&k, layer, pixels, &[0, 2, 3, 1]);
-                let v = self.heads(&v, layer, pixels, &[0, 2, 1, 3]);
-                let scale = self.number((layer.head_dim as f32).sqrt().recip());
-                let q = self.node("Mul", &[&q, &scale], vec![]);
-                let scores = self.node("MatMul", &[&q, &k], vec![]);
-                let weights = self.node("Softmax", &[&scores], vec![int_at("axis", -1)]);
-                let mixed = self.node("MatMul", &[&weights, &v], vec![]);
-                let mixed = self.transpose(&mixed, &[0, 2, 1, 3]);
-                self.reshape(&mixed, &[pixels, channels])
-            }
-        };
+        let pixels = x.height * x.width;
+        let q = self.heads(&q, layer, pixels, &[0, 2, 1, 3]);
+        let k = self.heads(&k, layer, pixels, &[0, 2, 3, 1]);
+        let v = self.heads(&v, layer, pixels, &[0, 2, 1, 3]);
+        let scale = self.number((layer.head_dim as f32).sqrt().recip());
+        let q = self.node("Mul", &[&q, &scale], vec![]);
+        let scores = self.node("MatMul", &[&q, &k], vec![]);
+        let weights = self.node("Softmax", &[&scores], vec![int_at("axis", -1)]);
+        let mixed = self.node("MatMul", &[&weights, &v], vec![]);
+        let mixed = self.transpose(&mixed, &[0, 2, 1, 3]);
+        let name = self.reshape(&mixed, &[pixels, channels]);
         Map { name, tokens: true, channels, ..x.clone() }
     }
 
