@@ -1,4 +1,4 @@
-//! The messages of `onnx.proto` (ONNX 1.16, <https://github.com/onnx/onnx/blob/main/onnx/onnx.proto>), as far as an exported
+//! The messages of [`onnx.proto`](https://github.com/onnx/onnx/blob/main/onnx/onnx.proto), as far as an exported
 //! U-Net uses them. Field numbers are the format's.
 
 use prost::Message;
