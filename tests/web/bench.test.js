@@ -31,7 +31,15 @@ test("a case has every figure", async () => {
     ],
   );
   for (const { ours } of cases) {
-    for (const key of ["forward_ms", "first_image_ms", "ready_ms", "load_ms", "dispatches", "pipelines", "heap_bytes"]) {
+    for (const key of [
+      "forward_ms",
+      "first_image_ms",
+      "ready_ms",
+      "load_ms",
+      "dispatches",
+      "pipelines",
+      "heap_bytes",
+    ]) {
       assert.ok(ours[key] > 0, `${key} is ${ours[key]}`);
     }
     assert.equal(ours.submits, 1);

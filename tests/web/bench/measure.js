@@ -53,7 +53,8 @@ export async function measure(server, { models, batches, runtimes, rounds, secon
         // The better graph counts, and goes on alone: both were timed at the first batch size.
         const graphs = steady.contenders.filter(({ graph, forward_ms }) => graph && forward_ms);
         const better = graphs.toSorted((a, b) => a.forward_ms - b.forward_ms)[0];
-        const counts = ({ runtime, graph }) => !graph || graph === (better ?? steady.contenders.find(({ graph }) => graph)).graph;
+        const counts = ({ runtime, graph }) =>
+          !graph || graph === (better ?? steady.contenders.find(({ graph }) => graph)).graph;
         const entry = { model: model.name, batch };
         for (const { runtime, ...figures } of steady.contenders.filter(counts)) {
           entry[runtime] = { ...figures, ...first[runtime] };
@@ -159,7 +160,9 @@ async function steadyForwards(browser, server, model, batch, contenders, { round
         entry.difference = difference(first.output, reference);
         log(`${what}: first forward ${first.ms.toFixed(0)} ms, differs by ${entry.difference.toExponential(1)}`);
         if (!(entry.difference <= TOLERANCE)) {
-          throw new Error(`${what}: expected the output of ${contenders[0].runtime}, found one that differs by ${entry.difference}`);
+          throw new Error(
+            `${what}: expected the output of ${contenders[0].runtime}, found one that differs by ${entry.difference}`,
+          );
         }
         entry.times = [];
       } catch (error) {
@@ -173,7 +176,11 @@ async function steadyForwards(browser, server, model, batch, contenders, { round
 
     const timed = figures.filter(({ times }) => times);
     const begin = performance.now();
-    for (let round = 0; round < rounds || (round < MOST_ROUNDS && performance.now() - begin < 1000 * seconds); round++) {
+    for (
+      let round = 0;
+      round < rounds || (round < MOST_ROUNDS && performance.now() - begin < 1000 * seconds);
+      round++
+    ) {
       for (const entry of timed) {
         const { ms, dispatches, submits } = await page.evaluate(async (i) => {
           const { output, ...rest } = await window.forward(i);
@@ -198,7 +205,9 @@ async function steadyForwards(browser, server, model, batch, contenders, { round
         gpu_bytes: state.gpu.bytes,
         gpu_peak_bytes: state.gpu.peak,
       };
-      log(`${model.name}, batch ${batch}, ${entry.runtime}${entry.graph ? ` (${entry.graph})` : ""}: ${median(times).toFixed(0)} ms`);
+      log(
+        `${model.name}, batch ${batch}, ${entry.runtime}${entry.graph ? ` (${entry.graph})` : ""}: ${median(times).toFixed(0)} ms`,
+      );
     }
     return { adapter, contenders: figures };
   } finally {

@@ -11,7 +11,10 @@ import { tables } from "./tables.js";
 
 const string = { type: "string" };
 const options = Object.fromEntries(
-  ["folder", "onnxruntime", "models", "batches", "runtimes", "rounds", "seconds", "cold", "output"].map((name) => [name, string]),
+  ["folder", "onnxruntime", "models", "batches", "runtimes", "rounds", "seconds", "cold", "output"].map((name) => [
+    name,
+    string,
+  ]),
 );
 const { values } = parseArgs({ options });
 

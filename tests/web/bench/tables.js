@@ -22,7 +22,9 @@ export function tables({ machine, browser, adapter, cases }) {
       .filter((name) => entry[name])
       .map((name) => {
         const r = entry[name];
-        const cells = r.error ? [r.error, ...Array(Object.keys(COLUMNS).length - 1).fill("")] : Object.values(COLUMNS).map((cell) => cell(r));
+        const cells = r.error
+          ? [r.error, ...Array(Object.keys(COLUMNS).length - 1).fill("")]
+          : Object.values(COLUMNS).map((cell) => cell(r));
         return [entry.model, entry.batch, named(name, r), ...cells];
       }),
   );
