@@ -11,7 +11,7 @@ use std::fs;
 use std::io;
 
 use anyhow::{Context, Result};
-use clap::Args;
+use clap::{Args, value_parser};
 
 use crate::{Project, run, site, tools, wasm};
 
@@ -28,20 +28,20 @@ pub struct Options {
     #[arg(long, value_delimiter = ',', default_values = ["mnist", "rgb32"])]
     models: Vec<String>,
     /// The batch sizes
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 4, 16])]
-    batches: Vec<usize>,
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 4, 16], value_parser = value_parser!(u32).range(1..))]
+    batches: Vec<u32>,
     /// The runtimes
     #[arg(long, value_delimiter = ',', default_values = ["ours", "onnxruntime_web", "burn_wgpu"])]
     runtimes: Vec<String>,
     /// Timed rounds of each case, at least
-    #[arg(long, default_value_t = 3)]
-    rounds: usize,
+    #[arg(long, default_value_t = 3, value_parser = value_parser!(u32).range(1..))]
+    rounds: u32,
     /// Go on with a case for this many seconds, up to 15 rounds
     #[arg(long, default_value_t = 30.0)]
     seconds: f64,
-    /// Cold pages of each runtime
+    /// Cold pages of each runtime; 0 leaves first images and the code's size out
     #[arg(long, default_value_t = 3)]
-    cold: usize,
+    cold: u32,
 }
 
 /// Sets up what is missing, measures, and prints tables or JSON.
@@ -71,7 +71,7 @@ pub fn bench(project: &Project, options: &Options) -> Result<()> {
     tools::npm_packages(project, &web)?;
 
     let list = |values: &[String]| values.join(",");
-    let batches: Vec<String> = options.batches.iter().map(usize::to_string).collect();
+    let batches: Vec<String> = options.batches.iter().map(u32::to_string).collect();
     run(project
         .command("node")
         .current_dir(&web)

@@ -31,9 +31,9 @@ export function serveBench(folders = {}) {
  * Measures every model at every batch size; returns `{ browser, adapter, cases }`.
  *
  * `models` are `{ name, folder, onnx: { [graph]: address } }`, the folder an address of the server; `runtimes` are keys of
- * RUNTIMES. A case is timed for at least `rounds` rounds and on until `seconds` have passed; `cold` is how many cold pages
- * are opened for each runtime. `log` is told what goes on. A runtime other than ours that fails or computes something
- * else has `error` in place of its figures.
+ * RUNTIMES. A case is timed for at least `rounds` rounds and on until `seconds` have passed. `cold` is how many cold pages
+ * are opened for each runtime; each makes one image, so a model's cases share those figures. `log` is told what goes on. A
+ * runtime other than ours that fails or computes something else has `error` in place of its figures.
  */
 export async function measure(server, { models, batches, runtimes, rounds, seconds, cold, log }) {
   const browser = await launch(SWITCHES);
@@ -41,12 +41,12 @@ export async function measure(server, { models, batches, runtimes, rounds, secon
   try {
     for (const model of models) {
       const described = await describe(server, model);
-      const first = await coldPages(server, described, { runtimes, cold, log });
       let contenders = runtimes.flatMap((runtime) =>
         runtime === "onnxruntime_web"
           ? Object.keys(model.onnx).map((graph) => ({ runtime, graph, onnx: model.onnx[graph] }))
           : [{ runtime }],
       );
+      const cases = [];
       for (const batch of batches) {
         const steady = await steadyForwards(browser, server, described, batch, contenders, { rounds, seconds, log });
         result.adapter ??= steady.adapter;
@@ -57,12 +57,18 @@ export async function measure(server, { models, batches, runtimes, rounds, secon
           !graph || graph === (better ?? steady.contenders.find(({ graph }) => graph)).graph;
         const entry = { model: model.name, batch };
         for (const { runtime, ...figures } of steady.contenders.filter(counts)) {
-          entry[runtime] = { ...figures, ...first[runtime] };
+          entry[runtime] = figures;
           if (figures.graph && graphs.length > 1) {
             entry[runtime].graphs = Object.fromEntries(graphs.map(({ graph, forward_ms }) => [graph, forward_ms]));
           }
         }
         contenders = contenders.filter(counts);
+        cases.push(entry);
+      }
+      const working = contenders.filter(({ runtime }) => cases.some((entry) => entry[runtime].forward_ms));
+      const first = await coldPages(server, described, working, { cold, log });
+      for (const entry of cases) {
+        for (const { runtime } of working) Object.assign(entry[runtime], first[runtime]);
         result.cases.push(entry);
       }
     }
@@ -82,15 +88,15 @@ async function describe(server, model) {
 }
 
 /** Times first images, each in a browser of its own that has never run anything; returns figures by runtime. */
-async function coldPages(server, { folder, onnx, shape, classes, name }, { runtimes, cold, log }) {
-  const samples = Object.fromEntries(runtimes.map((runtime) => [runtime, []]));
+async function coldPages(server, { folder, shape, classes, name }, contenders, { cold, log }) {
+  const samples = Object.fromEntries(contenders.map(({ runtime }) => [runtime, []]));
   const code = {};
   for (let round = 0; round < cold; round++) {
-    for (const runtime of runtimes) {
+    for (const { runtime, onnx } of contenders) {
       const wanted = {
         runtime: RUNTIMES[runtime],
         folder,
-        onnx: onnx && Object.values(onnx).at(-1),
+        onnx,
         shape,
         labels: classes && [3 % classes],
       };
@@ -111,8 +117,9 @@ async function coldPages(server, { folder, onnx, shape, classes, name }, { runti
       }
     }
   }
+  if (cold === 0) return {};
   return Object.fromEntries(
-    runtimes.map((runtime) => {
+    contenders.map(({ runtime }) => {
       const figure = (key) => median(samples[runtime].map((sample) => sample[key]));
       const times = { ready_ms: figure("ready_ms"), first_image_ms: figure("first_image_ms") };
       const range = spread(samples[runtime].map(({ first_image_ms }) => first_image_ms));
@@ -158,7 +165,10 @@ async function steadyForwards(browser, server, model, batch, contenders, { round
         entry.pipelines = loaded.pipelines + first.pipelines;
         reference ??= first.output;
         entry.difference = difference(first.output, reference);
-        log(`${what}: first forward ${first.ms.toFixed(0)} ms, differs by ${entry.difference.toExponential(1)}`);
+        log(
+          `${what}: first forward ${first.ms.toFixed(0)} ms in ${first.dispatches} dispatches and ${first.submits} submits, ` +
+            `differs by ${entry.difference.toExponential(1)}`,
+        );
         if (!(entry.difference <= TOLERANCE)) {
           throw new Error(
             `${what}: expected the output of ${contenders[0].runtime}, found one that differs by ${entry.difference}`,

@@ -1,7 +1,7 @@
 // `cargo xtask bench` starts this with everything in place: measures, prints tables, and writes the result as JSON.
 
 import { writeFileSync } from "node:fs";
-import { cpus } from "node:os";
+import { cpus, loadavg } from "node:os";
 import path from "node:path";
 import { parseArgs } from "node:util";
 
@@ -34,6 +34,8 @@ const unknown = runtimes.find((name) => !RUNTIMES[name]);
 if (unknown) throw new Error(`--runtimes: expected some of ${Object.keys(RUNTIMES)}, found ${unknown}`);
 
 rememberSizes(path.join(values.folder, "sizes.json"));
+// Of the last minute: other work on the machine makes times long and noisy.
+const load_average = loadavg()[0];
 const server = await serveBench({
   "/burn/": path.join(values.folder, "burn"),
   "/models/": path.join(values.folder, "models"),
@@ -49,7 +51,7 @@ try {
     cold: Number(values.cold),
     log: (line) => console.error(line),
   });
-  const result = { machine: `${cpus().length} × ${cpus()[0].model.trim()}`, ...measured };
+  const result = { machine: `${cpus().length} × ${cpus()[0].model.trim()}`, load_average, ...measured };
   writeFileSync(values.output, `${JSON.stringify(result, null, 2)}\n`);
   console.log(tables(result));
 } finally {

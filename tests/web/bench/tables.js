@@ -9,12 +9,12 @@ const COLUMNS = {
   dispatches: (r) => r.dispatches,
   submits: (r) => r.submits,
   pipelines: (r) => r.pipelines,
-  "GPU memory, MB": (r) => (r.gpu_bytes / 1e6).toFixed(1),
-  "page heap, MB": (r) => (r.heap_bytes / 1e6).toFixed(1),
+  "GPU memory, MB": (r) => megabytes(r.gpu_bytes),
+  "page heap, MB": (r) => megabytes(r.heap_bytes),
 };
 
 /** One table of the cases, one of the ratios to ours, and one of the code's sizes. */
-export function tables({ machine, browser, adapter, cases }) {
+export function tables({ machine, load_average, browser, adapter, cases }) {
   const runtimes = Object.keys(RUNTIMES).filter((name) => cases.some((entry) => entry[name]));
   const named = (name, r) => (r.graph ? `${name} (${r.graph})` : name);
   const rows = cases.flatMap((entry) =>
@@ -44,7 +44,7 @@ export function tables({ machine, browser, adapter, cases }) {
     return [name, r?.bytes_raw, r?.bytes_gzip, r?.bytes_brotli];
   });
   return [
-    `${machine}, ${browser}, adapter "${adapter}"`,
+    `${machine} at load ${load_average.toFixed(1)}, ${browser}, adapter "${adapter}"`,
     table(["model", "batch", "runtime", ...Object.keys(COLUMNS)], rows),
     table(["model", "batch", ...others.flatMap((name) => [`forward / ${name}`, `first image / ${name}`])], ratios),
     table(["code", "bytes", "gzip", "brotli"], sizes),
@@ -52,7 +52,12 @@ export function tables({ machine, browser, adapter, cases }) {
 }
 
 function digits(ms) {
+  if (ms === undefined) return "";
   return ms >= 100 ? ms.toFixed(0) : ms.toPrecision(3);
+}
+
+function megabytes(bytes) {
+  return bytes === undefined ? "" : (bytes / 1e6).toFixed(1);
 }
 
 function table(head, rows) {
