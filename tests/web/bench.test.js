@@ -26,15 +26,7 @@ test("a case has every figure", async () => {
   assert.equal(cases.length, 1);
   const [{ model, batch, ours }] = cases;
   assert.deepEqual([model, batch], ["tiny", 1]);
-  for (const key of [
-    "forward_ms",
-    "first_image_ms",
-    "ready_ms",
-    "load_ms",
-    "dispatches",
-    "pipelines",
-    "heap_bytes",
-  ]) {
+  for (const key of ["forward_ms", "first_image_ms", "ready_ms", "load_ms", "dispatches", "pipelines", "heap_bytes"]) {
     assert.ok(ours[key] > 0, `${key} is ${ours[key]}`);
   }
   assert.equal(ours.submits, 1);
