@@ -7,10 +7,13 @@
 //! - `gpu` (feature `gpu`): the interpreter that records a static WebGPU plan.
 //! - [`network`], [`image`]: what every interpreter offers; from its numbers to pixels.
 //! - `host` (feature `host`): the interpreter on the CPU, with gradients.
-//! - `reference` (feature `burn`): the interpreter on burn tensors.
+//! - `reference` (features `burn`: on the CPU, `burn-wgpu`: on a GPU): the interpreter on burn tensors.
 //! - `train` (feature `train`): data, objectives, optimizer, checkpoints.
-//! - `web` (feature `web`): the only file that knows JavaScript exists.
+//! - `web` (feature `web`): the only file that knows JavaScript exists, but for `bench`.
+//! - `bench` (feature `bench`): the burn interpreter for the browser benchmark; it is in no page.
 
+#[cfg(all(feature = "bench", target_arch = "wasm32"))]
+pub mod bench;
 pub mod config;
 pub mod consistency;
 pub mod edit;
@@ -23,7 +26,7 @@ pub mod gpu;
 pub mod host;
 pub mod image;
 pub mod network;
-#[cfg(feature = "burn")]
+#[cfg(any(feature = "burn", feature = "burn-wgpu"))]
 pub mod reference;
 pub mod rng;
 pub mod sampler;

@@ -47,8 +47,22 @@ pub struct BurnUNet {
 
 impl BurnUNet {
     /// A network without weights on burn's CPU backend.
+    #[cfg(feature = "burn")]
     pub fn on_cpu(config: &UNetConfig) -> Self {
         Self::new(config, Device::flex())
+    }
+
+    /// A network without weights on the fastest GPU, through burn-wgpu with fusion of elementwise operations.
+    ///
+    /// Call it once: burn keeps one such device for the life of the process.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] when there is no adapter, it refuses a device, or the device exists already.
+    #[cfg(feature = "burn-wgpu")]
+    pub async fn on_wgpu(config: &UNetConfig) -> Result<Self> {
+        let unusable = |e: burn_wgpu::WgpuInitError| Error::Gpu(format!("burn-wgpu: {e}"));
+        let device = Device::wgpu_options().init_async().await.map_err(unusable)?;
+        Ok(Self::new(config, device))
     }
 
     /// A network without weights on any burn device.

@@ -12,9 +12,9 @@ const ARGS = [
   "--disable-quic",
 ];
 
-/** Launches the browser that CHROME names. */
-export async function launch() {
-  return chromium.launch({ executablePath: executable(), args: ARGS, headless: true });
+/** Launches the browser that CHROME names, with its usual switches and `more`. */
+export async function launch(more = []) {
+  return chromium.launch({ executablePath: executable(), args: [...ARGS, ...more], headless: true });
 }
 
 /** Launches it with a profile on the disk, and returns that profile's context. */

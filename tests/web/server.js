@@ -17,6 +17,7 @@ const TYPES = {
   ".html": "text/html; charset=utf-8",
   ".css": "text/css",
   ".js": "text/javascript",
+  ".mjs": "text/javascript",
   ".json": "application/json",
   ".svg": "image/svg+xml",
   ".wasm": "application/wasm",
@@ -90,15 +91,15 @@ export async function send(request, response, body, manner = {}) {
  * Starts a server on a free port.
  *
  * `routes` maps a path to what is answered there instead of a file: a Manner with a `body`, or a function
- * (request, response) that answers by itself. `log` has every request's method, path and headers.
+ * (request, response) that answers by itself. `log` has every request's method, path and headers, `served` the files that
+ * were answered with. `folders`, from prefix to path, are served besides the site, without its policy; `headers` go with
+ * every file.
  */
-export async function startServer() {
+export async function startServer({ folders: others = {}, headers = {} } = {}) {
   const routes = new Map();
   const log = [];
-  const folders = [
-    ["/goldens/", GOLDENS],
-    ["/", DIST],
-  ];
+  const served = [];
+  const folders = [...Object.entries(others), ["/goldens/", GOLDENS], ["/", DIST]];
   // The page's own policy, sent as a header too, for a worker takes its policy from its headers: so it suffices there.
   const policy = /http-equiv="Content-Security-Policy"\s+content="([^"]+)"/.exec(
     readFileSync(path.join(DIST, "index.html"), "utf8"),
@@ -118,8 +119,10 @@ export async function startServer() {
       response.writeHead(404, { "Content-Type": "text/plain" }).end("not found");
       return;
     }
+    served.push(file);
     const type = TYPES[path.extname(file)];
-    await send(request, response, await readFile(file), { type, headers: { "Content-Security-Policy": policy } });
+    const policed = prefix in others ? {} : { "Content-Security-Policy": policy };
+    await send(request, response, await readFile(file), { type, headers: { ...policed, ...headers } });
   }
 
   const server = createServer((request, response) => {
@@ -131,6 +134,7 @@ export async function startServer() {
     origin: `http://127.0.0.1:${server.address().port}`,
     routes,
     log,
+    served,
     async stop() {
       server.closeAllConnections();
       await new Promise((resolve) => server.close(resolve));

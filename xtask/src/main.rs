@@ -1,5 +1,6 @@
-//! The project's chores, each one command: `cargo xtask build`, `cargo xtask serve`, `cargo xtask test`.
+//! The project's chores, each one command: `cargo xtask build`, `serve`, `test`, `bench`.
 
+mod bench;
 mod check;
 mod serve;
 mod site;
@@ -36,6 +37,8 @@ enum Chore {
         #[arg(long, value_enum, value_delimiter = ',')]
         only: Vec<check::Stage>,
     },
+    /// Measure the page's U-Net beside onnxruntime-web and burn-wgpu in one Chromium
+    Bench(bench::Options),
 }
 
 /// Where things stand in this checkout.
@@ -99,6 +102,7 @@ impl Args {
                 site::build(&project)?;
                 serve::serve(&project.root.join(site::DIST), port)?;
             }
+            Chore::Bench(options) => bench::bench(&project, &options)?,
             Chore::Test { only } => return check::test(&project, &only),
         }
         Ok(true)

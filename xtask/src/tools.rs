@@ -45,27 +45,8 @@ fn npm_tool(project: &Project, package: &str, version: &str, program: &str) -> R
     if let Err(lacking) = node(project) {
         return Ok(Err(format!("{lacking:#}")));
     }
-    let folder = project.target.join(format!("{package}-{version}"));
-    let script = folder.join("node_modules").join(package).join("bin").join(program);
-    if !script.is_file() {
-        fs::create_dir_all(&folder)?;
-        // Without its scripts, so that the program stays one that node runs on every platform.
-        run(npm(project)
-            .args([
-                "install",
-                "--no-save",
-                "--no-package-lock",
-                "--ignore-scripts",
-                "--no-audit",
-                "--no-fund",
-                "--loglevel=error",
-                "--prefix",
-            ])
-            .arg(&folder)
-            .arg(format!("{package}@{version}")))?;
-    }
     let mut command = project.command("node");
-    command.arg(script);
+    command.arg(npm_package(project, package, version)?.join("bin").join(program));
     Ok(Ok(command))
 }
 
@@ -92,6 +73,21 @@ pub fn node_installed(project: &Project) -> Result<()> {
 /// npm, which is a batch file on Windows.
 fn npm(project: &Project) -> Command {
     project.command(if cfg!(windows) { "npm.cmd" } else { "npm" })
+}
+
+/// The folder of an npm package, installed below the target folder on first use.
+pub fn npm_package(project: &Project, name: &str, version: &str) -> Result<PathBuf> {
+    let folder = project.target.join(format!("{name}-{version}"));
+    let package = folder.join("node_modules").join(name);
+    // npm moves a package to its place when it is complete.
+    if !package.is_dir() {
+        fs::create_dir_all(&folder)?;
+        // Without the packages' own scripts, so that a program stays one that node runs on every platform.
+        let quiet =
+            ["--no-save", "--no-package-lock", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"];
+        run(npm(project).arg("install").args(quiet).arg("--prefix").arg(&folder).arg(format!("{name}@{version}")))?;
+    }
+    Ok(package)
 }
 
 /// Installs what `package-lock.json` in a folder asks for, unless the last installation is newer than the lock.

@@ -16,12 +16,34 @@ pub const TARGET: &str = "wasm32-unknown-unknown";
 /// Cargo's arguments for the browser's variant of the library; `build` and `clippy` share them.
 pub const LIBRARY: [&str; 6] = ["--lib", "--target", TARGET, "--no-default-features", "--features", "web"];
 
+/// Cargo's arguments for the benchmark's module.
+const BURN: [&str; 6] = ["--lib", "--target", TARGET, "--no-default-features", "--features", "bench"];
+
 /// Builds the library for the browser and leaves JavaScript glue, type declarations and the module in `pkg`.
 pub fn build(project: &Project, pkg: &Path) -> Result<()> {
     tools::wasm_target(project)?;
     run(project.command("cargo").arg("build").args(LIBRARY).args(["--profile", "wasm"]))?;
-    let compiled = project.target.join(TARGET).join("wasm").join(NAME).with_extension("wasm");
+    bind(project, &project.target.join(TARGET).join("wasm"), pkg)
+}
 
+/// Builds the benchmark's module, which runs the U-Net on burn-wgpu, and leaves the same things in `pkg`.
+///
+/// It takes minutes, so it has a target folder of its own, in which it does not keep other builds waiting.
+pub fn build_burn(project: &Project, pkg: &Path) -> Result<()> {
+    tools::wasm_target(project)?;
+    let target = project.target.join("burn");
+    run(project
+        .command("cargo")
+        .arg("build")
+        .args(BURN)
+        .args(["--profile", "wasm-burn", "--target-dir"])
+        .arg(&target))?;
+    bind(project, &target.join(TARGET).join("wasm-burn"), pkg)
+}
+
+/// From the compiler's output folder to a package that a page imports.
+fn bind(project: &Project, output: &Path, pkg: &Path) -> Result<()> {
+    let compiled = output.join(NAME).with_extension("wasm");
     if pkg.exists() {
         fs::remove_dir_all(pkg).with_context(|| format!("cannot empty {}", pkg.display()))?;
     }
