@@ -14,6 +14,7 @@ mod plan;
 mod tests;
 
 pub use device::Gpu;
+pub use plan::Report;
 
 use crate::config::UNetConfig;
 use crate::consistency::Step;
@@ -65,9 +66,20 @@ impl GpuUNet {
         Ok(Self { gpu: gpu.clone(), config: config.clone(), program, weights, plan: None, queued: 0 })
     }
 
-    /// Kernel launches of one forward with the sampler's arithmetic around it; 0 before the first call.
-    pub fn dispatch_count(&self) -> usize {
-        self.plan.as_ref().map_or(0, Plan::dispatch_count)
+    /// What a call costs the device; `None` before the first call.
+    pub fn report(&self) -> Option<Report> {
+        let plan = self.plan.as_ref()?;
+        let [activation_bytes, live_bytes, other_bytes] = plan.bytes;
+        Some(Report {
+            batch: plan.batch,
+            dispatches: plan.dispatch_count(),
+            submits: 1,
+            pipelines: self.gpu.pipeline_count(),
+            weight_bytes: self.weights.iter().map(wgpu::Buffer::size).sum(),
+            activation_bytes,
+            live_bytes,
+            other_bytes,
+        })
     }
 
     /// The plan for `batch`, made anew when the last call had another batch size.

@@ -26,9 +26,33 @@ pub(super) struct StepUniform {
     pub(super) padding: [u32; 3],
 }
 
+/// What one call of the network costs the device, at the batch size of the last call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Report {
+    /// Samples in a call.
+    pub batch: usize,
+    /// Kernel launches of a call, the sampler's arithmetic included.
+    pub dispatches: usize,
+    /// Submits of a call.
+    pub submits: usize,
+    /// Compute pipelines that the device holds.
+    pub pipelines: usize,
+    /// Bytes of the packed weights.
+    pub weight_bytes: u64,
+    /// Bytes of the buffers that activations share.
+    pub activation_bytes: u64,
+    /// Bytes of the activations that are alive together, at the launch where they are most: what
+    /// `activation_bytes` cannot be less than.
+    pub live_bytes: u64,
+    /// Bytes of the rest: images, time features, labels and parameters.
+    pub other_bytes: u64,
+}
+
 /// Everything that one call of the network at one batch size needs; nothing is created while it runs.
 pub(super) struct Plan {
     pub(super) batch: usize,
+    /// As in [`Report`]: activations, live and other bytes.
+    pub(super) bytes: [u64; 3],
     launches: Vec<Launch>,
     /// The noisy batch x, (B, C, H, W).
     pub(super) state: wgpu::Buffer,
@@ -111,7 +135,11 @@ impl Plan {
             launches.push(launch(gpu, &dispatch.shader.specialised, uniform, &bound, dispatch.grid.workgroups(batch))?);
         }
         launches.push(launch(gpu, &denoise, whole_step, &[&denoised, result, &noise, &state], per_pixel)?);
-        Ok(Self { batch, launches, state, noise, time, labels, step, denoised, staging })
+        let held = |buffers: &[&wgpu::Buffer]| buffers.iter().map(|b| b.size()).sum();
+        let others = [&state, &noise, &denoised, &staging, &time, &labels, &sample, &step, &unused, &params];
+        let live = (largest_live_set(program) * batch * 4) as u64;
+        let bytes = [held(&slots.iter().collect::<Vec<_>>()), live, held(&others)];
+        Ok(Self { batch, bytes, launches, state, noise, time, labels, step, denoised, staging })
     }
 
     /// Encodes and submits one call; returns the buffer that will hold x₀, (B, C, H, W).
@@ -177,19 +205,7 @@ fn launch(
 /// Returns each activation's slot and each slot's floats per sample. Greedy in the order of the launches: a new
 /// activation takes the free slot that it fills best, else it enlarges the largest free one, else it gets a new slot.
 fn assign_slots(program: &Program) -> (Vec<usize>, Vec<usize>) {
-    let end = program.dispatches.len();
-    let mut last_use: HashMap<usize, usize> = HashMap::new();
-    for (i, dispatch) in program.dispatches.iter().enumerate() {
-        for storage in std::iter::once(&dispatch.output).chain(&dispatch.inputs) {
-            if let Storage::Activation(a) = storage {
-                last_use.insert(*a, i);
-            }
-        }
-    }
-    if let Some(Storage::Activation(a)) = program.result {
-        last_use.insert(a, end);
-    }
-
+    let last_use = last_uses(program);
     let mut slot_of = vec![usize::MAX; program.activations.len()];
     let mut slots: Vec<usize> = Vec::new();
     let mut free: Vec<usize> = Vec::new();
@@ -224,6 +240,36 @@ fn assign_slots(program: &Program) -> (Vec<usize>, Vec<usize>) {
     (slot_of, slots)
 }
 
+/// The last launch that wants each activation; for the result that is after the end.
+fn last_uses(program: &Program) -> HashMap<usize, usize> {
+    let mut last_use = HashMap::new();
+    for (i, dispatch) in program.dispatches.iter().enumerate() {
+        for storage in std::iter::once(&dispatch.output).chain(&dispatch.inputs) {
+            if let Storage::Activation(a) = storage {
+                last_use.insert(*a, i);
+            }
+        }
+    }
+    if let Some(Storage::Activation(a)) = program.result {
+        last_use.insert(a, program.dispatches.len());
+    }
+    last_use
+}
+
+/// Floats per sample of the activations that are alive together, at the launch where they are most.
+fn largest_live_set(program: &Program) -> usize {
+    let last_use = last_uses(program);
+    let (mut live, mut most) = (0, 0);
+    for (i, dispatch) in program.dispatches.iter().enumerate() {
+        if let Storage::Activation(a) = dispatch.output {
+            live += program.activations[a];
+        }
+        most = most.max(live);
+        live -= last_use.iter().filter(|&(_, &last)| last == i).map(|(&a, _)| program.activations[a]).sum::<usize>();
+    }
+    most
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::lower::{Dispatch, Grid};
@@ -251,5 +297,6 @@ mod tests {
         let (slot_of, slots) = assign_slots(&program);
         assert_eq!(slot_of, [0, 1, 2, 1]);
         assert_eq!(slots, [8, 4, 16]);
+        assert_eq!(largest_live_set(&program), 28, "0, 1 and 2 while 2 is made");
     }
 }
