@@ -45,8 +45,8 @@ pub(super) struct Dispatch {
 /// Workgroups of a launch, as a function of the batch size.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Grid {
-    /// (x, ⌈batch·rows / per_group⌉).
-    Rows { x: usize, rows: usize, per_group: usize },
+    /// `tiles` times ⌈batch·rows / block⌉ invocations, `threads` to a workgroup.
+    Tiles { tiles: usize, rows: usize, block: usize, threads: usize },
     /// (x, batch).
     XBatch { x: usize },
     /// (x, y, batch).
@@ -56,7 +56,9 @@ pub(super) enum Grid {
 impl Grid {
     pub(super) fn workgroups(self, batch: usize) -> [usize; 3] {
         match self {
-            Grid::Rows { x, rows, per_group } => [x, (batch * rows).div_ceil(per_group), 1],
+            Grid::Tiles { tiles, rows, block, threads } => {
+                [(tiles * (batch * rows).div_ceil(block)).div_ceil(threads), 1, 1]
+            }
             Grid::XBatch { x } => [x, batch, 1],
             Grid::XYBatch { x, y } => [x, y, batch],
         }
@@ -129,11 +131,31 @@ struct Launch<'a> {
 }
 
 impl<'a> Launch<'a> {
-    /// gemm.wgsl over the pixels of `node`: 8×8 invocations of 8 columns × 4 rows.
+    /// gemm.wgsl over the pixels of `node`.
     fn gemm(node: &'a Node, columns: usize) -> Self {
-        let x = columns.div_ceil(TILE).div_ceil(8);
-        let grid = Grid::Rows { x, rows: node.height * node.width, per_group: 32 };
-        Self { shader: Shader::new(Kernel::Gemm), node, grid }
+        let rows = node.height * node.width;
+        // A vector has one row a sample, and a small batch would leave most of a block empty.
+        let (block, threads) = if rows == 1 { (2, 16) } else { (8, 16) };
+        let shader = Shader::new(Kernel::Gemm).u32("ROWS", block).u32("THREADS", threads);
+        Self { shader, node, grid: Grid::Tiles { tiles: columns.div_ceil(TILE), rows, block, threads } }
+    }
+
+    /// conv.wgsl from maps of the size of `input`, after resampling.
+    fn conv(node: &'a Node, input: &Node, layer: &Conv2d, resample: usize) -> Self {
+        let (rows, columns, threads) = (2, 8, 16);
+        let shader = Shader::new(Kernel::Conv)
+            .size("in_h", input.height)
+            .size("in_w", input.width)
+            .size("up", usize::from(resample == UP))
+            .size("padding", layer.padding[0])
+            .u32("ROWS", rows)
+            .u32("COLUMNS", columns)
+            .u32("STRIDE", layer.stride)
+            .u32("WINDOW", (columns - 1) * layer.stride + 3)
+            .u32("THREADS", threads);
+        let tiles = Channels::dense(node.channels).padded().div_ceil(TILE);
+        let blocks = node.height.div_ceil(rows) * node.width.div_ceil(columns);
+        Self { shader, node, grid: Grid::Tiles { tiles, rows: blocks, block: 1, threads } }
     }
 }
 
@@ -329,16 +351,9 @@ impl Lowering<'_> {
         let input = &self.graph.nodes[node.inputs[0]];
         let source = self.source(node.inputs[0]);
         assert_eq!((layer.kernel, source.parts.len()), (3, 1), "conv.wgsl is 3×3 over one map");
-        let shader = Shader::new(Kernel::Conv)
-            .size("in_h", input.height)
-            .size("in_w", input.width)
-            .u32("STRIDE", layer.stride)
-            .u32("PADDING", layer.padding[0])
-            .u32("RESAMPLE", source.resample);
-        let tiles = Channels::dense(node.channels).padded().div_ceil(TILE);
-        let octets = node.height * node.width.div_ceil(8);
-        let grid = Grid::Rows { x: tiles.div_ceil(8), rows: octets, per_group: 8 };
-        self.layer(id, &layer.name, 9, &source, epilogue, Launch { shader, node, grid });
+        assert_ne!(source.resample, DOWN, "the network has no convolution of a downsampled map");
+        let launch = Launch::conv(node, input, layer, source.resample);
+        self.layer(id, &layer.name, 3, &source, epilogue, launch);
     }
 
     fn gemm(&mut self, id: NodeId, root: NodeId, name: &str, epilogue: &Epilogue) {
@@ -350,10 +365,10 @@ impl Lowering<'_> {
     }
 
     /// One convolution or linear layer with what follows it; `id` is the node that its result is.
-    fn layer(&mut self, id: NodeId, name: &str, taps: usize, source: &Source, epilogue: &Epilogue, launch: Launch<'_>) {
+    fn layer(&mut self, id: NodeId, name: &str, side: usize, source: &Source, epilogue: &Epilogue, launch: Launch<'_>) {
         let node = launch.node;
         let channels = Channels::dense(node.channels);
-        let order = Order::Tiles { input: source.channels(), output: channels.clone(), taps };
+        let order = Order::Tiles { input: source.channels(), output: channels.clone(), side };
         let weight = self.weight(&[(format!("{name}.weight"), order)]);
         let bias = self.weight(&[(format!("{name}.bias"), Order::Vector(channels.clone()))]);
         let columns = channels.padded();
@@ -385,9 +400,10 @@ impl Lowering<'_> {
             .size("a_c", c(source.parts.first()))
             .size("b_c", c(source.parts.get(1)))
             .size("tiles", columns.div_ceil(TILE))
-            .bool("TIME", epilogue.time.is_some())
-            .u32("RESIDUAL", residual.as_ref().map_or(0, |r| r.resample))
-            .bool("SILU", epilogue.silu);
+            .size("add_time", usize::from(epilogue.time.is_some()))
+            .size("residual_reads", residual.as_ref().map_or(0, |r| if r.resample == DOWN { 4 } else { 1 }))
+            .size("residual_up", usize::from(residual.as_ref().is_some_and(|r| r.resample == UP)))
+            .size("silu", usize::from(epilogue.silu));
         let residual = residual.map_or(Storage::Unused, |r| r.parts[0].storage);
         let [first, second] = source.storages();
         self.dispatch(shader, output, vec![first, second, weight, bias, time, residual], slice, launch.grid);
@@ -422,7 +438,7 @@ impl Lowering<'_> {
             let Op::Pointwise(layer) = &self.graph.nodes[id].op else { unreachable!("projections are linear layers") };
             let output = Channels::dense(layer.output);
             let input = source.parts[0].channels.clone();
-            weights.push((format!("{}.weight", layer.name), Order::Tiles { input, output: output.clone(), taps: 1 }));
+            weights.push((format!("{}.weight", layer.name), Order::Tiles { input, output: output.clone(), side: 1 }));
             biases.push((format!("{}.bias", layer.name), Order::Vector(output.clone())));
             let padded = output.padded().next_multiple_of(TILE);
             slices.push((id, output, pitch));
@@ -441,7 +457,7 @@ impl Lowering<'_> {
         let source = self.source(node.inputs[0]);
         let heads = Channels::heads(layer.heads, layer.head_dim);
         let layers = [&layer.query, &layer.key, &layer.value];
-        let order = Order::Tiles { input: source.channels(), output: heads.clone(), taps: 1 };
+        let order = Order::Tiles { input: source.channels(), output: heads.clone(), side: 1 };
         let weight = self.weight(&layers.map(|l| (format!("{}.weight", l.name), order.clone())));
         let bias = self.weight(&layers.map(|l| (format!("{}.bias", l.name), Order::Vector(heads.clone()))));
         let each = heads.padded().next_multiple_of(TILE);

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 const UNIFORM_STRIDE: usize = 256;
 
 /// Bytes of the longest `Params`; all are bound at this length.
-const PARAMS_BYTES: u64 = 64;
+const PARAMS_BYTES: u64 = 80;
 
 /// The sampler's scalars for one call, as step.wgsl declares them.
 #[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
