@@ -30,10 +30,10 @@ fn store(b: u32, pixel: u32, c: u32, sum: vec4f) {
         v += time[b * params.time_pitch + params.time_offset + c];
     }
     let down = params.residual_reads >> 2u;
-    let y = (pixel / params.out_w - b * params.out_h) << down >> params.residual_up;
-    let x = pixel % params.out_w << down >> params.residual_up;
-    let width = params.out_w << down >> params.residual_up;
-    let height = params.out_h << down >> params.residual_up;
+    let y = ((pixel / params.out_w - b * params.out_h) << down) >> params.residual_up;
+    let x = ((pixel % params.out_w) << down) >> params.residual_up;
+    let width = (params.out_w << down) >> params.residual_up;
+    let height = (params.out_h << down) >> params.residual_up;
     for (var n = 0u; n < params.residual_reads; n++) {
         let at = (b * height + y + n / 2u) * width + x + n % 2u;
         v += residual[at * params.out_c + c] / f32(params.residual_reads);
