@@ -41,7 +41,9 @@ macro_rules! stripped {
 pub(super) enum Kernel {
     Conv,
     Gemm,
+    Tiled,
     Norm,
+    Norm4,
     Attention,
     Embedding,
     Precondition,
@@ -56,6 +58,8 @@ impl Kernel {
         match self {
             Kernel::Conv => [PARAMS, EPILOGUE, stripped!("kernels/conv.wgsl")],
             Kernel::Gemm => [PARAMS, EPILOGUE, stripped!("kernels/gemm.wgsl")],
+            Kernel::Tiled => [PARAMS, EPILOGUE, stripped!("kernels/tiled.wgsl")],
+            Kernel::Norm4 => [PARAMS, stripped!("kernels/norm4.wgsl"), ""],
             Kernel::Norm => [PARAMS, stripped!("kernels/norm.wgsl"), ""],
             Kernel::Attention => [PARAMS, stripped!("kernels/attention.wgsl"), ""],
             Kernel::Embedding => [PARAMS, stripped!("kernels/embedding.wgsl"), ""],
@@ -68,8 +72,8 @@ impl Kernel {
     pub(super) fn bindings(self) -> &'static [Access] {
         use Access::{Read, Write};
         match self {
-            Kernel::Conv | Kernel::Gemm => &[Write, Read, Read, Read, Read, Read, Read],
-            Kernel::Norm => &[Write, Read, Read, Read, Read, Read],
+            Kernel::Conv | Kernel::Gemm | Kernel::Tiled => &[Write, Read, Read, Read, Read, Read, Read],
+            Kernel::Norm | Kernel::Norm4 => &[Write, Read, Read, Read, Read, Read],
             Kernel::Attention | Kernel::Precondition => &[Write, Read],
             Kernel::Embedding => &[Write, Read, Read],
             Kernel::Denoise => &[Write, Read, Read, Write],
@@ -81,7 +85,9 @@ impl Kernel {
         match self {
             Kernel::Conv => "conv",
             Kernel::Gemm => "gemm",
+            Kernel::Tiled => "tiled",
             Kernel::Norm => "norm",
+            Kernel::Norm4 => "norm4",
             Kernel::Attention => "attention",
             Kernel::Embedding => "embedding",
             Kernel::Precondition => "precondition",

@@ -66,7 +66,25 @@ pub(super) struct Plan {
     staging: wgpu::Buffer,
 }
 
+/// The time that one kernel launch took on the device.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LaunchTime {
+    /// What it computed: a layer's name in the checkpoint.
+    pub label: String,
+    /// The kernel's file, without its ending.
+    pub kernel: &'static str,
+    /// Multiply-adds of its product over the whole batch; 0 for what is no product.
+    pub multiply_adds: usize,
+    /// When it began, since the first launch began, by the device's own clock.
+    pub begin_nanoseconds: f64,
+    /// How long it took.
+    pub nanoseconds: f64,
+}
+
 struct Launch {
+    label: String,
+    kernel: &'static str,
+    multiply_adds: usize,
     pipeline: wgpu::ComputePipeline,
     bindings: wgpu::BindGroup,
     workgroups: [u32; 3],
@@ -112,8 +130,9 @@ impl Plan {
 
         let mut uniforms = vec![0u32; program.dispatches.len() * UNIFORM_STRIDE / 4];
         for (row, dispatch) in uniforms.chunks_exact_mut(UNIFORM_STRIDE / 4).zip(&program.dispatches) {
+            let sizes = &dispatch.at(batch).0.sizes;
             row[..3].copy_from_slice(&[batch as u32, dispatch.time[0], dispatch.time[1]]);
-            row[3..3 + dispatch.shader.sizes.len()].copy_from_slice(&dispatch.shader.sizes);
+            row[3..3 + sizes.len()].copy_from_slice(sizes);
         }
         let bytes = (uniforms.len() * 4) as u64;
         let params = gpu.buffer("the parameters", bytes, Usage::UNIFORM | Usage::COPY_DST)?;
@@ -132,7 +151,10 @@ impl Plan {
             });
             let bound: Vec<&wgpu::Buffer> =
                 std::iter::once(dispatch.output).chain(dispatch.inputs.iter().copied()).map(buffer).collect();
-            launches.push(launch(gpu, &dispatch.shader.specialised, uniform, &bound, dispatch.grid.workgroups(batch))?);
+            let (shader, grid) = dispatch.at(batch);
+            let launch = launch(gpu, &shader.specialised, uniform, &bound, grid.workgroups(batch))?;
+            let (label, multiply_adds) = (dispatch.label.clone(), batch * dispatch.multiply_adds);
+            launches.push(Launch { label, multiply_adds, ..launch });
         }
         launches.push(launch(gpu, &denoise, whole_step, &[&denoised, result, &noise, &state], per_pixel)?);
         let held = |buffers: &[&wgpu::Buffer]| buffers.iter().map(|b| b.size()).sum();
@@ -148,10 +170,7 @@ impl Plan {
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
             for launch in &self.launches {
-                pass.set_pipeline(&launch.pipeline);
-                pass.set_bind_group(0, &launch.bindings, &[]);
-                let [x, y, z] = launch.workgroups;
-                pass.dispatch_workgroups(x, y, z);
+                launch.encode(&mut pass);
             }
         }
         encoder.copy_buffer_to_buffer(&self.denoised, 0, &self.staging, 0, self.staging.size());
@@ -159,9 +178,66 @@ impl Plan {
         &self.staging
     }
 
+    /// Does one call with a clock reading around every launch, which keeps launches from overlapping.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] when the device has no clock that can be read.
+    pub(super) async fn profile(&self, gpu: &Gpu) -> Result<Vec<LaunchTime>> {
+        if !gpu.has_timestamps() {
+            return Err(Error::Gpu("expected a device with timestamp-query, found one without".into()));
+        }
+        let count = 2 * self.launches.len() as u32;
+        let readings = gpu.device.create_query_set(&wgpu::QuerySetDescriptor {
+            label: None,
+            ty: wgpu::QueryType::Timestamp,
+            count,
+        });
+        let bytes = u64::from(count) * 8;
+        let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
+        let resolved = gpu.buffer("clock readings", bytes, usage)?;
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let staging = gpu.buffer("clock readings", bytes, usage)?;
+        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        for (i, launch) in (0..).zip(&self.launches) {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                label: None,
+                timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
+                    query_set: &readings,
+                    beginning_of_pass_write_index: Some(2 * i),
+                    end_of_pass_write_index: Some(2 * i + 1),
+                }),
+            });
+            launch.encode(&mut pass);
+        }
+        encoder.resolve_query_set(&readings, 0..count, &resolved, 0);
+        encoder.copy_buffer_to_buffer(&resolved, 0, &staging, 0, bytes);
+        gpu.queue.submit([encoder.finish()]);
+        let words: Vec<u32> = gpu.read(&staging).await?;
+        let period = f64::from(gpu.queue.get_timestamp_period());
+        let ticks = |words: &[u32]| u64::from(words[0]) | u64::from(words[1]) << 32;
+        let first = ticks(&words);
+        let timed = words.chunks_exact(4).zip(&self.launches).map(|(pair, launch)| LaunchTime {
+            label: launch.label.clone(),
+            kernel: launch.kernel,
+            multiply_adds: launch.multiply_adds,
+            begin_nanoseconds: ticks(pair).saturating_sub(first) as f64 * period,
+            nanoseconds: ticks(&pair[2..]).saturating_sub(ticks(pair)) as f64 * period,
+        });
+        Ok(timed.collect())
+    }
+
     /// Kernel launches of one call.
     pub(super) fn dispatch_count(&self) -> usize {
         self.launches.len()
+    }
+}
+
+impl Launch {
+    fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
+        pass.set_pipeline(&self.pipeline);
+        pass.set_bind_group(0, &self.bindings, &[]);
+        let [x, y, z] = self.workgroups;
+        pass.dispatch_workgroups(x, y, z);
     }
 }
 
@@ -197,7 +273,8 @@ fn launch(
         layout: &gpu.layout(shader.kernel),
         entries: &entries,
     });
-    Ok(Launch { pipeline, bindings, workgroups })
+    let kernel = shader.kernel.name();
+    Ok(Launch { label: kernel.to_owned(), kernel, multiply_adds: 0, pipeline, bindings, workgroups })
 }
 
 /// Lets activations that are never alive together share a buffer.
@@ -277,7 +354,10 @@ mod tests {
 
     fn launch(output: usize, inputs: &[usize]) -> Dispatch {
         Dispatch {
+            label: String::new(),
+            multiply_adds: 0,
             shader: Shader::new(Kernel::Gemm),
+            many: None,
             output: Storage::Activation(output),
             inputs: inputs.iter().map(|&i| Storage::Activation(i)).collect(),
             time: [0, 0],
