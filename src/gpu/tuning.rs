@@ -140,7 +140,7 @@ fn conv(name: &str, input: usize, output: usize, stride: usize) -> Conv2d {
 /// The configuration of RGB images of a size; its layers are of no interest here.
 fn images(size: usize) -> UNetConfig {
     UNetConfig::parse(&format!(
-        r#"{{"_class_name": "UNet2DModel", "sample_size": {size}, "block_out_channels": [4], "norm_num_groups": 1,
+        r#"{{"_class_name": "UNet2DModel", "sample_size": {size}, "block_out_channels": [4], "norm_num_groups": 1, "add_attention": false,
             "down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"]}}"#
     ))
     .expect("a configuration written here")
