@@ -2,7 +2,7 @@
 //!
 //! [`graph`] records what the forward does, [`lower`] decides what one kernel launch does, [`plan`] gives the launches
 //! buffers for one batch size, [`device`] is wgpu. The kernels are under `kernels/`, one file each; [`pack`] knows
-//! the order in which they want the weights.
+//! the order in which they want the weights, [`tuning`] finds out which of them suit a device.
 
 mod device;
 mod graph;
@@ -12,8 +12,10 @@ mod pack;
 mod plan;
 #[cfg(all(test, feature = "burn"))]
 mod tests;
+mod tuning;
 
 pub use device::Gpu;
+pub use plan::{LaunchTime, Report};
 
 use crate::config::UNetConfig;
 use crate::consistency::Step;
@@ -22,7 +24,7 @@ use crate::network::{ForwardInput, Network};
 use crate::sampler::ConsistencyFunction;
 use crate::unet::{UNet, time_features};
 use graph::Graph;
-use lower::Program;
+use lower::{Choice, Program};
 use plan::{Plan, StepUniform, image_shaders};
 
 /// How many bytes of weights are queued before they are handed to the device, which bounds host memory.
@@ -44,30 +46,49 @@ impl GpuUNet {
     /// # Errors
     /// [`Error::Gpu`] when a weight does not fit into the device's largest buffer.
     pub fn new(gpu: &Gpu, config: &UNetConfig) -> Result<Self> {
-        Self::of_graph(gpu, config, &Graph::record(config, &UNet::new(config)))
+        Self::of_graph(gpu, config, &Graph::record(config, &UNet::new(config)), gpu.choice)
     }
 
     /// A network of any graph from images to images of `config`'s size and channels.
-    fn of_graph(gpu: &Gpu, config: &UNetConfig, graph: &Graph) -> Result<Self> {
-        let program = Program::lower(graph);
+    fn of_graph(gpu: &Gpu, config: &UNetConfig, graph: &Graph, choice: Choice) -> Result<Self> {
+        let program = Program::lower(graph, choice);
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
         let weights = program
             .weights
             .iter()
             .map(|&floats| gpu.buffer("a weight", floats as u64 * 4, usage))
             .collect::<Result<Vec<_>>>()?;
-        image_shaders(config).iter().chain(program.dispatches.iter().map(|d| &d.shader.specialised)).for_each(
-            |shader| {
-                gpu.pipeline(shader);
-            },
-        );
+        let of_program = program.dispatches.iter().flat_map(|d| d.shaders()).map(|s| &s.specialised);
+        for shader in image_shaders(config).iter().chain(of_program) {
+            gpu.pipeline(shader);
+        }
         gpu.check()?;
         Ok(Self { gpu: gpu.clone(), config: config.clone(), program, weights, plan: None, queued: 0 })
     }
 
-    /// Kernel launches of one forward with the sampler's arithmetic around it; 0 before the first call.
-    pub fn dispatch_count(&self) -> usize {
-        self.plan.as_ref().map_or(0, Plan::dispatch_count)
+    /// What a call costs the device; `None` before the first call.
+    pub fn report(&self) -> Option<Report> {
+        let plan = self.plan.as_ref()?;
+        let [activation_bytes, live_bytes, other_bytes] = plan.bytes;
+        Some(Report {
+            batch: plan.batch,
+            dispatches: plan.dispatch_count(),
+            submits: 1,
+            pipelines: self.gpu.pipeline_count(),
+            weight_bytes: self.weights.iter().map(wgpu::Buffer::size).sum(),
+            activation_bytes,
+            live_bytes,
+            other_bytes,
+        })
+    }
+
+    /// Calls the bare network as [`Network::forward`] does, but answers with the time of each of its launches.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for arguments that do not fit, [`Error::Gpu`] when the device fails or its clock cannot be read.
+    pub async fn profile(&mut self, input: ForwardInput<'_>) -> Result<Vec<LaunchTime>> {
+        self.forward(input).await?;
+        self.plan.as_ref().expect("the call has made it").profile(&self.gpu).await
     }
 
     /// Of how many rows each piece that [`GpuUNet::load_rows`] takes of a parameter must be a multiple, the last one

@@ -139,6 +139,26 @@ impl Model {
         ])
     }
 
+    /// What a network call costs the GPU, at the batch size of the last one: `{batch, dispatches, submits, pipelines,
+    /// weightBytes, activationBytes, liveBytes, otherBytes}`, or null before the first call. `liveBytes` is the
+    /// largest set of activations that are alive together, which `activationBytes` cannot be less than.
+    pub fn report(&self) -> JsResult<JsValue> {
+        let Some(report) = self.network.borrow().as_ref().and_then(GpuUNet::report) else {
+            return Ok(JsValue::NULL);
+        };
+        let entries = [
+            ("batch", report.batch as f64),
+            ("dispatches", report.dispatches as f64),
+            ("submits", report.submits as f64),
+            ("pipelines", report.pipelines as f64),
+            ("weightBytes", report.weight_bytes as f64),
+            ("activationBytes", report.activation_bytes as f64),
+            ("liveBytes", report.live_bytes as f64),
+            ("otherBytes", report.other_bytes as f64),
+        ];
+        object(&entries.map(|(key, value)| (key, value.into()))).map(Into::into)
+    }
+
     /// `{timesteps, sigmas}` of a number of evenly spaced steps or of an explicit list; throws for bad ones.
     pub fn schedule(&self, num_inference_steps: Option<u32>, timesteps: Option<Vec<u32>>) -> JsResult<Object> {
         let request = Request {

@@ -67,6 +67,7 @@ fn bad_input_is_refused<N: Network>(new: impl Fn(&ModelFolder) -> N) {
     assert_close(&name, &output, &case.output, FORWARD_TOLERANCE);
 }
 
+#[cfg(feature = "burn")]
 mod burn {
     use consistency_sampler::reference::BurnUNet;
 
@@ -86,6 +87,7 @@ mod burn {
     }
 }
 
+#[cfg(feature = "host")]
 mod host {
     use consistency_sampler::host::HostNetwork;
 
@@ -105,6 +107,7 @@ mod host {
     }
 }
 
+#[cfg(feature = "gpu")]
 mod gpu {
     use consistency_sampler::gpu::{Gpu, GpuUNet};
 

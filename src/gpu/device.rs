@@ -6,6 +6,8 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use super::kernels::{Access, Kernel, Specialised};
+use super::lower::{Choice, Products};
+use super::tuning;
 use crate::error::{Error, Result};
 
 /// A WebGPU device with this crate's pipelines. Clones share it.
@@ -15,6 +17,8 @@ pub struct Gpu {
     pub(super) queue: wgpu::Queue,
     description: String,
     software: bool,
+    /// The kernels that suit the device.
+    pub(super) choice: Choice,
     /// The first error that the device reported outside of any call, and whether it was lost.
     fault: Arc<Mutex<Option<String>>>,
     pipelines: Rc<RefCell<HashMap<Specialised, wgpu::ComputePipeline>>>,
@@ -22,7 +26,7 @@ pub struct Gpu {
 }
 
 impl Gpu {
-    /// Asks for the fastest adapter and for all that it allows.
+    /// Asks for the fastest adapter and for all that it allows, and finds out which kernels suit it.
     ///
     /// # Errors
     /// [`Error::Gpu`] when there is no adapter or it refuses a device.
@@ -41,6 +45,7 @@ impl Gpu {
             label: Some("consistency-sampler"),
             // The default limits would refuse large models that the adapter can hold.
             required_limits: adapter.limits(),
+            required_features: adapter.features() & wgpu::Features::TIMESTAMP_QUERY,
             ..Default::default()
         };
         let (device, queue) = adapter
@@ -54,7 +59,11 @@ impl Gpu {
         device.set_device_lost_callback(move |_, message| note(&first, format!("the GPU device was lost: {message}")));
         let software = info.device_type == wgpu::DeviceType::Cpu;
         let description = if info.name.is_empty() { "WebGPU adapter".to_owned() } else { info.name };
-        Ok(Self { device, queue, description, software, fault, pipelines: Rc::default(), layouts: Rc::default() })
+        let (pipelines, layouts) = (Rc::default(), Rc::default());
+        let choice = tuning::SAFE;
+        let gpu = Self { device, queue, description, software, choice, fault, pipelines, layouts };
+        let choice = tuning::choose(&gpu).await?;
+        Ok(Self { choice, ..gpu })
     }
 
     /// The adapter's name for people, as far as the platform tells it.
@@ -62,9 +71,28 @@ impl Gpu {
         &self.description
     }
 
+    /// Which kernels the trial has chosen for products of few outputs and of many, for people.
+    pub fn kernels(&self) -> String {
+        let name = |products| match products {
+            Products::Registers => "registers".to_owned(),
+            Products::Tiled(t) => format!("tiles of {} × {}", t.down * t.rows, t.across * 4 * t.vectors),
+        };
+        format!("{} and {}", name(self.choice.few), name(self.choice.many))
+    }
+
     /// Whether the adapter is a program that imitates a GPU; browsers do not tell.
     pub fn is_software(&self) -> bool {
         self.software
+    }
+
+    /// Whether the device's clock can be read.
+    pub(super) fn has_timestamps(&self) -> bool {
+        self.device.features().contains(wgpu::Features::TIMESTAMP_QUERY)
+    }
+
+    /// Forgets the errors that the device has reported, and says whether there were any.
+    pub(super) fn forgive(&self) -> bool {
+        self.fault.lock().unwrap_or_else(|e| e.into_inner()).take().is_some()
     }
 
     /// An error if the device has reported one.
@@ -155,7 +183,7 @@ impl Gpu {
     }
 
     /// Waits for `buffer` (usage MAP_READ) and copies it out.
-    pub(super) async fn read(&self, buffer: &wgpu::Buffer) -> Result<Vec<f32>> {
+    pub(super) async fn read<T: bytemuck::Pod>(&self, buffer: &wgpu::Buffer) -> Result<Vec<T>> {
         let (sender, receiver) = futures_channel::oneshot::channel();
         buffer.map_async(wgpu::MapMode::Read, .., move |result| {
             // The receiver is gone only when the caller no longer wants the answer.

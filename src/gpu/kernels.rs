@@ -3,15 +3,47 @@
 //! A kernel is one file under `kernels/`; its header states layout, tiling, traffic, and the parameters and constants
 //! that it wants. What changes the code (a residual or none, the stride, …) is a constant; sizes are parameters in a
 //! uniform, so that layers share pipelines: compiling is what a cold page waits for.
+//!
+//! Register tiles need code that is written out, and WGSL has no macros. So a kernel may say
+//!
+//! ```text
+//! @for i in COLUMNS
+//!     let v$i = load(first + ${i*STRIDE});
+//! @end
+//! ```
+//!
+//! where `COLUMNS` is a constant of the kernel or a number, `$i` becomes 0, 1, … and `${…}` a sum of products of loop
+//! variables, constants and numbers. [`expand`] does it when a pipeline is made; [`stripped!`] takes comments and
+//! indentation away when this crate is compiled, since a page downloads what is left.
 
 use std::fmt::{Display, Write};
+
+/// A kernel file without its comments and indentation, as a string that the compiler makes.
+macro_rules! stripped {
+    ($file:literal) => {{
+        const TEXT: &str = include_str!($file);
+        const LEN: usize = strip(TEXT, &mut [0; TEXT.len()]);
+        const BYTES: [u8; LEN] = {
+            let mut all = [0; TEXT.len()];
+            strip(TEXT, &mut all);
+            *all.first_chunk().expect("as long as was found")
+        };
+        const STRIPPED: &str = match std::str::from_utf8(&BYTES) {
+            Ok(text) => text,
+            Err(_) => panic!("a kernel's code is UTF-8"),
+        };
+        STRIPPED
+    }};
+}
 
 /// Which file a pipeline is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Kernel {
     Conv,
     Gemm,
+    Tiled,
     Norm,
+    Norm4,
     Attention,
     Embedding,
     Precondition,
@@ -20,17 +52,19 @@ pub(super) enum Kernel {
 
 impl Kernel {
     fn source(self) -> [&'static str; 3] {
-        const PARAMS: &str = include_str!("kernels/params.wgsl");
-        const STEP: &str = include_str!("kernels/step.wgsl");
-        const EPILOGUE: &str = include_str!("kernels/epilogue.wgsl");
+        const PARAMS: &str = stripped!("kernels/params.wgsl");
+        const STEP: &str = stripped!("kernels/step.wgsl");
+        const EPILOGUE: &str = stripped!("kernels/epilogue.wgsl");
         match self {
-            Kernel::Conv => [PARAMS, EPILOGUE, include_str!("kernels/conv.wgsl")],
-            Kernel::Gemm => [PARAMS, EPILOGUE, include_str!("kernels/gemm.wgsl")],
-            Kernel::Norm => [PARAMS, include_str!("kernels/norm.wgsl"), ""],
-            Kernel::Attention => [PARAMS, include_str!("kernels/attention.wgsl"), ""],
-            Kernel::Embedding => [PARAMS, include_str!("kernels/embedding.wgsl"), ""],
-            Kernel::Precondition => [STEP, include_str!("kernels/precondition.wgsl"), ""],
-            Kernel::Denoise => [STEP, include_str!("kernels/denoise.wgsl"), ""],
+            Kernel::Conv => [PARAMS, EPILOGUE, stripped!("kernels/conv.wgsl")],
+            Kernel::Gemm => [PARAMS, EPILOGUE, stripped!("kernels/gemm.wgsl")],
+            Kernel::Tiled => [PARAMS, EPILOGUE, stripped!("kernels/tiled.wgsl")],
+            Kernel::Norm4 => [PARAMS, stripped!("kernels/norm4.wgsl"), ""],
+            Kernel::Norm => [PARAMS, stripped!("kernels/norm.wgsl"), ""],
+            Kernel::Attention => [PARAMS, stripped!("kernels/attention.wgsl"), ""],
+            Kernel::Embedding => [PARAMS, stripped!("kernels/embedding.wgsl"), ""],
+            Kernel::Precondition => [STEP, stripped!("kernels/precondition.wgsl"), ""],
+            Kernel::Denoise => [STEP, stripped!("kernels/denoise.wgsl"), ""],
         }
     }
 
@@ -38,8 +72,8 @@ impl Kernel {
     pub(super) fn bindings(self) -> &'static [Access] {
         use Access::{Read, Write};
         match self {
-            Kernel::Conv | Kernel::Gemm => &[Write, Read, Read, Read, Read, Read, Read],
-            Kernel::Norm => &[Write, Read, Read, Read, Read, Read],
+            Kernel::Conv | Kernel::Gemm | Kernel::Tiled => &[Write, Read, Read, Read, Read, Read, Read],
+            Kernel::Norm | Kernel::Norm4 => &[Write, Read, Read, Read, Read, Read],
             Kernel::Attention | Kernel::Precondition => &[Write, Read],
             Kernel::Embedding => &[Write, Read, Read],
             Kernel::Denoise => &[Write, Read, Read, Write],
@@ -51,7 +85,9 @@ impl Kernel {
         match self {
             Kernel::Conv => "conv",
             Kernel::Gemm => "gemm",
+            Kernel::Tiled => "tiled",
             Kernel::Norm => "norm",
+            Kernel::Norm4 => "norm4",
             Kernel::Attention => "attention",
             Kernel::Embedding => "embedding",
             Kernel::Precondition => "precondition",
@@ -121,7 +157,118 @@ impl Specialised {
         text.push_str("struct Params { batch: u32, time_offset: u32, time_pitch: u32,");
         text.push_str(&self.fields);
         text.push_str(" }\n");
-        self.kernel.source().iter().for_each(|part| text.push_str(part));
+        for part in self.kernel.source() {
+            expand(part.lines(), &self.numbers(), &mut text);
+        }
         text
+    }
+
+    /// The constants that are whole numbers, for [`expand`].
+    fn numbers(&self) -> Vec<(&str, usize)> {
+        fn number(line: &str) -> Option<(&str, usize)> {
+            let (name, value) = line.strip_prefix("const ")?.strip_suffix("u;")?.split_once(" = ")?;
+            Some((name, value.parse().ok()?))
+        }
+        self.constants.lines().filter_map(number).collect()
+    }
+}
+
+/// Writes `lines` with their `@for` blocks repeated and their `$`s replaced.
+///
+/// A mistake in a kernel file panics; every kernel is expanded by the tests.
+fn expand<'a>(lines: impl Iterator<Item = &'a str> + Clone, names: &[(&'a str, usize)], text: &mut String) {
+    let mut lines = lines;
+    while let Some(line) = lines.next() {
+        let Some(head) = line.trim_start().strip_prefix("@for ") else {
+            substitute(line, names, text);
+            text.push('\n');
+            continue;
+        };
+        let (name, count) = head.split_once(" in ").expect("@for NAME in COUNT");
+        let mut depth = 1;
+        let body: Vec<&str> = lines
+            .by_ref()
+            .take_while(|line| {
+                let line = line.trim_start();
+                depth += usize::from(line.starts_with("@for "));
+                depth -= usize::from(line == "@end");
+                depth > 0
+            })
+            .collect();
+        for i in 0..evaluate(count, names) {
+            let inner: Vec<_> = names.iter().copied().chain([(name, i)]).collect();
+            expand(body.iter().copied(), &inner, text);
+        }
+    }
+}
+
+/// Writes a line with each `$name` and `${sum}` replaced by its value.
+fn substitute(line: &str, names: &[(&str, usize)], text: &mut String) {
+    let mut parts = line.split('$');
+    text.push_str(parts.next().unwrap_or_default());
+    for part in parts {
+        let (sum, rest) = match part.strip_prefix('{') {
+            Some(part) => part.split_once('}').expect("a closing brace"),
+            None => part.split_at(1),
+        };
+        write!(text, "{}{rest}", evaluate(sum, names)).expect("writing to a string");
+    }
+}
+
+/// A sum of products of names and numbers.
+fn evaluate(sum: &str, names: &[(&str, usize)]) -> usize {
+    let factor = |word: &str| {
+        let named = || names.iter().rev().find(|(name, _)| *name == word).map(|(_, value)| *value);
+        word.parse().ok().or_else(named).expect("a number or a name")
+    };
+    sum.split('+').map(|product| product.split('*').map(factor).product::<usize>()).sum()
+}
+
+/// Copies `text` into `out` without comments, indentation and empty lines; returns how many bytes that is.
+const fn strip(text: &str, out: &mut [u8]) -> usize {
+    let text = text.as_bytes();
+    let (mut from, mut to) = (0, 0);
+    while from < text.len() {
+        let line_start = to == 0 || out[to - 1] == b'\n';
+        if text[from] == b'/' && from + 1 < text.len() && text[from + 1] == b'/' {
+            while from < text.len() && text[from] != b'\n' {
+                from += 1;
+            }
+        } else if line_start && (text[from] == b' ' || text[from] == b'\n') {
+            from += 1;
+        } else {
+            // Blanks before a comment or at the end of a line go with it.
+            if text[from] == b'\n' {
+                while out[to - 1] == b' ' {
+                    to -= 1;
+                }
+            }
+            out[to] = text[from];
+            to += 1;
+            from += 1;
+        }
+    }
+    to
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comments_and_indentation_go_and_code_stays() {
+        let text = "// Head.\n\nfn f() {\n    a / b; // why\n\n    // alone\n    c;\n}\n";
+        let mut out = vec![0; text.len()];
+        let len = strip(text, &mut out);
+        assert_eq!(std::str::from_utf8(&out[..len]).unwrap(), "fn f() {\na / b;\nc;\n}\n");
+    }
+
+    #[test]
+    fn blocks_repeat_and_sums_are_taken() {
+        let text = "a\n@for i in N\n@for k in 2\nlet v$i_$k = w${i*S+k+1};\n@end\n@end\nb";
+        let mut out = String::new();
+        expand(text.lines(), &[("N", 2), ("S", 10)], &mut out);
+        let lines = ["a", "let v0_0 = w1;", "let v0_1 = w2;", "let v1_0 = w11;", "let v1_1 = w12;", "b", ""];
+        assert_eq!(out, lines.join("\n"));
     }
 }

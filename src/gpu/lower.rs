@@ -34,19 +34,71 @@ pub(super) enum Storage {
 /// One kernel launch.
 #[derive(Debug)]
 pub(super) struct Dispatch {
+    /// What it computes, for people: the layer's name in the checkpoint.
+    pub(super) label: String,
+    /// Multiply-adds per sample of its product; 0 for what is no product.
+    pub(super) multiply_adds: usize,
+    /// The kernel and its workgroups.
     pub(super) shader: Shader,
+    pub(super) grid: Grid,
+    /// Those from a batch size on at which there is much to share.
+    pub(super) many: Option<(usize, Shader, Grid)>,
     pub(super) output: Storage,
     pub(super) inputs: Vec<Storage>,
     /// `Params::time_offset` and `Params::time_pitch`, in vec4s.
     pub(super) time: [u32; 2],
-    pub(super) grid: Grid,
+}
+
+impl Dispatch {
+    /// The kernel and its workgroups at a batch size.
+    pub(super) fn at(&self, batch: usize) -> (&Shader, Grid) {
+        match &self.many {
+            Some((from, shader, grid)) if batch >= *from => (shader, *grid),
+            _ => (&self.shader, self.grid),
+        }
+    }
+
+    /// Every shader that the launch may use.
+    pub(super) fn shaders(&self) -> impl Iterator<Item = &Shader> {
+        std::iter::once(&self.shader).chain(self.many.as_ref().map(|(_, shader, _)| shader))
+    }
+}
+
+/// How a product (convolution, linear layer over a map) is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Products {
+    /// conv.wgsl and gemm.wgsl.
+    Registers,
+    /// tiled.wgsl with this tile.
+    Tiled(Tile),
+}
+
+/// The constants of tiled.wgsl that say how much a workgroup does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Tile {
+    pub(super) across: usize,
+    pub(super) down: usize,
+    pub(super) rows: usize,
+    pub(super) vectors: usize,
+}
+
+/// From this many outputs on a launch has work for every core of a large GPU, whatever its tile.
+pub(super) const MANY_OUTPUTS: usize = 1 << 19;
+
+/// The kernels of products with fewer than [`MANY_OUTPUTS`] outputs, and with more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Choice {
+    pub(super) few: Products,
+    pub(super) many: Products,
 }
 
 /// Workgroups of a launch, as a function of the batch size.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Grid {
-    /// (x, ⌈batch·rows / per_group⌉).
-    Rows { x: usize, rows: usize, per_group: usize },
+    /// `tiles` times ⌈batch·rows / block⌉ invocations, `threads` to a workgroup.
+    Tiles { tiles: usize, rows: usize, block: usize, threads: usize },
+    /// (⌈batch·rows / block⌉, y).
+    RowsY { rows: usize, block: usize, y: usize },
     /// (x, batch).
     XBatch { x: usize },
     /// (x, y, batch).
@@ -56,7 +108,10 @@ pub(super) enum Grid {
 impl Grid {
     pub(super) fn workgroups(self, batch: usize) -> [usize; 3] {
         match self {
-            Grid::Rows { x, rows, per_group } => [x, (batch * rows).div_ceil(per_group), 1],
+            Grid::Tiles { tiles, rows, block, threads } => {
+                [(tiles * (batch * rows).div_ceil(block)).div_ceil(threads), 1, 1]
+            }
+            Grid::RowsY { rows, block, y } => [(batch * rows).div_ceil(block), y, 1],
             Grid::XBatch { x } => [x, batch, 1],
             Grid::XYBatch { x, y } => [x, y, batch],
         }
@@ -78,12 +133,13 @@ pub(super) struct Program {
 }
 
 impl Program {
-    pub(super) fn lower(graph: &Graph) -> Self {
+    /// The program of `graph` with the products' kernels of `choice`.
+    pub(super) fn lower(graph: &Graph, choice: Choice) -> Self {
         let mut uses = vec![Vec::new(); graph.nodes.len()];
         for (id, node) in graph.nodes.iter().enumerate() {
             node.inputs.iter().for_each(|&input| uses[input].push(id));
         }
-        let mut lowering = Lowering { graph, uses, values: HashMap::new(), program: Program::default() };
+        let mut lowering = Lowering { graph, choice, uses, values: HashMap::new(), program: Program::default() };
         for id in 0..graph.nodes.len() {
             lowering.node(id);
         }
@@ -121,19 +177,66 @@ impl Source {
     }
 }
 
-/// A product's kernel with its own parameters, the node whose shape the result has, and its workgroups.
+/// A product: the node whose shape the result has, and how it goes over its input.
+#[derive(Clone, Copy)]
 struct Launch<'a> {
-    shader: Shader,
     node: &'a Node,
-    grid: Grid,
+    /// Size of the input after resampling.
+    input: [usize; 2],
+    resample: usize,
+    side: usize,
+    stride: usize,
+    padding: usize,
 }
 
 impl<'a> Launch<'a> {
-    /// gemm.wgsl over the pixels of `node`: 8×8 invocations of 8 columns × 4 rows.
-    fn gemm(node: &'a Node, columns: usize) -> Self {
-        let x = columns.div_ceil(TILE).div_ceil(8);
-        let grid = Grid::Rows { x, rows: node.height * node.width, per_group: 32 };
-        Self { shader: Shader::new(Kernel::Gemm), node, grid }
+    /// A linear layer over the pixels of `node`.
+    fn pointwise(node: &'a Node) -> Self {
+        Self { node, input: [node.height, node.width], resample: SAME, side: 1, stride: 1, padding: 0 }
+    }
+
+    fn conv(node: &'a Node, input: &Node, layer: &Conv2d, resample: usize) -> Self {
+        let (side, stride, padding) = (layer.kernel, layer.stride, layer.padding[0]);
+        Self { node, input: [input.height, input.width], resample, side, stride, padding }
+    }
+
+    /// The kernel for `columns` output channels and its workgroups.
+    fn kernel(&self, products: Products, columns: usize) -> (Shader, Grid) {
+        let tiles = columns.div_ceil(TILE);
+        let rows = self.node.height * self.node.width;
+        match products {
+            // A vector has one row a sample: a workgroup's tile would stay empty.
+            Products::Tiled(tile) if rows > 1 => {
+                let Tile { across, down, rows: of_one, vectors } = tile;
+                let shader = Shader::new(Kernel::Tiled)
+                    .u32("SIDE", self.side)
+                    .u32("STRIDE", self.stride)
+                    .u32("ACROSS", across)
+                    .u32("DOWN", down)
+                    .u32("ROWS", of_one)
+                    .u32("VECTORS", vectors)
+                    .u32("A_LOADS", of_one * 4 / across)
+                    .u32("B_LOADS", 16 * vectors / down);
+                let y = columns.div_ceil(4 * across * vectors);
+                (shader, Grid::RowsY { rows, block: down * of_one, y })
+            }
+            _ if self.side == 1 => {
+                let (block, threads) = if rows == 1 { (2, 16) } else { (8, 16) };
+                let shader = Shader::new(Kernel::Gemm).u32("ROWS", block).u32("THREADS", threads);
+                (shader, Grid::Tiles { tiles, rows, block, threads })
+            }
+            _ => {
+                let (down, across, threads) = (2, 8, 16);
+                let shader = Shader::new(Kernel::Conv)
+                    .u32("ROWS", down)
+                    .u32("COLUMNS", across)
+                    .u32("STRIDE", self.stride)
+                    .u32("WINDOW", (across - 1) * self.stride + 3)
+                    .u32("THREADS", threads);
+                let blocks = self.node.height.div_ceil(down) * self.node.width.div_ceil(across);
+                (shader, Grid::Tiles { tiles, rows: blocks, block: 1, threads })
+            }
+        }
     }
 }
 
@@ -152,6 +255,7 @@ struct Epilogue {
 
 struct Lowering<'a> {
     graph: &'a Graph,
+    choice: Choice,
     uses: Vec<Vec<NodeId>>,
     values: HashMap<NodeId, Value>,
     program: Program,
@@ -177,7 +281,7 @@ impl Lowering<'_> {
                 let shader = Shader::new(Kernel::Embedding).size("dim", dim);
                 let output = self.store(id, channels, 1);
                 let grid = Grid::XBatch { x: dim.div_ceil(64) };
-                self.dispatch(shader, output, vec![Storage::Labels, table], [0, 0], grid);
+                self.dispatch(&layer.name, shader, output, vec![Storage::Labels, table], [0, 0], grid);
             }
             _ if self.is_norm_chain(id) => self.norm(id),
             _ => self.product(id),
@@ -263,10 +367,28 @@ impl Lowering<'_> {
         Storage::Weight(buffer)
     }
 
-    fn dispatch(&mut self, shader: Shader, output: Storage, mut inputs: Vec<Storage>, time: [u32; 2], grid: Grid) {
+    fn dispatch(
+        &mut self,
+        label: &str,
+        shader: Shader,
+        output: Storage,
+        mut inputs: Vec<Storage>,
+        time: [u32; 2],
+        grid: Grid,
+    ) {
         // Every binding of the kernel must be filled; binding 1 is the output.
         inputs.resize(shader.specialised.kernel.bindings().len() - 1, Storage::Unused);
-        self.program.dispatches.push(Dispatch { shader, output, inputs, time, grid });
+        let label = label.to_owned();
+        self.program.dispatches.push(Dispatch {
+            label,
+            multiply_adds: 0,
+            shader,
+            grid,
+            many: None,
+            output,
+            inputs,
+            time,
+        });
     }
 
     fn source(&self, id: NodeId) -> Source {
@@ -329,41 +451,35 @@ impl Lowering<'_> {
         let input = &self.graph.nodes[node.inputs[0]];
         let source = self.source(node.inputs[0]);
         assert_eq!((layer.kernel, source.parts.len()), (3, 1), "conv.wgsl is 3×3 over one map");
-        let shader = Shader::new(Kernel::Conv)
-            .size("in_h", input.height)
-            .size("in_w", input.width)
-            .u32("STRIDE", layer.stride)
-            .u32("PADDING", layer.padding[0])
-            .u32("RESAMPLE", source.resample);
-        let tiles = Channels::dense(node.channels).padded().div_ceil(TILE);
-        let octets = node.height * node.width.div_ceil(8);
-        let grid = Grid::Rows { x: tiles.div_ceil(8), rows: octets, per_group: 8 };
-        self.layer(id, &layer.name, 9, &source, epilogue, Launch { shader, node, grid });
+        assert_ne!(source.resample, DOWN, "the network has no convolution of a downsampled map");
+        let launch = Launch::conv(node, input, layer, source.resample);
+        self.layer(id, &layer.name, &source, epilogue, launch);
     }
 
     fn gemm(&mut self, id: NodeId, root: NodeId, name: &str, epilogue: &Epilogue) {
         let node = &self.graph.nodes[root];
         let source = self.source(node.inputs[0]);
         assert_eq!(source.resample, SAME, "the network has no pointwise layer on a resampled map");
-        let launch = Launch::gemm(node, Channels::dense(node.channels).padded());
-        self.layer(id, name, 1, &source, epilogue, launch);
+        self.layer(id, name, &source, epilogue, Launch::pointwise(node));
     }
 
     /// One convolution or linear layer with what follows it; `id` is the node that its result is.
-    fn layer(&mut self, id: NodeId, name: &str, taps: usize, source: &Source, epilogue: &Epilogue, launch: Launch<'_>) {
-        let node = launch.node;
+    fn layer(&mut self, id: NodeId, name: &str, source: &Source, epilogue: &Epilogue, launch: Launch<'_>) {
+        let (node, side) = (launch.node, launch.side);
         let channels = Channels::dense(node.channels);
-        let order = Order::Tiles { input: source.channels(), output: channels.clone(), taps };
+        let order = Order::Tiles { input: source.channels(), output: channels.clone(), side };
         let weight = self.weight(&[(format!("{name}.weight"), order)]);
         let bias = self.weight(&[(format!("{name}.bias"), Order::Vector(channels.clone()))]);
         let columns = channels.padded();
         let output = self.store(id, channels, node.height * node.width);
-        self.launch_product(launch, source, [weight, bias], epilogue, columns, output);
+        self.launch_product(name, launch, source, [weight, bias], epilogue, columns, output);
     }
 
     /// A product of `columns` output channels, padding included, into `output`.
+    #[expect(clippy::too_many_arguments, reason = "a product has that many parts")]
     fn launch_product(
         &mut self,
+        label: &str,
         launch: Launch<'_>,
         source: &Source,
         [weight, bias]: [Storage; 2],
@@ -377,20 +493,36 @@ impl Lowering<'_> {
             assert_eq!(r.parts.len(), 1, "the network adds no concatenated map");
         }
         let c = |part: Option<&Value>| part.map_or(0, |p| p.channels.padded() / 4);
-        let shader = launch
-            .shader
-            .size("out_h", launch.node.height)
-            .size("out_w", launch.node.width)
-            .size("out_c", columns / 4)
-            .size("a_c", c(source.parts.first()))
-            .size("b_c", c(source.parts.get(1)))
-            .size("tiles", columns.div_ceil(TILE))
-            .bool("TIME", epilogue.time.is_some())
-            .u32("RESIDUAL", residual.as_ref().map_or(0, |r| r.resample))
-            .bool("SILU", epilogue.silu);
+        let sized = |(shader, grid): (Shader, Grid)| {
+            let shader = shader
+                .size("in_h", launch.input[0])
+                .size("in_w", launch.input[1])
+                .size("up", usize::from(launch.resample == UP))
+                .size("padding", launch.padding)
+                .size("out_h", launch.node.height)
+                .size("out_w", launch.node.width)
+                .size("out_c", columns / 4)
+                .size("a_c", c(source.parts.first()))
+                .size("b_c", c(source.parts.get(1)))
+                .size("tiles", columns.div_ceil(TILE))
+                .size("add_time", usize::from(epilogue.time.is_some()))
+                .size("residual_reads", residual.as_ref().map_or(0, |r| if r.resample == DOWN { 4 } else { 1 }))
+                .size("residual_up", usize::from(residual.as_ref().is_some_and(|r| r.resample == UP)))
+                .size("silu", usize::from(epilogue.silu));
+            (shader, grid)
+        };
+        let pixels = launch.node.height * launch.node.width;
+        let (shader, grid) = sized(launch.kernel(self.choice.few, columns));
+        let many = (self.choice.many != self.choice.few && pixels > 1).then(|| {
+            let (shader, grid) = sized(launch.kernel(self.choice.many, columns));
+            (MANY_OUTPUTS.div_ceil(pixels * columns), shader, grid)
+        });
         let residual = residual.map_or(Storage::Unused, |r| r.parts[0].storage);
         let [first, second] = source.storages();
-        self.dispatch(shader, output, vec![first, second, weight, bias, time, residual], slice, launch.grid);
+        self.dispatch(label, shader, output, vec![first, second, weight, bias, time, residual], slice, grid);
+        let dispatch = self.program.dispatches.last_mut().expect("just made");
+        dispatch.many = many;
+        dispatch.multiply_adds = pixels * columns * source.channels().real() * launch.side * launch.side;
     }
 
     /// The buffer and the slice (offset and pitch, in vec4s) of a time projection.
@@ -422,7 +554,7 @@ impl Lowering<'_> {
             let Op::Pointwise(layer) = &self.graph.nodes[id].op else { unreachable!("projections are linear layers") };
             let output = Channels::dense(layer.output);
             let input = source.parts[0].channels.clone();
-            weights.push((format!("{}.weight", layer.name), Order::Tiles { input, output: output.clone(), taps: 1 }));
+            weights.push((format!("{}.weight", layer.name), Order::Tiles { input, output: output.clone(), side: 1 }));
             biases.push((format!("{}.bias", layer.name), Order::Vector(output.clone())));
             let padded = output.padded().next_multiple_of(TILE);
             slices.push((id, output, pitch));
@@ -433,22 +565,30 @@ impl Lowering<'_> {
         for (id, channels, start) in slices {
             self.values.insert(id, Value { storage: output, channels, offset: start / 4, pitch: pitch / 4 });
         }
-        let launch = Launch::gemm(&self.graph.nodes[ids[0]], pitch);
-        self.launch_product(launch, &source, [weight, bias], &Epilogue::default(), pitch, output);
+        let launch = Launch::pointwise(&self.graph.nodes[ids[0]]);
+        self.launch_product("time projections", launch, &source, [weight, bias], &Epilogue::default(), pitch, output);
     }
 
     fn attention(&mut self, id: NodeId, node: &Node, layer: &SelfAttention) {
         let source = self.source(node.inputs[0]);
         let heads = Channels::heads(layer.heads, layer.head_dim);
         let layers = [&layer.query, &layer.key, &layer.value];
-        let order = Order::Tiles { input: source.channels(), output: heads.clone(), taps: 1 };
+        let order = Order::Tiles { input: source.channels(), output: heads.clone(), side: 1 };
         let weight = self.weight(&layers.map(|l| (format!("{}.weight", l.name), order.clone())));
         let bias = self.weight(&layers.map(|l| (format!("{}.bias", l.name), Order::Vector(heads.clone()))));
         let each = heads.padded().next_multiple_of(TILE);
         let pixels = node.height * node.width;
         let qkv = self.activation(3 * each * pixels);
-        let launch = Launch::gemm(node, 3 * each);
-        self.launch_product(launch, &source, [weight, bias], &Epilogue::default(), 3 * each, qkv);
+        let name = &layer.query.name;
+        self.launch_product(
+            name,
+            Launch::pointwise(node),
+            &source,
+            [weight, bias],
+            &Epilogue::default(),
+            3 * each,
+            qkv,
+        );
 
         let shader = Shader::new(Kernel::Attention)
             .size("pixels", pixels)
@@ -460,7 +600,9 @@ impl Lowering<'_> {
             .f32("SCALE", 1.0 / (layer.head_dim as f32).sqrt());
         let output = self.store(id, heads, pixels);
         let grid = Grid::XYBatch { x: pixels.div_ceil(8), y: layer.heads };
-        self.dispatch(shader, output, vec![qkv], [0, 0], grid);
+        self.dispatch("attention", shader, output, vec![qkv], [0, 0], grid);
+        let dispatch = self.program.dispatches.last_mut().expect("just made");
+        dispatch.multiply_adds = 2 * pixels * pixels * layer.heads * layer.head_dim;
     }
 
     fn norm(&mut self, id: NodeId) {
@@ -486,23 +628,53 @@ impl Lowering<'_> {
         let bias = self.weight(&[(format!("{}.bias", layer.name), vector)]);
         let channels = Channels::dense(layer.channels);
         let (a, b) = (&source.parts[0], source.parts.get(1));
-        let shader = Shader::new(Kernel::Norm)
-            .size("in_h", input.height)
-            .size("in_w", input.width)
-            .size("groups", layer.groups)
-            .size("size", layer.channels / layer.groups)
-            .size("a_real", a.channels.real())
-            .size("a_pitch", a.channels.padded())
-            .size("b_pitch", b.map_or(0, |b| b.channels.padded()))
-            .size("out_pitch", channels.padded())
+        let size = layer.channels / layer.groups;
+        let span = lcm4(size) / 4;
+        let fits = a.channels.real() % 4 == 0 && layer.channels % (4 * span) == 0 && span <= NORM_THREADS;
+        let shader = if fits {
+            Shader::new(Kernel::Norm4)
+                .size("in_h", input.height)
+                .size("in_w", input.width)
+                .size("span", span)
+                .size("size", size)
+                .size("a_c", a.channels.padded() / 4)
+                .size("b_c", b.map_or(0, |b| b.channels.padded() / 4))
+                .bool("TWO", b.is_some())
+                .u32("THREADS", NORM_THREADS)
+        } else {
+            Shader::new(Kernel::Norm)
+                .size("in_h", input.height)
+                .size("in_w", input.width)
+                .size("groups", layer.groups)
+                .size("size", size)
+                .size("a_real", a.channels.real())
+                .size("a_pitch", a.channels.padded())
+                .size("b_pitch", b.map_or(0, |b| b.channels.padded()))
+                .size("out_pitch", channels.padded())
+        };
+        let shader = shader
             .f32("EPS", layer.eps)
             .bool("SCALE_SHIFT", time.is_some())
             .bool("SILU", silu)
             .u32("RESAMPLE", resample);
+        let x = if fits { layer.channels / (4 * span) } else { layer.groups };
         let node = &self.graph.nodes[id];
         let output = self.store(id, channels, node.height * node.width);
         let [first, second] = source.storages();
         let (time, slice) = self.time(time);
-        self.dispatch(shader, output, vec![first, second, weight, bias, time], slice, Grid::XBatch { x: layer.groups });
+        let inputs = vec![first, second, weight, bias, time];
+        self.dispatch(&layer.name, shader, output, inputs, slice, Grid::XBatch { x });
+    }
+}
+
+/// Invocations of a workgroup of norm4.wgsl.
+const NORM_THREADS: usize = 64;
+
+/// The least common multiple of `n` and 4.
+fn lcm4(n: usize) -> usize {
+    match n % 4 {
+        0 => n,
+        2 => 2 * n,
+        _ => 4 * n,
     }
 }

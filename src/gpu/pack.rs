@@ -64,8 +64,8 @@ pub(super) struct Placement {
 
 #[derive(Debug, Clone)]
 pub(super) enum Order {
-    /// (out, in, taps) to \[tile of 8 outputs\]\[tap\]\[input channel\]\[8\].
-    Tiles { input: Channels, output: Channels, taps: usize },
+    /// (out, in, side, side) to \[tile of 8 outputs\]\[row of taps\]\[input vec4\]\[column of taps\]\[4 inputs\]\[8\].
+    Tiles { input: Channels, output: Channels, side: usize },
     /// A vector, padded as its map is.
     Vector(Channels),
     /// (rows, dim) with padded rows.
@@ -76,7 +76,9 @@ impl Order {
     /// Floats of the packed range.
     pub(super) fn len(&self) -> usize {
         match self {
-            Order::Tiles { input, output, taps } => output.padded().next_multiple_of(TILE) * taps * input.padded(),
+            Order::Tiles { input, output, side } => {
+                output.padded().next_multiple_of(TILE) * side * side * input.padded()
+            }
             Order::Vector(channels) => channels.padded().next_multiple_of(TILE),
             Order::Rows { rows, row } => rows * row.padded(),
         }
@@ -122,13 +124,14 @@ impl Order {
     pub(super) fn pack(&self, values: &[f32]) -> Vec<f32> {
         let mut packed = vec![0.0; self.len()];
         match self {
-            Order::Tiles { input, output, taps } => {
-                let (inputs, pitch) = (input.positions(), input.padded());
-                for (row, o) in values.chunks_exact(inputs.len() * taps).zip(output.positions()) {
-                    let tile = o / TILE * taps * pitch;
-                    for (of_input, i) in row.chunks_exact(*taps).zip(&inputs) {
-                        for (tap, &v) in of_input.iter().enumerate() {
-                            packed[(tile + tap * pitch + i) * TILE + o % TILE] = v;
+            Order::Tiles { input, output, side } => {
+                let (inputs, vec4s) = (input.positions(), input.padded() / 4);
+                for (row, o) in values.chunks_exact(inputs.len() * side * side).zip(output.positions()) {
+                    for (taps, &i) in row.chunks_exact(side * side).zip(&inputs) {
+                        for (tap, &v) in taps.iter().enumerate() {
+                            let (ky, kx) = (tap / side, tap % side);
+                            let vec4 = ((o / TILE * side + ky) * vec4s + i / 4) * side + kx;
+                            packed[(vec4 * 4 + i % 4) * TILE + o % TILE] = v;
                         }
                     }
                 }
@@ -160,16 +163,16 @@ mod tests {
         let order = Order::Tiles {
             input: Channels::concat([&Channels::dense(3), &Channels::dense(5)]),
             output: Channels::dense(9),
-            taps: 2,
+            side: 3,
         };
-        let values: Vec<f32> = (1..=9 * 8 * 2).map(|v| v as f32).collect();
+        let values: Vec<f32> = (1..=9 * 8 * 9).map(|v| v as f32).collect();
         let packed = order.pack(&values);
-        assert_eq!(packed.len(), 16 * 2 * 12);
+        assert_eq!(packed.len(), 16 * 9 * 12);
         let mut found: Vec<f32> = packed.iter().copied().filter(|&v| v != 0.0).collect();
         found.sort_by(f32::total_cmp);
         assert_eq!(found, values);
-        // Output 8, input 3 (the first of the second map, at 4), tap 1.
-        assert_eq!(packed[((2 + 1) * 12 + 4) * 8], values[(8 * 8 + 3) * 2 + 1]);
+        // Output 8 (tile 1), input 3 (the first of the second map, at 4: vec4 1), tap 5 (row 1, column 2).
+        assert_eq!(packed[(((3 + 1) * 3 + 1) * 3 + 2) * 4 * 8], values[(8 * 8 + 3) * 9 + 5]);
     }
 
     #[test]

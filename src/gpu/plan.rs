@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 const UNIFORM_STRIDE: usize = 256;
 
 /// Bytes of the longest `Params`; all are bound at this length.
-const PARAMS_BYTES: u64 = 64;
+const PARAMS_BYTES: u64 = 80;
 
 /// The sampler's scalars for one call, as step.wgsl declares them.
 #[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -26,9 +26,33 @@ pub(super) struct StepUniform {
     pub(super) padding: [u32; 3],
 }
 
+/// What one call of the network costs the device, at the batch size of the last call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Report {
+    /// Samples in a call.
+    pub batch: usize,
+    /// Kernel launches of a call, the sampler's arithmetic included.
+    pub dispatches: usize,
+    /// Submits of a call.
+    pub submits: usize,
+    /// Compute pipelines that the device holds.
+    pub pipelines: usize,
+    /// Bytes of the packed weights.
+    pub weight_bytes: u64,
+    /// Bytes of the buffers that activations share.
+    pub activation_bytes: u64,
+    /// Bytes of the activations that are alive together, at the launch where they are most: what
+    /// `activation_bytes` cannot be less than.
+    pub live_bytes: u64,
+    /// Bytes of the rest: images, time features, labels and parameters.
+    pub other_bytes: u64,
+}
+
 /// Everything that one call of the network at one batch size needs; nothing is created while it runs.
 pub(super) struct Plan {
     pub(super) batch: usize,
+    /// As in [`Report`]: activations, live and other bytes.
+    pub(super) bytes: [u64; 3],
     launches: Vec<Launch>,
     /// The noisy batch x, (B, C, H, W).
     pub(super) state: wgpu::Buffer,
@@ -42,7 +66,25 @@ pub(super) struct Plan {
     staging: wgpu::Buffer,
 }
 
+/// The time that one kernel launch took on the device.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LaunchTime {
+    /// What it computed: a layer's name in the checkpoint.
+    pub label: String,
+    /// The kernel's file, without its ending.
+    pub kernel: &'static str,
+    /// Multiply-adds of its product over the whole batch; 0 for what is no product.
+    pub multiply_adds: usize,
+    /// When it began, since the first launch began, by the device's own clock.
+    pub begin_nanoseconds: f64,
+    /// How long it took.
+    pub nanoseconds: f64,
+}
+
 struct Launch {
+    label: String,
+    kernel: &'static str,
+    multiply_adds: usize,
     pipeline: wgpu::ComputePipeline,
     bindings: wgpu::BindGroup,
     workgroups: [u32; 3],
@@ -88,8 +130,9 @@ impl Plan {
 
         let mut uniforms = vec![0u32; program.dispatches.len() * UNIFORM_STRIDE / 4];
         for (row, dispatch) in uniforms.chunks_exact_mut(UNIFORM_STRIDE / 4).zip(&program.dispatches) {
+            let sizes = &dispatch.at(batch).0.sizes;
             row[..3].copy_from_slice(&[batch as u32, dispatch.time[0], dispatch.time[1]]);
-            row[3..3 + dispatch.shader.sizes.len()].copy_from_slice(&dispatch.shader.sizes);
+            row[3..3 + sizes.len()].copy_from_slice(sizes);
         }
         let bytes = (uniforms.len() * 4) as u64;
         let params = gpu.buffer("the parameters", bytes, Usage::UNIFORM | Usage::COPY_DST)?;
@@ -108,10 +151,17 @@ impl Plan {
             });
             let bound: Vec<&wgpu::Buffer> =
                 std::iter::once(dispatch.output).chain(dispatch.inputs.iter().copied()).map(buffer).collect();
-            launches.push(launch(gpu, &dispatch.shader.specialised, uniform, &bound, dispatch.grid.workgroups(batch))?);
+            let (shader, grid) = dispatch.at(batch);
+            let launch = launch(gpu, &shader.specialised, uniform, &bound, grid.workgroups(batch))?;
+            let (label, multiply_adds) = (dispatch.label.clone(), batch * dispatch.multiply_adds);
+            launches.push(Launch { label, multiply_adds, ..launch });
         }
         launches.push(launch(gpu, &denoise, whole_step, &[&denoised, result, &noise, &state], per_pixel)?);
-        Ok(Self { batch, launches, state, noise, time, labels, step, denoised, staging })
+        let held = |buffers: &[&wgpu::Buffer]| buffers.iter().map(|b| b.size()).sum();
+        let others = [&state, &noise, &denoised, &staging, &time, &labels, &sample, &step, &unused, &params];
+        let live = (largest_live_set(program) * batch * 4) as u64;
+        let bytes = [held(&slots.iter().collect::<Vec<_>>()), live, held(&others)];
+        Ok(Self { batch, bytes, launches, state, noise, time, labels, step, denoised, staging })
     }
 
     /// Encodes and submits one call; returns the buffer that will hold x₀, (B, C, H, W).
@@ -120,10 +170,7 @@ impl Plan {
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
             for launch in &self.launches {
-                pass.set_pipeline(&launch.pipeline);
-                pass.set_bind_group(0, &launch.bindings, &[]);
-                let [x, y, z] = launch.workgroups;
-                pass.dispatch_workgroups(x, y, z);
+                launch.encode(&mut pass);
             }
         }
         encoder.copy_buffer_to_buffer(&self.denoised, 0, &self.staging, 0, self.staging.size());
@@ -131,9 +178,66 @@ impl Plan {
         &self.staging
     }
 
+    /// Does one call with a clock reading around every launch, which keeps launches from overlapping.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] when the device has no clock that can be read.
+    pub(super) async fn profile(&self, gpu: &Gpu) -> Result<Vec<LaunchTime>> {
+        if !gpu.has_timestamps() {
+            return Err(Error::Gpu("expected a device with timestamp-query, found one without".into()));
+        }
+        let count = 2 * self.launches.len() as u32;
+        let readings = gpu.device.create_query_set(&wgpu::QuerySetDescriptor {
+            label: None,
+            ty: wgpu::QueryType::Timestamp,
+            count,
+        });
+        let bytes = u64::from(count) * 8;
+        let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
+        let resolved = gpu.buffer("clock readings", bytes, usage)?;
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let staging = gpu.buffer("clock readings", bytes, usage)?;
+        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        for (i, launch) in (0..).zip(&self.launches) {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                label: None,
+                timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
+                    query_set: &readings,
+                    beginning_of_pass_write_index: Some(2 * i),
+                    end_of_pass_write_index: Some(2 * i + 1),
+                }),
+            });
+            launch.encode(&mut pass);
+        }
+        encoder.resolve_query_set(&readings, 0..count, &resolved, 0);
+        encoder.copy_buffer_to_buffer(&resolved, 0, &staging, 0, bytes);
+        gpu.queue.submit([encoder.finish()]);
+        let words: Vec<u32> = gpu.read(&staging).await?;
+        let period = f64::from(gpu.queue.get_timestamp_period());
+        let ticks = |words: &[u32]| u64::from(words[0]) | u64::from(words[1]) << 32;
+        let first = ticks(&words);
+        let timed = words.chunks_exact(4).zip(&self.launches).map(|(pair, launch)| LaunchTime {
+            label: launch.label.clone(),
+            kernel: launch.kernel,
+            multiply_adds: launch.multiply_adds,
+            begin_nanoseconds: ticks(pair).saturating_sub(first) as f64 * period,
+            nanoseconds: ticks(&pair[2..]).saturating_sub(ticks(pair)) as f64 * period,
+        });
+        Ok(timed.collect())
+    }
+
     /// Kernel launches of one call.
     pub(super) fn dispatch_count(&self) -> usize {
         self.launches.len()
+    }
+}
+
+impl Launch {
+    fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
+        pass.set_pipeline(&self.pipeline);
+        pass.set_bind_group(0, &self.bindings, &[]);
+        let [x, y, z] = self.workgroups;
+        pass.dispatch_workgroups(x, y, z);
     }
 }
 
@@ -169,7 +273,8 @@ fn launch(
         layout: &gpu.layout(shader.kernel),
         entries: &entries,
     });
-    Ok(Launch { pipeline, bindings, workgroups })
+    let kernel = shader.kernel.name();
+    Ok(Launch { label: kernel.to_owned(), kernel, multiply_adds: 0, pipeline, bindings, workgroups })
 }
 
 /// Lets activations that are never alive together share a buffer.
@@ -177,19 +282,7 @@ fn launch(
 /// Returns each activation's slot and each slot's floats per sample. Greedy in the order of the launches: a new
 /// activation takes the free slot that it fills best, else it enlarges the largest free one, else it gets a new slot.
 fn assign_slots(program: &Program) -> (Vec<usize>, Vec<usize>) {
-    let end = program.dispatches.len();
-    let mut last_use: HashMap<usize, usize> = HashMap::new();
-    for (i, dispatch) in program.dispatches.iter().enumerate() {
-        for storage in std::iter::once(&dispatch.output).chain(&dispatch.inputs) {
-            if let Storage::Activation(a) = storage {
-                last_use.insert(*a, i);
-            }
-        }
-    }
-    if let Some(Storage::Activation(a)) = program.result {
-        last_use.insert(a, end);
-    }
-
+    let last_use = last_uses(program);
     let mut slot_of = vec![usize::MAX; program.activations.len()];
     let mut slots: Vec<usize> = Vec::new();
     let mut free: Vec<usize> = Vec::new();
@@ -224,6 +317,36 @@ fn assign_slots(program: &Program) -> (Vec<usize>, Vec<usize>) {
     (slot_of, slots)
 }
 
+/// The last launch that wants each activation; for the result that is after the end.
+fn last_uses(program: &Program) -> HashMap<usize, usize> {
+    let mut last_use = HashMap::new();
+    for (i, dispatch) in program.dispatches.iter().enumerate() {
+        for storage in std::iter::once(&dispatch.output).chain(&dispatch.inputs) {
+            if let Storage::Activation(a) = storage {
+                last_use.insert(*a, i);
+            }
+        }
+    }
+    if let Some(Storage::Activation(a)) = program.result {
+        last_use.insert(a, program.dispatches.len());
+    }
+    last_use
+}
+
+/// Floats per sample of the activations that are alive together, at the launch where they are most.
+fn largest_live_set(program: &Program) -> usize {
+    let last_use = last_uses(program);
+    let (mut live, mut most) = (0, 0);
+    for (i, dispatch) in program.dispatches.iter().enumerate() {
+        if let Storage::Activation(a) = dispatch.output {
+            live += program.activations[a];
+        }
+        most = most.max(live);
+        live -= last_use.iter().filter(|&(_, &last)| last == i).map(|(&a, _)| program.activations[a]).sum::<usize>();
+    }
+    most
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::lower::{Dispatch, Grid};
@@ -231,7 +354,10 @@ mod tests {
 
     fn launch(output: usize, inputs: &[usize]) -> Dispatch {
         Dispatch {
+            label: String::new(),
+            multiply_adds: 0,
             shader: Shader::new(Kernel::Gemm),
+            many: None,
             output: Storage::Activation(output),
             inputs: inputs.iter().map(|&i| Storage::Activation(i)).collect(),
             time: [0, 0],
@@ -251,5 +377,6 @@ mod tests {
         let (slot_of, slots) = assign_slots(&program);
         assert_eq!(slot_of, [0, 1, 2, 1]);
         assert_eq!(slots, [8, 4, 16]);
+        assert_eq!(largest_live_set(&program), 28, "0, 1 and 2 while 2 is made");
     }
 }

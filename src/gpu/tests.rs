@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, HashMap};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::graph::Graph;
+use super::lower::{Choice, Products};
+use super::tuning::TILES;
 use super::{Gpu, GpuUNet};
 use crate::config::UNetConfig;
 use crate::network::{ForwardInput, Network};
@@ -22,8 +24,15 @@ trait Case {
     fn forward<O: Ops>(&self, ops: &mut O, x: &O::Map, time: &O::Vector, labels: &O::Labels) -> O::Map;
 }
 
-/// Runs the case on both interpreters, at batch 1 and 5.
+/// Runs the case on both interpreters with every kind of products, at batch 1 and 5.
 fn check(what: &str, size: usize, weights: &Weights, case: &impl Case) {
+    let tiled = TILES.map(Products::Tiled);
+    for products in std::iter::once(Products::Registers).chain(tiled) {
+        check_products(&format!("{what}, {products:?}"), size, weights, case, products);
+    }
+}
+
+fn check_products(what: &str, size: usize, weights: &Weights, case: &impl Case, products: Products) {
     let config = UNetConfig::parse(&format!(
         r#"{{"_class_name": "UNet2DModel", "sample_size": {size}, "block_out_channels": [20], "norm_num_groups": 1,
             "down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"], "num_class_embeds": 4}}"#
@@ -31,7 +40,7 @@ fn check(what: &str, size: usize, weights: &Weights, case: &impl Case) {
     .unwrap();
     let gpu = pollster::block_on(Gpu::request()).unwrap();
     let graph = Graph::of(&config, |ops, x, time| case.forward(ops, x, time, &()));
-    let mut network = GpuUNet::of_graph(&gpu, &config, &graph).unwrap();
+    let mut network = GpuUNet::of_graph(&gpu, &config, &graph, Choice { few: products, many: products }).unwrap();
     let device = Device::flex();
     let mut tensors = HashMap::new();
     for (name, values) in &weights.0 {

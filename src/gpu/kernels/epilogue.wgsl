@@ -1,12 +1,16 @@
 // What follows a product, before its one store: bias, time embedding, residual, SiLU.
 //
-// Shared by conv.wgsl and gemm.wgsl. Parameters:
+// Shared by the product kernels. Which of them apply is told by parameters: a pipeline for each combination would have
+// to be compiled, and the choice is made once for each output. The choices are loops of no or one round, because a
+// software GPU runs through both sides of a branch but skips a loop.
+//
+// Parameters:
 //   out_h, out_w     size of the output map
 //   out_c            its channels, in vec4s
-// Constants:
-//   TIME             whether the row `time` of the sample is added to every pixel
-//   RESIDUAL         how `residual` is read: 0 not at all, 1 same size, 2 upsampled by 2, 3 downsampled by 2
-//   SILU             whether x·sigmoid(x) ends it
+//   add_time         1 when the row `time` of the sample is added to every pixel
+//   residual_reads   pixels of `residual` whose mean is added: none, 1, or 4 when it is read downsampled by 2
+//   residual_up      1 when it is read upsampled by 2
+//   silu             1 when x·sigmoid(x) ends it
 
 @group(0) @binding(1) var<storage, read_write> output: array<vec4f>;
 @group(0) @binding(2) var<storage, read> input_a: array<vec4f>;
@@ -17,29 +21,24 @@
 @group(0) @binding(7) var<storage, read> residual: array<vec4f>;
 
 // Stores `sum` as channels 4·c .. of pixel `pixel` = (b·out_h + y)·out_w + x.
-fn store(pixel: u32, c: u32, sum: vec4f) {
+fn store(b: u32, pixel: u32, c: u32, sum: vec4f) {
     if (c >= params.out_c) {
         return;
     }
     var v = sum + bias[c];
-    let b = pixel / (params.out_h * params.out_w);
-    if (TIME) {
+    for (var n = 0u; n < params.add_time; n++) {
         v += time[b * params.time_pitch + params.time_offset + c];
     }
-    if (RESIDUAL == 1u) {
-        v += residual[pixel * params.out_c + c];
-    } else if (RESIDUAL != 0u) {
-        let y = pixel / params.out_w % params.out_h;
-        let x = pixel % params.out_w;
-        if (RESIDUAL == 2u) {
-            v += residual[((b * (params.out_h / 2u) + y / 2u) * (params.out_w / 2u) + x / 2u) * params.out_c + c];
-        } else {
-            let p = ((b * (params.out_h * 2u) + y * 2u) * (params.out_w * 2u) + x * 2u) * params.out_c + c;
-            let below = p + params.out_w * 2u * params.out_c;
-            v += 0.25 * (residual[p] + residual[p + params.out_c] + residual[below] + residual[below + params.out_c]);
-        }
+    let down = params.residual_reads >> 2u;
+    let y = ((pixel / params.out_w - b * params.out_h) << down) >> params.residual_up;
+    let x = ((pixel % params.out_w) << down) >> params.residual_up;
+    let width = (params.out_w << down) >> params.residual_up;
+    let height = (params.out_h << down) >> params.residual_up;
+    for (var n = 0u; n < params.residual_reads; n++) {
+        let at = (b * height + y + n / 2u) * width + x + n % 2u;
+        v += residual[at * params.out_c + c] / f32(params.residual_reads);
     }
-    if (SILU) {
+    for (var n = 0u; n < params.silu; n++) {
         v = v / (1.0 + exp(-v));
     }
     output[pixel * params.out_c + c] = v;
