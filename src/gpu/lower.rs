@@ -630,7 +630,7 @@ impl Lowering<'_> {
         let (a, b) = (&source.parts[0], source.parts.get(1));
         let size = layer.channels / layer.groups;
         let span = lcm4(size) / 4;
-        let fits = a.channels.real() % 4 == 0 && layer.channels % (4 * span) == 0 && span <= NORM_THREADS;
+        let fits = a.channels.real() % 4 == 0 && layer.channels.is_multiple_of(4 * span) && span <= NORM_THREADS;
         let shader = if fits {
             Shader::new(Kernel::Norm4)
                 .size("in_h", input.height)

@@ -98,9 +98,10 @@ impl Order {
     /// Rows `first ..` of the tensor in the kernels' order, and the float of the packed range at which they begin.
     pub(super) fn pack_piece(&self, first: usize, values: &[f32]) -> (usize, Vec<f32>) {
         match self {
-            Order::Tiles { input, taps, .. } if values.len() < self.real_len() => {
+            Order::Tiles { input, side, .. } if values.len() < self.real_len() => {
+                let taps = side * side;
                 let output = Channels::dense(values.len() / (input.real() * taps));
-                let piece = Order::Tiles { input: input.clone(), output, taps: *taps };
+                let piece = Order::Tiles { input: input.clone(), output, side: *side };
                 (first / TILE * taps * input.padded() * TILE, piece.pack(values))
             }
             Order::Rows { row, .. } => {
@@ -114,7 +115,7 @@ impl Order {
     /// Floats of the checkpoint's tensor.
     fn real_len(&self) -> usize {
         match self {
-            Order::Tiles { input, output, taps } => output.real() * taps * input.real(),
+            Order::Tiles { input, output, side } => output.real() * side * side * input.real(),
             Order::Vector(channels) => channels.real(),
             Order::Rows { rows, row } => rows * row.real(),
         }
@@ -179,7 +180,7 @@ mod tests {
     fn pieces_make_the_whole() {
         let input = Channels::concat([&Channels::dense(3), &Channels::dense(5)]);
         for order in [
-            Order::Tiles { input: input.clone(), output: Channels::dense(29), taps: 9 },
+            Order::Tiles { input: input.clone(), output: Channels::dense(29), side: 3 },
             Order::Rows { rows: 7, row: Channels::dense(6) },
         ] {
             let values: Vec<f32> = (1..=order.real_len()).map(|v| v as f32).collect();
@@ -199,7 +200,7 @@ mod tests {
                 assert_eq!(whole, order.pack(&values), "{order:?} by {piece_rows}");
             }
         }
-        let heads = Order::Tiles { input, output: Channels::heads(2, 6), taps: 1 };
+        let heads = Order::Tiles { input, output: Channels::heads(2, 6), side: 1 };
         assert_eq!(heads.piece_granularity(), None, "the tiles of two heads overlap");
     }
 
