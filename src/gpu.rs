@@ -12,10 +12,13 @@ mod pack;
 mod plan;
 #[cfg(all(test, feature = "burn"))]
 mod tests;
+#[cfg(not(target_arch = "wasm32"))]
 mod tuning;
 
 pub use device::Gpu;
-pub use plan::{LaunchTime, Report};
+#[cfg(not(target_arch = "wasm32"))]
+pub use plan::LaunchTime;
+pub use plan::Report;
 
 use crate::config::UNetConfig;
 use crate::consistency::Step;
@@ -86,9 +89,10 @@ impl GpuUNet {
     ///
     /// # Errors
     /// [`Error::Input`] for arguments that do not fit, [`Error::Gpu`] when the device fails or its clock cannot be read.
+    #[cfg(not(target_arch = "wasm32"))]
     pub async fn profile(&mut self, input: ForwardInput<'_>) -> Result<Vec<LaunchTime>> {
         self.forward(input).await?;
-        self.plan.as_ref().expect("the call has made it").profile(&self.gpu).await
+        self.plan.as_ref().expect("the call has made it").profile(&self.gpu, &self.program).await
     }
 
     /// Of how many rows each piece that [`GpuUNet::load_rows`] takes of a parameter must be a multiple, the last one

@@ -41,6 +41,7 @@ macro_rules! stripped {
 pub(super) enum Kernel {
     Conv,
     Gemm,
+    #[cfg(not(target_arch = "wasm32"))]
     Tiled,
     Norm,
     Norm4,
@@ -58,6 +59,7 @@ impl Kernel {
         match self {
             Kernel::Conv => [PARAMS, EPILOGUE, stripped!("kernels/conv.wgsl")],
             Kernel::Gemm => [PARAMS, EPILOGUE, stripped!("kernels/gemm.wgsl")],
+            #[cfg(not(target_arch = "wasm32"))]
             Kernel::Tiled => [PARAMS, EPILOGUE, stripped!("kernels/tiled.wgsl")],
             Kernel::Norm4 => [PARAMS, stripped!("kernels/norm4.wgsl"), ""],
             Kernel::Norm => [PARAMS, stripped!("kernels/norm.wgsl"), ""],
@@ -72,7 +74,9 @@ impl Kernel {
     pub(super) fn bindings(self) -> &'static [Access] {
         use Access::{Read, Write};
         match self {
-            Kernel::Conv | Kernel::Gemm | Kernel::Tiled => &[Write, Read, Read, Read, Read, Read, Read],
+            Kernel::Conv | Kernel::Gemm => &[Write, Read, Read, Read, Read, Read, Read],
+            #[cfg(not(target_arch = "wasm32"))]
+            Kernel::Tiled => Kernel::Conv.bindings(),
             Kernel::Norm | Kernel::Norm4 => &[Write, Read, Read, Read, Read, Read],
             Kernel::Attention | Kernel::Precondition => &[Write, Read],
             Kernel::Embedding => &[Write, Read, Read],
@@ -85,6 +89,7 @@ impl Kernel {
         match self {
             Kernel::Conv => "conv",
             Kernel::Gemm => "gemm",
+            #[cfg(not(target_arch = "wasm32"))]
             Kernel::Tiled => "tiled",
             Kernel::Norm => "norm",
             Kernel::Norm4 => "norm4",

@@ -35,8 +35,10 @@ pub(super) enum Storage {
 #[derive(Debug)]
 pub(super) struct Dispatch {
     /// What it computes, for people: the layer's name in the checkpoint.
+    #[cfg(not(target_arch = "wasm32"))]
     pub(super) label: String,
     /// Multiply-adds per sample of its product; 0 for what is no product.
+    #[cfg(not(target_arch = "wasm32"))]
     pub(super) multiply_adds: usize,
     /// The kernel and its workgroups.
     pub(super) shader: Shader,
@@ -70,10 +72,12 @@ pub(super) enum Products {
     /// conv.wgsl and gemm.wgsl.
     Registers,
     /// tiled.wgsl with this tile.
+    #[cfg(not(target_arch = "wasm32"))]
     Tiled(Tile),
 }
 
 /// The constants of tiled.wgsl that say how much a workgroup does.
+#[cfg(not(target_arch = "wasm32"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tile {
     pub(super) across: usize,
@@ -92,12 +96,18 @@ pub(super) struct Choice {
     pub(super) many: Products,
 }
 
+impl Choice {
+    /// What runs everywhere.
+    pub(super) const SAFE: Self = Self { few: Products::Registers, many: Products::Registers };
+}
+
 /// Workgroups of a launch, as a function of the batch size.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Grid {
     /// `tiles` times ⌈batch·rows / block⌉ invocations, `threads` to a workgroup.
     Tiles { tiles: usize, rows: usize, block: usize, threads: usize },
     /// (⌈batch·rows / block⌉, y).
+    #[cfg(not(target_arch = "wasm32"))]
     RowsY { rows: usize, block: usize, y: usize },
     /// (x, batch).
     XBatch { x: usize },
@@ -111,6 +121,7 @@ impl Grid {
             Grid::Tiles { tiles, rows, block, threads } => {
                 [(tiles * (batch * rows).div_ceil(block)).div_ceil(threads), 1, 1]
             }
+            #[cfg(not(target_arch = "wasm32"))]
             Grid::RowsY { rows, block, y } => [(batch * rows).div_ceil(block), y, 1],
             Grid::XBatch { x } => [x, batch, 1],
             Grid::XYBatch { x, y } => [x, y, batch],
@@ -139,12 +150,13 @@ impl Program {
         for (id, node) in graph.nodes.iter().enumerate() {
             node.inputs.iter().for_each(|&input| uses[input].push(id));
         }
-        let mut lowering = Lowering { graph, choice, uses, values: HashMap::new(), program: Program::default() };
+        let mut lowering =
+            Lowering { graph, choice, uses, values: vec![None; graph.nodes.len()], program: Program::default() };
         for id in 0..graph.nodes.len() {
             lowering.node(id);
         }
         let last = graph.nodes.len() - 1;
-        lowering.program.result = Some(lowering.values[&last].storage);
+        lowering.program.result = lowering.values[last].as_ref().map(|value| value.storage);
         lowering.program
     }
 }
@@ -206,6 +218,7 @@ impl<'a> Launch<'a> {
         let rows = self.node.height * self.node.width;
         match products {
             // A vector has one row a sample: a workgroup's tile would stay empty.
+            #[cfg(not(target_arch = "wasm32"))]
             Products::Tiled(tile) if rows > 1 => {
                 let Tile { across, down, rows: of_one, vectors } = tile;
                 let shader = Shader::new(Kernel::Tiled)
@@ -257,13 +270,13 @@ struct Lowering<'a> {
     graph: &'a Graph,
     choice: Choice,
     uses: Vec<Vec<NodeId>>,
-    values: HashMap<NodeId, Value>,
+    values: Vec<Option<Value>>,
     program: Program,
 }
 
 impl Lowering<'_> {
     fn node(&mut self, id: NodeId) {
-        if self.values.contains_key(&id) || self.continues(id) {
+        if self.values[id].is_some() || self.continues(id) {
             return;
         }
         let node = &self.graph.nodes[id];
@@ -339,7 +352,7 @@ impl Lowering<'_> {
 
     fn keep(&mut self, id: NodeId, storage: Storage, channels: Channels) {
         let pitch = channels.padded() / 4;
-        self.values.insert(id, Value { storage, channels, offset: 0, pitch });
+        self.values[id] = Some(Value { storage, channels, offset: 0, pitch });
     }
 
     /// A new activation for the result of `id`.
@@ -378,9 +391,12 @@ impl Lowering<'_> {
     ) {
         // Every binding of the kernel must be filled; binding 1 is the output.
         inputs.resize(shader.specialised.kernel.bindings().len() - 1, Storage::Unused);
-        let label = label.to_owned();
+        #[cfg(target_arch = "wasm32")]
+        let _ = label;
         self.program.dispatches.push(Dispatch {
-            label,
+            #[cfg(not(target_arch = "wasm32"))]
+            label: label.to_owned(),
+            #[cfg(not(target_arch = "wasm32"))]
             multiply_adds: 0,
             shader,
             grid,
@@ -392,7 +408,7 @@ impl Lowering<'_> {
     }
 
     fn source(&self, id: NodeId) -> Source {
-        if let Some(value) = self.values.get(&id) {
+        if let Some(value) = &self.values[id] {
             return Source { parts: vec![value.clone()], resample: SAME };
         }
         let node = &self.graph.nodes[id];
@@ -403,7 +419,7 @@ impl Lowering<'_> {
             }
             Op::Upsample => Source { resample: UP, ..self.source(node.inputs[0]) },
             Op::Downsample => Source { resample: DOWN, ..self.source(node.inputs[0]) },
-            ref op => unreachable!("{op:?} is stored before it is read"),
+            _ => unreachable!("every other node is stored before it is read"),
         }
     }
 
@@ -442,7 +458,7 @@ impl Lowering<'_> {
                     self.gemm(id, root, &layer.name, &epilogue);
                 }
             }
-            op => unreachable!("{op:?} is no product"),
+            _ => unreachable!("only products come here"),
         }
     }
 
@@ -522,13 +538,16 @@ impl Lowering<'_> {
         self.dispatch(label, shader, output, vec![first, second, weight, bias, time, residual], slice, grid);
         let dispatch = self.program.dispatches.last_mut().expect("just made");
         dispatch.many = many;
-        dispatch.multiply_adds = pixels * columns * source.channels().real() * launch.side * launch.side;
+        #[cfg(not(target_arch = "wasm32"))]
+        {
+            dispatch.multiply_adds = pixels * columns * source.channels().real() * launch.side * launch.side;
+        }
     }
 
     /// The buffer and the slice (offset and pitch, in vec4s) of a time projection.
     fn time(&self, node: Option<NodeId>) -> (Storage, [u32; 2]) {
         node.map_or((Storage::Unused, [0, 0]), |id| {
-            let value = &self.values[&id];
+            let value = self.values[id].as_ref().expect("stored just before");
             (value.storage, [value.offset as u32, value.pitch as u32])
         })
     }
@@ -563,7 +582,7 @@ impl Lowering<'_> {
         let (weight, bias) = (self.weight(&weights), self.weight(&biases));
         let output = self.activation(pitch);
         for (id, channels, start) in slices {
-            self.values.insert(id, Value { storage: output, channels, offset: start / 4, pitch: pitch / 4 });
+            self.values[id] = Some(Value { storage: output, channels, offset: start / 4, pitch: pitch / 4 });
         }
         let launch = Launch::pointwise(&self.graph.nodes[ids[0]]);
         self.launch_product("time projections", launch, &source, [weight, bias], &Epilogue::default(), pitch, output);
@@ -601,8 +620,11 @@ impl Lowering<'_> {
         let output = self.store(id, heads, pixels);
         let grid = Grid::XYBatch { x: pixels.div_ceil(8), y: layer.heads };
         self.dispatch("attention", shader, output, vec![qkv], [0, 0], grid);
-        let dispatch = self.program.dispatches.last_mut().expect("just made");
-        dispatch.multiply_adds = 2 * pixels * pixels * layer.heads * layer.head_dim;
+        #[cfg(not(target_arch = "wasm32"))]
+        {
+            let dispatch = self.program.dispatches.last_mut().expect("just made");
+            dispatch.multiply_adds = 2 * pixels * pixels * layer.heads * layer.head_dim;
+        }
     }
 
     fn norm(&mut self, id: NodeId) {
@@ -616,7 +638,7 @@ impl Lowering<'_> {
                 Op::Silu => silu = true,
                 Op::ScaleShift => time = Some(node.inputs[1]),
                 Op::GroupNorm(layer) => break layer,
-                op => unreachable!("{op:?} in a norm's chain"),
+                _ => unreachable!("nothing else is in a norm's chain"),
             }
             root = node.inputs[0];
         };

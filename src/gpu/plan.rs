@@ -1,7 +1,5 @@
 //! A program made ready for one batch size: buffers, bind groups, and the encoding of one call.
 
-use std::collections::HashMap;
-
 use super::device::Gpu;
 use super::kernels::{Kernel, Shader, Specialised};
 use super::lower::{Program, Storage};
@@ -66,6 +64,7 @@ pub(super) struct Plan {
     staging: wgpu::Buffer,
 }
 
+#[cfg(not(target_arch = "wasm32"))]
 /// The time that one kernel launch took on the device.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LaunchTime {
@@ -82,9 +81,6 @@ pub struct LaunchTime {
 }
 
 struct Launch {
-    label: String,
-    kernel: &'static str,
-    multiply_adds: usize,
     pipeline: wgpu::ComputePipeline,
     bindings: wgpu::BindGroup,
     workgroups: [u32; 3],
@@ -152,9 +148,7 @@ impl Plan {
             let bound: Vec<&wgpu::Buffer> =
                 std::iter::once(dispatch.output).chain(dispatch.inputs.iter().copied()).map(buffer).collect();
             let (shader, grid) = dispatch.at(batch);
-            let launch = launch(gpu, &shader.specialised, uniform, &bound, grid.workgroups(batch))?;
-            let (label, multiply_adds) = (dispatch.label.clone(), batch * dispatch.multiply_adds);
-            launches.push(Launch { label, multiply_adds, ..launch });
+            launches.push(launch(gpu, &shader.specialised, uniform, &bound, grid.workgroups(batch))?);
         }
         launches.push(launch(gpu, &denoise, whole_step, &[&denoised, result, &noise, &state], per_pixel)?);
         let held = |buffers: &[&wgpu::Buffer]| buffers.iter().map(|b| b.size()).sum();
@@ -182,7 +176,8 @@ impl Plan {
     ///
     /// # Errors
     /// [`Error::Gpu`] when the device has no clock that can be read.
-    pub(super) async fn profile(&self, gpu: &Gpu) -> Result<Vec<LaunchTime>> {
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(super) async fn profile(&self, gpu: &Gpu, program: &Program) -> Result<Vec<LaunchTime>> {
         if !gpu.has_timestamps() {
             return Err(Error::Gpu("expected a device with timestamp-query, found one without".into()));
         }
@@ -216,10 +211,17 @@ impl Plan {
         let period = f64::from(gpu.queue.get_timestamp_period());
         let ticks = |words: &[u32]| u64::from(words[0]) | u64::from(words[1]) << 32;
         let first = ticks(&words);
-        let timed = words.chunks_exact(4).zip(&self.launches).map(|(pair, launch)| LaunchTime {
-            label: launch.label.clone(),
-            kernel: launch.kernel,
-            multiply_adds: launch.multiply_adds,
+        // The launches of the program lie between two that are not in it.
+        let of_program = program.dispatches.iter().map(|d| {
+            let kernel = d.at(self.batch).0.specialised.kernel.name();
+            (d.label.as_str(), kernel, self.batch * d.multiply_adds)
+        });
+        let [first_name, last_name] = [Kernel::Precondition, Kernel::Denoise].map(Kernel::name);
+        let about = [(first_name, first_name, 0)].into_iter().chain(of_program).chain([(last_name, last_name, 0)]);
+        let timed = words.chunks_exact(4).zip(about).map(|(pair, (label, kernel, multiply_adds))| LaunchTime {
+            label: label.to_owned(),
+            kernel,
+            multiply_adds,
             begin_nanoseconds: ticks(pair).saturating_sub(first) as f64 * period,
             nanoseconds: ticks(&pair[2..]).saturating_sub(ticks(pair)) as f64 * period,
         });
@@ -273,8 +275,7 @@ fn launch(
         layout: &gpu.layout(shader.kernel),
         entries: &entries,
     });
-    let kernel = shader.kernel.name();
-    Ok(Launch { label: kernel.to_owned(), kernel, multiply_adds: 0, pipeline, bindings, workgroups })
+    Ok(Launch { pipeline, bindings, workgroups })
 }
 
 /// Lets activations that are never alive together share a buffer.
@@ -306,7 +307,7 @@ fn assign_slots(program: &Program) -> (Vec<usize>, Vec<usize>) {
         let mut freed: Vec<usize> = std::iter::once(&dispatch.output)
             .chain(&dispatch.inputs)
             .filter_map(|s| match s {
-                Storage::Activation(a) if last_use[a] == i => Some(slot_of[*a]),
+                Storage::Activation(a) if last_use[*a] == i => Some(slot_of[*a]),
                 _ => None,
             })
             .collect();
@@ -318,17 +319,17 @@ fn assign_slots(program: &Program) -> (Vec<usize>, Vec<usize>) {
 }
 
 /// The last launch that wants each activation; for the result that is after the end.
-fn last_uses(program: &Program) -> HashMap<usize, usize> {
-    let mut last_use = HashMap::new();
+fn last_uses(program: &Program) -> Vec<usize> {
+    let mut last_use = vec![usize::MAX; program.activations.len()];
     for (i, dispatch) in program.dispatches.iter().enumerate() {
         for storage in std::iter::once(&dispatch.output).chain(&dispatch.inputs) {
             if let Storage::Activation(a) = storage {
-                last_use.insert(*a, i);
+                last_use[*a] = i;
             }
         }
     }
     if let Some(Storage::Activation(a)) = program.result {
-        last_use.insert(a, program.dispatches.len());
+        last_use[a] = program.dispatches.len();
     }
     last_use
 }
@@ -342,7 +343,12 @@ fn largest_live_set(program: &Program) -> usize {
             live += program.activations[a];
         }
         most = most.max(live);
-        live -= last_use.iter().filter(|&(_, &last)| last == i).map(|(&a, _)| program.activations[a]).sum::<usize>();
+        live -= last_use
+            .iter()
+            .zip(&program.activations)
+            .filter(|(last, _)| **last == i)
+            .map(|(_, size)| size)
+            .sum::<usize>();
     }
     most
 }

@@ -14,9 +14,6 @@ use crate::network::{ForwardInput, Network};
 use crate::rng::Generator;
 use crate::unet::{Conv2d, Ops};
 
-/// What runs everywhere.
-pub(super) const SAFE: Choice = Choice { few: Products::Registers, many: Products::Registers };
-
 /// What may be faster: tiles of 128 pixels × 128 channels, 64 × 64, 32 × 64.
 pub(super) const TILES: [Tile; 3] = [
     Tile { across: 16, down: 16, rows: 8, vectors: 2 },
@@ -40,10 +37,10 @@ const TOLERANCE: f32 = 1e-4;
 /// [`crate::Error::Gpu`] when the device fails at the register kernels.
 pub(super) async fn choose(gpu: &Gpu) -> Result<Choice> {
     if !gpu.has_timestamps() {
-        return Ok(SAFE);
+        return Ok(Choice::SAFE);
     }
     if probe(gpu, Products::Registers, 1, 1).await? > SLOW_NANOSECONDS {
-        return Ok(SAFE);
+        return Ok(Choice::SAFE);
     }
     let expected = check(gpu, Products::Registers).await?;
     let mut best = [(f64::INFINITY, Products::Registers); 2];
@@ -60,7 +57,7 @@ pub(super) async fn choose(gpu: &Gpu) -> Result<Choice> {
             }
         }
         if gpu.forgive() {
-            return Ok(SAFE);
+            return Ok(Choice::SAFE);
         }
     }
     let [few, many] = best.map(|(_, products)| products);
@@ -92,7 +89,7 @@ async fn probe(gpu: &Gpu, products: Products, batch: usize, layers: usize) -> Re
     });
     let mut network = GpuUNet::of_graph(gpu, &config, &graph, Choice { few: products, many: products })?;
     network.plan(batch)?;
-    let times = network.plan.as_ref().expect("just made").profile(gpu).await?;
+    let times = network.plan.as_ref().expect("just made").profile(gpu, &network.program).await?;
     let probes: Vec<&LaunchTime> = times.iter().filter(|launch| launch.label.starts_with("probe")).collect();
     let [first, .., last] = probes.as_slice() else {
         return Ok(probes.iter().map(|launch| launch.nanoseconds).sum());

@@ -41,7 +41,14 @@ fn minify(project: &Project, dist: &Path) -> Result<()> {
     scripts.retain(|path| path.extension().is_some_and(|extension| extension == "js"));
     match tools::esbuild(project)? {
         Ok(mut esbuild) => run(esbuild
-            .args(["--minify", "--format=esm", "--target=es2022", "--allow-overwrite", "--log-level=warning"])
+            .args([
+                "--minify",
+                "--format=esm",
+                "--target=es2022",
+                "--legal-comments=none",
+                "--allow-overwrite",
+                "--log-level=warning",
+            ])
             .arg(format!("--outdir={}", dist.display()))
             .arg(format!("--outbase={}", dist.display()))
             .args(scripts)),

@@ -63,7 +63,9 @@ fn bind(project: &Project, output: &Path, pkg: &Path) -> Result<()> {
 /// Shrinks the module in place; without node and npm the module stays as the compiler left it, which works as well.
 fn optimise(project: &Project, module: &Path) -> Result<()> {
     match tools::wasm_opt(project)? {
-        Ok(mut wasm_opt) => run(wasm_opt.arg("-Os").arg(module).arg("-o").arg(module)),
+        Ok(mut wasm_opt) => {
+            run(wasm_opt.args(["-Oz", "--gufa", "-Oz", "--type-merging", "-Oz"]).arg(module).arg("-o").arg(module))
+        }
         Err(lacking) => {
             println!("notice: {lacking}, so wasm-opt is skipped and the module stays larger than it need be");
             Ok(())
