@@ -38,9 +38,10 @@ after(async () => {
 });
 
 test("info describes the model", async () => {
-  const { device, parameters, ...info } = await page.evaluate(() => window.sampler.info);
+  const { device, parameters, bytes, ...info } = await page.evaluate(() => window.sampler.info);
   assert.equal(typeof device, "string");
   assert.ok(parameters > 100_000, `${parameters} parameters`);
+  assert.ok(bytes > 4 * parameters, `${bytes} bytes of f32 weights and their header`);
   assert.deepEqual(info, {
     sampleSize: [28, 28],
     channels: 1,
@@ -48,6 +49,10 @@ test("info describes the model", async () => {
     numTrainTimesteps: info.numTrainTimesteps,
     sigmaMin: 0.002,
     sigmaMax: 80,
+    name: `${server.origin}/weights/mnist/`,
+    revision: null,
+    licence: null,
+    classNames: null,
   });
 });
 

@@ -8,10 +8,12 @@ let model;
 serve({
   async load({ folder }) {
     await init();
-    const configs = ["unet/config.json", "scheduler/scheduler_config.json"].map((file) => text(folder + file));
-    const loader = new Loader(await Device.request(), ...(await Promise.all(configs)));
+    const files = ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json"];
+    const configs = await Promise.all(files.map((file) => text(folder + file)));
+    const loader = new Loader(await Device.request(), ...configs, true);
     await stream(`${folder}unet/diffusion_pytorch_model.safetensors`, (chunk) => loader.push(chunk));
-    model = await loader.finish();
+    loader.endFile();
+    model = loader.finish();
   },
   forward: ({ sample, timestep, labels }) => model.forward(sample, timestep, labels ?? undefined),
 });
