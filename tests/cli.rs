@@ -170,7 +170,7 @@ fn bad_folders_are_named() {
     let pickle = broken("pickle", &|f| {
         std::fs::rename(f.join(WEIGHTS), f.join("unet/diffusion_pytorch_model.bin")).unwrap();
     });
-    assert!(pickle.contains("convert it to safetensors"), "{pickle}");
+    assert!(pickle.contains("convert it by tools/convert_checkpoint.py"), "{pickle}");
 
     type Change<'a> = &'a dyn Fn(&str, Vec<usize>) -> Option<(String, Vec<usize>)>;
     // Rewrites the weights without, or with another shape of, one tensor.
