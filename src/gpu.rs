@@ -1,13 +1,15 @@
 //! The WebGPU interpreter: records the forward once, then runs it as a static plan.
 //!
 //! [`graph`] records what the forward does, [`lower`] decides what one kernel launch does, [`plan`] gives the launches
-//! buffers for one batch size, [`device`] is wgpu. The kernels are under `kernels/`, one file each; [`pack`] knows
+//! buffers for one batch size, [`device`] is the GPU, through wgpu or the browser. The kernels are under `kernels/`, one file each; [`pack`] knows
 //! the order in which they want the weights, [`tuning`] finds out which of them suit a device.
 
-mod device;
+pub(crate) mod device;
 mod graph;
-mod kernels;
+pub(crate) mod kernels;
 mod lower;
+#[cfg(not(target_arch = "wasm32"))]
+mod native;
 mod pack;
 mod plan;
 #[cfg(all(test, feature = "burn"))]
@@ -26,8 +28,13 @@ use crate::error::{Error, Result};
 use crate::network::{ForwardInput, Network};
 use crate::sampler::ConsistencyFunction;
 use crate::unet::{UNet, time_features};
+#[cfg(target_arch = "wasm32")]
+use crate::web::webgpu as backend;
+use device::Role;
 use graph::Graph;
 use lower::{Choice, Program};
+#[cfg(not(target_arch = "wasm32"))]
+use native as backend;
 use plan::{Plan, StepUniform, image_shaders};
 
 /// How many bytes of weights are queued before they are handed to the device, which bounds host memory.
@@ -38,7 +45,7 @@ pub struct GpuUNet {
     gpu: Gpu,
     config: UNetConfig,
     program: Program,
-    weights: Vec<wgpu::Buffer>,
+    weights: Vec<backend::Buffer>,
     plan: Option<Plan>,
     queued: usize,
 }
@@ -55,11 +62,10 @@ impl GpuUNet {
     /// A network of any graph from images to images of `config`'s size and channels.
     fn of_graph(gpu: &Gpu, config: &UNetConfig, graph: &Graph, choice: Choice) -> Result<Self> {
         let program = Program::lower(graph, choice);
-        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
         let weights = program
             .weights
             .iter()
-            .map(|&floats| gpu.buffer("a weight", floats as u64 * 4, usage))
+            .map(|&floats| gpu.buffer("a weight", floats as u64 * 4, Role::Input))
             .collect::<Result<Vec<_>>>()?;
         let of_program = program.dispatches.iter().flat_map(|d| d.shaders()).map(|s| &s.specialised);
         for shader in image_shaders(config).iter().chain(of_program) {
@@ -78,7 +84,7 @@ impl GpuUNet {
             dispatches: plan.dispatch_count(),
             submits: 1,
             pipelines: self.gpu.pipeline_count(),
-            weight_bytes: self.weights.iter().map(wgpu::Buffer::size).sum(),
+            weight_bytes: self.weights.iter().map(backend::Buffer::size).sum(),
             activation_bytes,
             live_bytes,
             other_bytes,
@@ -113,10 +119,10 @@ impl GpuUNet {
         let (offset, packed) = placement.order.pack_piece(first, values);
         let bytes: &[u8] = bytemuck::cast_slice(&packed);
         let start = (placement.offset + offset) as u64 * 4;
-        self.gpu.queue.write_buffer(&self.weights[placement.buffer], start, bytes);
+        self.gpu.device.write(&self.weights[placement.buffer], start, bytes);
         self.queued += bytes.len();
         if self.queued >= UPLOAD_BATCH {
-            self.gpu.queue.submit([]);
+            self.gpu.device.flush();
             self.queued = 0;
         }
         self.gpu.check()
@@ -141,7 +147,7 @@ impl GpuUNet {
         {
             row[..dim].copy_from_slice(features);
         }
-        let write = |buffer, bytes: &[u8]| self.gpu.queue.write_buffer(buffer, 0, bytes);
+        let write = |buffer, bytes: &[u8]| self.gpu.device.write(buffer, 0, bytes);
         write(&plan.time, bytemuck::cast_slice(&time));
         write(&plan.step, bytemuck::bytes_of(&step));
         if !z.is_empty() {
@@ -174,8 +180,8 @@ impl ConsistencyFunction for GpuUNet {
         let [h, w] = self.config.sample_size;
         self.plan(x.len() / (self.config.in_channels * h * w))?;
         let plan = self.plan.as_ref().expect("just made");
-        self.gpu.queue.write_buffer(&plan.state, 0, bytemuck::cast_slice(x));
-        self.gpu.queue.write_buffer(&plan.labels, 0, bytemuck::cast_slice(labels));
+        self.gpu.device.write(&plan.state, 0, bytemuck::cast_slice(x));
+        self.gpu.device.write(&plan.labels, 0, bytemuck::cast_slice(labels));
         Ok(())
     }
 

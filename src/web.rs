@@ -1,4 +1,4 @@
-//! The crate for JavaScript. This is the only file that knows JavaScript exists.
+//! The crate for JavaScript. Only this file and those under `web/` know that JavaScript exists.
 //!
 //! Everything here is meant for a Web Worker. No panic crosses over: what can fail throws an `Error` whose `message`
 //! is one line and whose `code` is [`crate::Error::code`].
@@ -19,6 +19,8 @@ use crate::network::{ForwardInput, Network};
 use crate::sampler::{Progress, Request};
 use crate::unet::UNet;
 use crate::weights::WeightStream;
+
+pub(crate) mod webgpu;
 
 type JsResult<T> = Result<T, JsValue>;
 
@@ -299,8 +301,9 @@ fn to_js(e: Error) -> JsValue {
     error.into()
 }
 
-/// Milliseconds since the worker began, from the monotonic clock.
-fn now() -> f64 {
-    let scope = js_sys::global().unchecked_into::<web_sys::WorkerGlobalScope>();
-    scope.performance().map_or(0.0, |p| p.now())
+#[wasm_bindgen]
+extern "C" {
+    /// Milliseconds since the worker began, from the monotonic clock.
+    #[wasm_bindgen(js_namespace = performance)]
+    fn now() -> f64;
 }

@@ -38,7 +38,7 @@ macro_rules! stripped {
 
 /// Which file a pipeline is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Kernel {
+pub(crate) enum Kernel {
     Conv,
     Gemm,
     #[cfg(not(target_arch = "wasm32"))]
@@ -71,7 +71,7 @@ impl Kernel {
     }
 
     /// The bindings after the uniform at 0: how many storage buffers, and which of them are written.
-    pub(super) fn bindings(self) -> &'static [Access] {
+    pub(crate) fn bindings(self) -> &'static [Access] {
         use Access::{Read, Write};
         match self {
             Kernel::Conv | Kernel::Gemm => &[Write, Read, Read, Read, Read, Read, Read],
@@ -85,7 +85,7 @@ impl Kernel {
     }
 
     /// A name for the device's error messages.
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Kernel::Conv => "conv",
             Kernel::Gemm => "gemm",
@@ -103,7 +103,7 @@ impl Kernel {
 
 /// What a kernel does with a storage buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Access {
+pub(crate) enum Access {
     Read,
     Write,
 }

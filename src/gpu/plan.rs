@@ -1,6 +1,7 @@
 //! A program made ready for one batch size: buffers, bind groups, and the encoding of one call.
 
-use super::device::Gpu;
+use super::backend::{Buffer, Launch};
+use super::device::{Gpu, Role};
 use super::kernels::{Kernel, Shader, Specialised};
 use super::lower::{Program, Storage};
 use crate::config::UNetConfig;
@@ -53,15 +54,17 @@ pub(super) struct Plan {
     pub(super) bytes: [u64; 3],
     launches: Vec<Launch>,
     /// The noisy batch x, (B, C, H, W).
-    pub(super) state: wgpu::Buffer,
+    pub(super) state: Buffer,
     /// Noise to add after the call, (B, C, H, W).
-    pub(super) noise: wgpu::Buffer,
+    pub(super) noise: Buffer,
     /// The sinusoidal features, (B, C padded to 4).
-    pub(super) time: wgpu::Buffer,
-    pub(super) labels: wgpu::Buffer,
-    pub(super) step: wgpu::Buffer,
-    denoised: wgpu::Buffer,
-    staging: wgpu::Buffer,
+    pub(super) time: Buffer,
+    pub(super) labels: Buffer,
+    pub(super) step: Buffer,
+    denoised: Buffer,
+    staging: Buffer,
+    /// What only launches use; in a browser a buffer is gone when it is dropped, whoever else refers to it.
+    _rest: Vec<Buffer>,
 }
 
 #[cfg(not(target_arch = "wasm32"))]
@@ -80,12 +83,6 @@ pub struct LaunchTime {
     pub nanoseconds: f64,
 }
 
-struct Launch {
-    pipeline: wgpu::ComputePipeline,
-    bindings: wgpu::BindGroup,
-    workgroups: [u32; 3],
-}
-
 impl Plan {
     /// # Errors
     /// [`Error::Gpu`] when the batch does not fit the device's limits.
@@ -93,28 +90,27 @@ impl Plan {
         gpu: &Gpu,
         config: &UNetConfig,
         program: &Program,
-        weights: &[wgpu::Buffer],
+        weights: &[Buffer],
         batch: usize,
     ) -> Result<Self> {
-        use wgpu::BufferUsages as Usage;
         let [h, w] = config.sample_size;
         let pixels = h * w;
-        let floats = |what: &str, count: usize, usage| gpu.buffer(what, (batch * count * 4) as u64, usage);
+        let floats = |what: &str, count: usize, role| gpu.buffer(what, (batch * count * 4) as u64, role);
         let image = config.in_channels * pixels;
-        let state = floats("the noisy batch", image, Usage::STORAGE | Usage::COPY_DST)?;
-        let noise = floats("the noise", image, Usage::STORAGE | Usage::COPY_DST)?;
-        let denoised = floats("the denoised batch", image, Usage::STORAGE | Usage::COPY_SRC)?;
-        let staging = floats("the result", image, Usage::MAP_READ | Usage::COPY_DST)?;
+        let state = floats("the noisy batch", image, Role::Input)?;
+        let noise = floats("the noise", image, Role::Input)?;
+        let denoised = floats("the denoised batch", image, Role::Result)?;
+        let staging = floats("the result", image, Role::Readback)?;
         let time_floats = config.block_out_channels[0].next_multiple_of(4);
-        let time = floats("the time features", time_floats, Usage::STORAGE | Usage::COPY_DST)?;
-        let labels = floats("the class labels", 1, Usage::STORAGE | Usage::COPY_DST)?;
-        let sample = floats("the network's input", 4 * pixels, Usage::STORAGE)?;
-        let step = gpu.buffer("the step", size_of::<StepUniform>() as u64, Usage::UNIFORM | Usage::COPY_DST)?;
-        let unused = gpu.buffer("an unused input", 16, Usage::STORAGE)?;
+        let time = floats("the time features", time_floats, Role::Input)?;
+        let labels = floats("the class labels", 1, Role::Input)?;
+        let sample = floats("the network's input", 4 * pixels, Role::Scratch)?;
+        let step = gpu.buffer("the step", size_of::<StepUniform>() as u64, Role::Uniform)?;
+        let unused = gpu.buffer("an unused input", 16, Role::Scratch)?;
 
         let (slot_of, slots) = assign_slots(program);
         let slots =
-            slots.iter().map(|&count| floats("an activation", count, Usage::STORAGE)).collect::<Result<Vec<_>>>()?;
+            slots.iter().map(|&count| floats("an activation", count, Role::Scratch)).collect::<Result<Vec<_>>>()?;
         let buffer = |storage: Storage| match storage {
             Storage::Activation(i) => &slots[slot_of[i]],
             Storage::Weight(i) => &weights[i],
@@ -131,44 +127,34 @@ impl Plan {
             row[3..3 + sizes.len()].copy_from_slice(sizes);
         }
         let bytes = (uniforms.len() * 4) as u64;
-        let params = gpu.buffer("the parameters", bytes, Usage::UNIFORM | Usage::COPY_DST)?;
-        gpu.queue.write_buffer(&params, 0, bytemuck::cast_slice(&uniforms));
+        let params = gpu.buffer("the parameters", bytes, Role::Uniform)?;
+        gpu.device.write(&params, 0, bytemuck::cast_slice(&uniforms));
 
         let [precondition, denoise] = image_shaders(config);
         let per_pixel = [pixels.div_ceil(64), batch, 1];
-        let whole_step = step.as_entire_binding();
+        let whole_step = (&step, 0, size_of::<StepUniform>() as u64);
         let result = buffer(program.result.expect("a lowered program has a result"));
-        let mut launches = vec![launch(gpu, &precondition, whole_step.clone(), &[&sample, &state], per_pixel)?];
+        let mut launches = vec![launch(gpu, &precondition, whole_step, &[&sample, &state], per_pixel)?];
         for (i, dispatch) in program.dispatches.iter().enumerate() {
-            let uniform = wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                buffer: &params,
-                offset: (i * UNIFORM_STRIDE) as u64,
-                size: std::num::NonZeroU64::new(PARAMS_BYTES),
-            });
-            let bound: Vec<&wgpu::Buffer> =
+            let uniform = (&params, (i * UNIFORM_STRIDE) as u64, PARAMS_BYTES);
+            let bound: Vec<&Buffer> =
                 std::iter::once(dispatch.output).chain(dispatch.inputs.iter().copied()).map(buffer).collect();
             let (shader, grid) = dispatch.at(batch);
             launches.push(launch(gpu, &shader.specialised, uniform, &bound, grid.workgroups(batch))?);
         }
         launches.push(launch(gpu, &denoise, whole_step, &[&denoised, result, &noise, &state], per_pixel)?);
-        let held = |buffers: &[&wgpu::Buffer]| buffers.iter().map(|b| b.size()).sum();
+        let held = |buffers: &[&Buffer]| buffers.iter().map(|b| b.size()).sum();
         let others = [&state, &noise, &denoised, &staging, &time, &labels, &sample, &step, &unused, &params];
         let live = (largest_live_set(program) * batch * 4) as u64;
         let bytes = [held(&slots.iter().collect::<Vec<_>>()), live, held(&others)];
-        Ok(Self { batch, bytes, launches, state, noise, time, labels, step, denoised, staging })
+        let mut rest = slots;
+        rest.extend([sample, unused, params]);
+        Ok(Self { batch, bytes, launches, state, noise, time, labels, step, denoised, staging, _rest: rest })
     }
 
     /// Encodes and submits one call; returns the buffer that will hold x₀, (B, C, H, W).
-    pub(super) fn submit(&self, gpu: &Gpu) -> &wgpu::Buffer {
-        let mut encoder = gpu.device.create_command_encoder(&Default::default());
-        {
-            let mut pass = encoder.begin_compute_pass(&Default::default());
-            for launch in &self.launches {
-                launch.encode(&mut pass);
-            }
-        }
-        encoder.copy_buffer_to_buffer(&self.denoised, 0, &self.staging, 0, self.staging.size());
-        gpu.queue.submit([encoder.finish()]);
+    pub(super) fn submit(&self, gpu: &Gpu) -> &Buffer {
+        gpu.device.submit(&self.launches, &self.denoised, &self.staging);
         &self.staging
     }
 
@@ -178,39 +164,8 @@ impl Plan {
     /// [`Error::Gpu`] when the device has no clock that can be read.
     #[cfg(not(target_arch = "wasm32"))]
     pub(super) async fn profile(&self, gpu: &Gpu, program: &Program) -> Result<Vec<LaunchTime>> {
-        if !gpu.has_timestamps() {
-            return Err(Error::Gpu("expected a device with timestamp-query, found one without".into()));
-        }
-        let count = 2 * self.launches.len() as u32;
-        let readings = gpu.device.create_query_set(&wgpu::QuerySetDescriptor {
-            label: None,
-            ty: wgpu::QueryType::Timestamp,
-            count,
-        });
-        let bytes = u64::from(count) * 8;
-        let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
-        let resolved = gpu.buffer("clock readings", bytes, usage)?;
-        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-        let staging = gpu.buffer("clock readings", bytes, usage)?;
-        let mut encoder = gpu.device.create_command_encoder(&Default::default());
-        for (i, launch) in (0..).zip(&self.launches) {
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-                label: None,
-                timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
-                    query_set: &readings,
-                    beginning_of_pass_write_index: Some(2 * i),
-                    end_of_pass_write_index: Some(2 * i + 1),
-                }),
-            });
-            launch.encode(&mut pass);
-        }
-        encoder.resolve_query_set(&readings, 0..count, &resolved, 0);
-        encoder.copy_buffer_to_buffer(&resolved, 0, &staging, 0, bytes);
-        gpu.queue.submit([encoder.finish()]);
-        let words: Vec<u32> = gpu.read(&staging).await?;
-        let period = f64::from(gpu.queue.get_timestamp_period());
-        let ticks = |words: &[u32]| u64::from(words[0]) | u64::from(words[1]) << 32;
-        let first = ticks(&words);
+        let times = gpu.device.time(&self.launches).await?;
+        gpu.check()?;
         // The launches of the program lie between two that are not in it.
         let of_program = program.dispatches.iter().map(|d| {
             let kernel = d.at(self.batch).0.specialised.kernel.name();
@@ -218,12 +173,12 @@ impl Plan {
         });
         let [first_name, last_name] = [Kernel::Precondition, Kernel::Denoise].map(Kernel::name);
         let about = [(first_name, first_name, 0)].into_iter().chain(of_program).chain([(last_name, last_name, 0)]);
-        let timed = words.chunks_exact(4).zip(about).map(|(pair, (label, kernel, multiply_adds))| LaunchTime {
+        let timed = times.into_iter().zip(about).map(|([begin, end], (label, kernel, multiply_adds))| LaunchTime {
             label: label.to_owned(),
             kernel,
             multiply_adds,
-            begin_nanoseconds: ticks(pair).saturating_sub(first) as f64 * period,
-            nanoseconds: ticks(&pair[2..]).saturating_sub(ticks(pair)) as f64 * period,
+            begin_nanoseconds: begin,
+            nanoseconds: end - begin,
         });
         Ok(timed.collect())
     }
@@ -231,15 +186,6 @@ impl Plan {
     /// Kernel launches of one call.
     pub(super) fn dispatch_count(&self) -> usize {
         self.launches.len()
-    }
-}
-
-impl Launch {
-    fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
-        pass.set_pipeline(&self.pipeline);
-        pass.set_bind_group(0, &self.bindings, &[]);
-        let [x, y, z] = self.workgroups;
-        pass.dispatch_workgroups(x, y, z);
     }
 }
 
@@ -253,28 +199,18 @@ pub(super) fn image_shaders(config: &UNetConfig) -> [Specialised; 2] {
 fn launch(
     gpu: &Gpu,
     shader: &Specialised,
-    uniform: wgpu::BindingResource<'_>,
-    storage: &[&wgpu::Buffer],
+    uniform: (&Buffer, u64, u64),
+    storage: &[&Buffer],
     workgroups: [usize; 3],
 ) -> Result<Launch> {
-    let most = gpu.device.limits().max_compute_workgroups_per_dimension;
+    let most = gpu.device.limits().workgroups;
+    let name = shader.kernel.name();
     let workgroups = workgroups.map(|n| u32::try_from(n).unwrap_or(u32::MAX));
     if let Some(n) = workgroups.iter().find(|&&n| n > most) {
-        let name = shader.kernel.name();
         return Err(Error::Gpu(format!("{name} needs {n} workgroups, but this GPU takes {most}: try fewer samples")));
     }
     let pipeline = gpu.pipeline(shader);
-    let storage = storage
-        .iter()
-        .enumerate()
-        .map(|(i, b)| wgpu::BindGroupEntry { binding: i as u32 + 1, resource: b.as_entire_binding() });
-    let entries: Vec<_> =
-        std::iter::once(wgpu::BindGroupEntry { binding: 0, resource: uniform }).chain(storage).collect();
-    let bindings = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
-        label: Some(shader.kernel.name()),
-        layout: &gpu.layout(shader.kernel),
-        entries: &entries,
-    });
+    let bindings = gpu.device.bindings(name, &gpu.layout(shader.kernel), uniform, storage);
     Ok(Launch { pipeline, bindings, workgroups })
 }
 

@@ -36,7 +36,7 @@ const TOLERANCE: f32 = 1e-4;
 /// # Errors
 /// [`crate::Error::Gpu`] when the device fails at the register kernels.
 pub(super) async fn choose(gpu: &Gpu) -> Result<Choice> {
-    if !gpu.has_timestamps() {
+    if !gpu.device.has_timestamps() {
         return Ok(Choice::SAFE);
     }
     if probe(gpu, Products::Registers, 1, 1).await? > SLOW_NANOSECONDS {
