@@ -9,7 +9,7 @@
 //! - `host` (feature `host`): the interpreter on the CPU, with gradients.
 //! - `reference` (features `burn`: on the CPU, `burn-wgpu`: on a GPU): the interpreter on burn tensors.
 //! - `train` (feature `train`): data, objectives, optimizer, checkpoints.
-//! - `web` (feature `web`): the only file that knows JavaScript exists, but for `bench`.
+//! - `web` (feature `web`): the only place that knows JavaScript exists, but for `bench`.
 //! - `bench` (feature `bench`): the burn interpreter for the browser benchmark; it is in no page.
 
 #[cfg(all(feature = "bench", target_arch = "wasm32"))]

@@ -20,6 +20,7 @@ use crate::sampler::{Progress, Request};
 use crate::unet::UNet;
 use crate::weights::WeightStream;
 
+#[cfg(feature = "gpu")]
 pub(crate) mod webgpu;
 
 type JsResult<T> = Result<T, JsValue>;
