@@ -4,9 +4,8 @@
 //! Parsing is strict: a key or value that this crate does not honour is an error that names it,
 //! because a picture made with an option silently ignored looks plausible and is wrong.
 
-use serde_json::{Map, Value};
-
 use crate::error::{Error, Result};
+use crate::json::{self, Value, number};
 
 /// How a block changes resolution (`downsample_type`, `upsample_type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,9 +110,9 @@ impl UNetConfig {
         f.take("num_train_timesteps"); // sizes a learned time embedding, which is refused below
 
         // One value each is supported; anything else would change the forward.
-        f.only("center_input_sample", &Value::from(false))?;
-        f.only("time_embedding_type", &Value::from("positional"))?;
-        f.only("mid_block_scale_factor", &Value::from(1))?;
+        f.only("center_input_sample", &Value::Bool(false))?;
+        f.only("time_embedding_type", &Value::String("positional".into()))?;
+        f.only("mid_block_scale_factor", &Value::Number(1.0))?;
         f.only("class_embed_type", &Value::Null)?;
         let act = f.string("act_fn", "silu")?;
         if act != "silu" && act != "swish" {
@@ -185,7 +184,7 @@ impl UNetConfig {
             Some(Value::Array(a)) if a.len() == 2 => {
                 [f.as_size("sample_size", &a[0])?, f.as_size("sample_size", &a[1])?]
             }
-            Some(v) if !v.is_null() => [f.as_size("sample_size", &v)?; 2],
+            Some(v) if v != Value::Null => [f.as_size("sample_size", &v)?; 2],
             _ => return Err(f.error("\"sample_size\" is missing: expected the image size in pixels")),
         };
         let time_embed_dim = f
@@ -264,7 +263,7 @@ impl UNetConfig {
         }
         let half = self.block_out_channels[0] / 2;
         if half as f32 <= self.freq_shift {
-            return Err(format!("freq_shift must be less than {half}, found {}", self.freq_shift));
+            return Err(format!("freq_shift must be less than {half}, found {}", number(self.freq_shift.into())));
         }
         let [h, w] = self.sample_size;
         let factor = 1 << (levels - 1);
@@ -297,12 +296,13 @@ impl SchedulerConfig {
         if !(0.0 < config.sigma_min && config.sigma_min < config.sigma_max && config.sigma_max.is_finite()) {
             return Err(f.error(&format!(
                 "expected 0 < sigma_min < sigma_max, found {} and {}",
-                config.sigma_min, config.sigma_max
+                number(config.sigma_min),
+                number(config.sigma_max)
             )));
         }
         for (key, value) in [("sigma_data", config.sigma_data), ("rho", config.rho)] {
             if !(value > 0.0 && value.is_finite()) {
-                return Err(f.error(&format!("\"{key}\" must be positive, found {value}")));
+                return Err(f.error(&format!("\"{key}\" must be positive, found {}", number(value))));
             }
         }
         Ok(config)
@@ -326,7 +326,7 @@ impl Default for SchedulerConfig {
 /// The keys of one JSON object, taken out one by one so that what is left over is known.
 struct Fields {
     file: &'static str,
-    map: Map<String, Value>,
+    entries: Vec<(String, Value)>,
 }
 
 /// The largest size that any key may name; above it products of sizes could overflow.
@@ -334,8 +334,8 @@ const MAX_SIZE: u64 = 1 << 16;
 
 impl Fields {
     fn parse(file: &'static str, json: &str) -> Result<Self> {
-        match serde_json::from_str(json) {
-            Ok(Value::Object(map)) => Ok(Self { file, map }),
+        match json::parse(json.as_bytes()) {
+            Ok(Value::Object(entries)) => Ok(Self { file, entries }),
             Ok(_) => Err(Error::Config(format!("{file}: expected a JSON object"))),
             Err(e) => {
                 let html = if json.trim_start().starts_with('<') { " (it looks like HTML)" } else { "" };
@@ -353,22 +353,25 @@ impl Fields {
     }
 
     fn class(&self, expected: &str) -> Result<()> {
-        match self.map.get("_class_name").and_then(Value::as_str) {
+        match self.get("_class_name").and_then(Value::as_str) {
             Some(found) if found == expected => Ok(()),
             Some(found) => Err(self.unsupported("_class_name", found, expected)),
             None => Err(self.error(&format!("\"_class_name\" is missing: expected {expected}"))),
         }
     }
 
+    fn get(&self, key: &str) -> Option<&Value> {
+        self.entries.iter().find(|(k, _)| k == key).map(|(_, v)| v)
+    }
+
     fn take(&mut self, key: &str) -> Option<Value> {
-        self.map.remove(key)
+        let at = self.entries.iter().position(|(k, _)| k == key)?;
+        Some(self.entries.swap_remove(at).1)
     }
 
     fn only(&mut self, key: &str, expected: &Value) -> Result<()> {
         match self.take(key) {
-            Some(v) if v != *expected && (v.is_null() || v.as_f64() != expected.as_f64() || v.as_f64().is_none()) => {
-                Err(self.error(&format!("\"{key}\" is {v}: only {expected} is supported")))
-            }
+            Some(v) if v != *expected => Err(self.error(&format!("\"{key}\" is {v}: only {expected} is supported"))),
             _ => Ok(()),
         }
     }
@@ -411,7 +414,7 @@ impl Fields {
     }
 
     fn size(&mut self, key: &str, default: Option<usize>) -> Result<usize> {
-        let found = self.map.get(key).cloned();
+        let found = self.get(key).cloned();
         self.optional_size(key, default)?.ok_or_else(|| {
             let found = found.map_or("missing".to_owned(), |v| v.to_string());
             self.unsupported(key, &found, &format!("a whole number from 1 to {MAX_SIZE}"))
@@ -457,7 +460,7 @@ impl Fields {
 
     /// Keys that begin with an underscore are diffusers' notes to itself.
     fn nothing_left(&self) -> Result<()> {
-        match self.map.keys().find(|k| !k.starts_with('_')) {
+        match self.entries.iter().map(|(key, _)| key).find(|k| !k.starts_with('_')) {
             None => Ok(()),
             Some(key) => Err(self.error(&format!("unknown option \"{key}\""))),
         }

@@ -104,7 +104,7 @@ impl GpuUNet {
     /// Of how many rows each piece that [`GpuUNet::load_rows`] takes of a parameter must be a multiple, the last one
     /// excepted; `None`: it takes that parameter whole.
     pub fn piece_granularity(&self, name: &str) -> Option<usize> {
-        self.program.placements.get(name)?.order.piece_granularity()
+        self.program.placement(name)?.order.piece_granularity()
     }
 
     /// Takes the rows `first ..` of a parameter, slices along the first axis of its checkpoint shape.
@@ -112,10 +112,10 @@ impl GpuUNet {
     /// # Errors
     /// As [`Network::load`].
     pub fn load_rows(&mut self, name: &str, first: usize, values: &[f32]) -> Result<()> {
-        let placement =
-            self.program.placements.get(name).ok_or_else(|| {
-                Error::Weights(format!("unexpected tensor {name}: the configuration has no such layer"))
-            })?;
+        let placement = self
+            .program
+            .placement(name)
+            .ok_or_else(|| Error::Weights(format!("unexpected tensor {name}: the configuration has no such layer")))?;
         let (offset, packed) = placement.order.pack_piece(first, values);
         let bytes: &[u8] = bytemuck::cast_slice(&packed);
         let start = (placement.offset + offset) as u64 * 4;

@@ -25,6 +25,7 @@ pub mod gpu;
 #[cfg(all(feature = "host", not(target_arch = "wasm32")))]
 pub mod host;
 pub mod image;
+mod json;
 pub mod network;
 #[cfg(any(feature = "burn", feature = "burn-wgpu"))]
 pub mod reference;

@@ -3,6 +3,7 @@
 use crate::config::UNetConfig;
 use crate::consistency::Step;
 use crate::error::{Error, Result};
+use crate::json::number;
 use crate::sampler::ConsistencyFunction;
 
 /// The arguments of one call of the bare network, as `UNet2DModel` takes them.
@@ -30,7 +31,7 @@ impl ForwardInput<'_> {
             return bad("timestep: expected at least one, found none".into());
         }
         if let Some(t) = self.timestep.iter().find(|t| !t.is_finite()) {
-            return bad(format!("timestep: expected finite numbers, found {t}"));
+            return bad(format!("timestep: expected finite numbers, found {}", number((*t).into())));
         }
         if self.sample.len() != expected {
             let c = config.in_channels;

@@ -20,6 +20,7 @@ use crate::sampler::{Progress, Request};
 use crate::unet::UNet;
 use crate::weights::WeightStream;
 
+pub(crate) mod json;
 #[cfg(feature = "gpu")]
 pub(crate) mod webgpu;
 
@@ -283,7 +284,17 @@ fn whole_number(value: &JsValue, key: &str) -> JsResult<u64> {
 }
 
 fn display(value: &JsValue) -> String {
-    value.as_string().map_or_else(|| format!("{value:?}"), |s| format!("\"{s}\""))
+    value.as_string().map_or_else(|| json::text(value), |s| format!("\"{s}\""))
+}
+
+fn get(object: &JsValue, key: &str) -> JsValue {
+    Reflect::get(object, &key.into()).unwrap_or_default()
+}
+
+/// What an error, or what else has a `message`, says, in one line.
+fn message(error: &JsValue) -> String {
+    let text = get(error, "message").as_string().unwrap_or_default();
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn object(entries: &[(&str, JsValue)]) -> JsResult<Object> {

@@ -5,13 +5,10 @@
 //! offsets (contiguous, in file order, no overlap), and each tensor's name, dtype and shape against what the network
 //! needs.
 
-use std::collections::BTreeMap;
-
-use half::{bf16, f16};
-use serde_json::Value;
-
 use crate::error::{Error, Result};
+use crate::json::{self, Value};
 use crate::unet::Parameter;
+use half::{bf16, f16};
 
 /// The longest header that is read, in bytes. The format's own limit is 100 MB; 600 tensors need about 80 KB.
 const MAX_HEADER: u64 = 16 << 20;
@@ -93,9 +90,9 @@ struct Wanted {
 
 /// Reads one or more safetensors files chunk by chunk and hands on their values, as f32, when their bytes are in.
 pub struct WeightStream {
-    wanted: BTreeMap<String, Wanted>,
+    wanted: Vec<(String, Wanted)>,
     /// What the header of the current file, or of the last one when none has begun, crossed off `wanted`.
-    in_file: BTreeMap<String, Wanted>,
+    in_file: Vec<(String, Wanted)>,
     /// Whether one file must hold everything, so that a missing tensor shows in its header.
     single_file: bool,
     file: FileState,
@@ -122,7 +119,7 @@ impl WeightStream {
         let wanted = |p: &Parameter| Wanted { shape: p.shape.clone(), granularity: granularity(&p.name) };
         Self {
             wanted: parameters.iter().map(|p| (p.name.clone(), wanted(p))).collect(),
-            in_file: BTreeMap::new(),
+            in_file: Vec::new(),
             single_file,
             file: FileState::Header(Vec::new()),
         }
@@ -227,18 +224,22 @@ impl WeightStream {
 
     /// Parses a header, crosses its tensors off the wanted ones and returns them in file order.
     fn check_header(&mut self, json: &[u8]) -> Result<Vec<Entry>> {
-        let header: BTreeMap<String, Value> = serde_json::from_slice(json)
-            .map_err(|e| Error::Weights(format!("the safetensors header is not a JSON object: {e}")))?;
+        let bad = |why: &str| Error::Weights(format!("the safetensors header is not a JSON object: {why}"));
+        let header = match json::parse(json).map_err(|e| bad(&e))? {
+            Value::Object(entries) => entries,
+            _ => return Err(bad("it is another kind of value")),
+        };
         let mut entries = Vec::with_capacity(header.len());
         for (name, value) in &header {
             if name == "__metadata__" {
                 continue;
             }
-            let Some(wanted) = self.wanted.remove(name) else {
+            let Some(at) = self.wanted.iter().position(|(of, _)| of == name) else {
                 return Err(Error::Weights(format!("unexpected tensor {name}: the configuration has no such layer")));
             };
-            let (expected, granularity) = (wanted.shape.clone(), wanted.granularity);
-            self.in_file.insert(name.clone(), wanted);
+            let wanted = self.wanted.remove(at); // in order, so that it is the first of the missing that is named
+            let (expected, granularity) = (wanted.1.shape.clone(), wanted.1.granularity);
+            self.in_file.push(wanted);
             let mut entry = Entry::parse(name, value)?;
             if entry.shape != expected {
                 return Err(Error::Weights(format!("{name}: expected shape {expected:?}, found {:?}", entry.shape)));
@@ -252,7 +253,7 @@ impl WeightStream {
         if self.single_file {
             missing(&self.wanted)?;
         }
-        entries.sort_by_key(|e| e.start);
+        entries.sort_unstable_by_key(|e| e.start);
         let mut end = 0;
         for entry in &entries {
             if entry.start != end {
@@ -268,12 +269,14 @@ impl WeightStream {
 impl Entry {
     fn parse(name: &str, value: &Value) -> Result<Self> {
         let bad = |what: &str| Error::Weights(format!("{name}: {what}"));
-        let dtype_name = value["dtype"].as_str().ok_or_else(|| bad("its header entry has no dtype"))?;
+        let dtype_name =
+            value.get("dtype").and_then(Value::as_str).ok_or_else(|| bad("its header entry has no dtype"))?;
         let dtype = Dtype::parse(dtype_name)
             .ok_or_else(|| bad(&format!("expected dtype F32, F16 or BF16, found {dtype_name}")))?;
         let numbers = |key: &str| -> Result<Vec<usize>> {
-            value[key]
-                .as_array()
+            value
+                .get(key)
+                .and_then(Value::as_array)
                 .and_then(|a| a.iter().map(|v| v.as_u64().and_then(|n| usize::try_from(n).ok())).collect())
                 .ok_or_else(|| bad(&format!("\"{key}\" is not a list of whole numbers")))
         };
@@ -312,8 +315,8 @@ fn header_length(bytes: &[u8]) -> Result<usize> {
     Ok(8 + n as usize)
 }
 
-fn missing(wanted: &BTreeMap<String, Wanted>) -> Result<()> {
-    match wanted.first_key_value() {
+fn missing(wanted: &[(String, Wanted)]) -> Result<()> {
+    match wanted.first() {
         None => Ok(()),
         Some((name, Wanted { shape, .. })) => {
             let others = match wanted.len() - 1 {

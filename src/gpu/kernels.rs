@@ -18,6 +18,8 @@
 
 use std::fmt::{Display, Write};
 
+use crate::json::number;
+
 /// A kernel file without its comments and indentation, as a string that the compiler makes.
 macro_rules! stripped {
     ($file:literal) => {{
@@ -142,7 +144,7 @@ impl Shader {
     }
 
     pub(super) fn f32(self, name: &str, value: f32) -> Self {
-        self.constant(name, format_args!("{value:?}"))
+        self.constant(name, format_args!("f32({})", number(value.into())))
     }
 
     pub(super) fn bool(self, name: &str, value: bool) -> Self {

@@ -7,8 +7,6 @@
 //! Concatenations and resamplings of stored maps are never materialised: they are ways of reading. Linear layers of
 //! one vector (every block's time projection) become one product. A program does not depend on the batch size.
 
-use std::collections::HashMap;
-
 use super::graph::{Graph, Node, NodeId, Op};
 use super::kernels::{Kernel, Shader};
 use super::pack::{Channels, Order, Placement, TILE};
@@ -138,12 +136,17 @@ pub(super) struct Program {
     /// Floats of each weight buffer.
     pub(super) weights: Vec<usize>,
     /// Where each tensor of the checkpoint goes.
-    pub(super) placements: HashMap<String, Placement>,
+    pub(super) placements: Vec<(String, Placement)>,
     /// The network's result: (B, H, W, C padded to 4).
     pub(super) result: Option<Storage>,
 }
 
 impl Program {
+    /// Where a tensor of the checkpoint goes.
+    pub(super) fn placement(&self, name: &str) -> Option<&Placement> {
+        self.placements.iter().find(|(of, _)| of == name).map(|(_, placement)| placement)
+    }
+
     /// The program of `graph` with the products' kernels of `choice`.
     pub(super) fn lower(graph: &Graph, choice: Choice) -> Self {
         let mut uses = vec![Vec::new(); graph.nodes.len()];
@@ -374,7 +377,7 @@ impl Lowering<'_> {
         for (name, order) in tensors {
             let placement = Placement { buffer, offset, order: order.clone() };
             offset += order.len();
-            self.program.placements.insert(name.clone(), placement);
+            self.program.placements.push((name.clone(), placement));
         }
         self.program.weights.push(offset);
         Storage::Weight(buffer)

@@ -3,11 +3,11 @@
 //! Descriptors are made as plain JavaScript objects. wgpu has all of this and more, which is why it is not used here:
 //! BENCHMARKS.md says how many of the page's 150 KB it took.
 
-use js_sys::{Array, Float32Array, Object, Promise, Reflect};
+use js_sys::{Array, Float32Array, Object, Promise};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 
-use super::object;
+use super::{get, message, object};
 use crate::error::{Error, Result};
 use crate::gpu::device::{Fault, Limits, Role};
 use crate::gpu::kernels::{Access, Kernel};
@@ -321,14 +321,4 @@ impl Device {
 fn record(entries: &[(&str, JsValue)]) -> Object {
     // Setting a property of a fresh object cannot fail.
     object(entries).unwrap_or_default()
-}
-
-fn get(object: &JsValue, key: &str) -> JsValue {
-    Reflect::get(object, &key.into()).unwrap_or_default()
-}
-
-/// What an error, or what else has a `message`, says, in one line.
-fn message(error: &JsValue) -> String {
-    let text = get(error, "message").as_string().unwrap_or_default();
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
