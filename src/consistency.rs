@@ -110,7 +110,9 @@ impl Schedule {
             .iter()
             .enumerate()
             .map(|(i, &sigma)| {
-                let next = sigmas.get(i + 1).map_or(config.sigma_min, |s| s.clamp(config.sigma_min, config.sigma_max));
+                // Not `clamp`, whose message for bounds in the wrong order would bring the formatting of floats into the page.
+                let next =
+                    sigmas.get(i + 1).map_or(config.sigma_min, |s| s.max(config.sigma_min).min(config.sigma_max));
                 // One ulp of rounding may take σ_min² below itself; diffusers has no noise there either.
                 let variance = (next * next - config.sigma_min * config.sigma_min).max(0.0);
                 let noise_scale = if i + 1 < sigmas.len() { variance.sqrt() * config.s_noise } else { 0.0 };
