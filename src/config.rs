@@ -6,6 +6,7 @@
 
 use crate::error::{Error, Result};
 use crate::json::{self, Value, number};
+use crate::unet::UNet;
 
 /// How a block changes resolution (`downsample_type`, `upsample_type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,6 +125,10 @@ impl UNetConfig {
         let out_channels = f.size("out_channels", Some(3))?;
         let block_out_channels = f.sizes("block_out_channels", &[224, 448, 672, 896])?;
         let layers_per_block = f.size("layers_per_block", Some(2))?;
+        if layers_per_block > MAX_LAYERS {
+            let found = layers_per_block.to_string();
+            return Err(f.unsupported("layers_per_block", &found, &format!("at most {MAX_LAYERS}")));
+        }
         let downsample = f.resample("downsample_type")?;
         let upsample = f.resample("upsample_type")?;
         let down_blocks =
@@ -172,6 +177,11 @@ impl UNetConfig {
             .optional_size("attn_norm_num_groups", None)?
             .or((time_scale_shift == TimeScaleShift::Default).then_some(norm_num_groups));
         let norm_eps = f.number("norm_eps", 1e-5)? as f32;
+        if !(norm_eps > 0.0 && norm_eps <= 1.0) {
+            return Err(
+                f.error(&format!("\"norm_eps\" must be above 0 and at most 1, found {}", number(norm_eps.into())))
+            );
+        }
         let attention_head_dim = f.optional_size("attention_head_dim", Some(8))?;
         let downsample_padding = match f.take("downsample_padding") {
             None => 1,
@@ -270,6 +280,30 @@ impl UNetConfig {
         if h == 0 || w == 0 || h % factor != 0 || w % factor != 0 {
             return Err(format!("sample_size {h}×{w} must be divisible by {factor} for {levels} levels"));
         }
+        self.check_extent()
+    }
+
+    /// Refuses networks that no device could hold, before anything is allocated for them.
+    fn check_extent(&self) -> Result<(), String> {
+        let [h, w] = self.sample_size.map(|n| n as u64);
+        let channels = &self.block_out_channels;
+        for level in 0..channels.len() {
+            // The decoder joins what comes from a coarser level with what the encoder left.
+            let neighbours = level.saturating_sub(1)..=(level + 1).min(channels.len() - 1);
+            let widest = channels[neighbours].iter().max().map_or(0, |&c| c as u64);
+            let values = (h >> level) * (w >> level) * 2 * widest;
+            if values > MAX_MAP {
+                return Err(format!(
+                    "sample_size {h}×{w} with {widest} channels makes feature maps of {values} values: expected at most {MAX_MAP}"
+                ));
+            }
+        }
+        let parameters = UNet::new(self).parameters();
+        let sizes = parameters.iter().map(|p| p.shape.iter().map(|&d| d as u64).product::<u64>());
+        let count = sizes.fold(0, u64::saturating_add);
+        if count > MAX_PARAMETERS {
+            return Err(format!("the network has {count} parameters: expected at most {MAX_PARAMETERS}"));
+        }
         Ok(())
     }
 }
@@ -300,10 +334,21 @@ impl SchedulerConfig {
                 number(config.sigma_max)
             )));
         }
-        for (key, value) in [("sigma_data", config.sigma_data), ("rho", config.rho)] {
-            if !(value > 0.0 && value.is_finite()) {
-                return Err(f.error(&format!("\"{key}\" must be positive, found {}", number(value))));
-            }
+        // Beyond these, f32 images or the powers of the schedule leave the range of numbers.
+        let bounds = [
+            ("sigma_min", config.sigma_min, 1e-9, 1e6),
+            ("sigma_max", config.sigma_max, 1e-9, 1e6),
+            ("sigma_data", config.sigma_data, 1e-6, 1e6),
+            ("rho", config.rho, 0.1, 1e3),
+            ("s_noise", config.s_noise, 0.0, 1e3),
+        ];
+        if let Some((key, value, low, high)) = bounds.iter().find(|(_, v, low, high)| !(low..=high).contains(&v)) {
+            return Err(f.error(&format!(
+                "\"{key}\" must be from {} to {}, found {}",
+                number(*low),
+                number(*high),
+                number(*value)
+            )));
         }
         Ok(config)
     }
@@ -331,6 +376,14 @@ struct Fields {
 
 /// The largest size that any key may name; above it products of sizes could overflow.
 const MAX_SIZE: u64 = 1 << 16;
+
+/// The most residual blocks of an encoder level, many times what published models have.
+const MAX_LAYERS: usize = 64;
+
+/// The most values of one feature map of one sample, and the most parameters of a network: twice the largest published
+/// consistency model, and what 32 bits can still address.
+const MAX_MAP: u64 = 1 << 30;
+const MAX_PARAMETERS: u64 = 1 << 30;
 
 impl Fields {
     fn parse(file: &'static str, json: &str) -> Result<Self> {
@@ -512,6 +565,38 @@ mod tests {
                 .to_string()
                 .contains("UNet2DModel")
         );
+    }
+
+    #[test]
+    fn absurd_sizes_are_refused_before_anything_is_laid_out() {
+        assert!(
+            error_of(r#", "layers_per_block": 65536"#).contains("\"layers_per_block\" is 65536: expected at most 64")
+        );
+        let wide = r#", "block_out_channels": [65536, 65536, 65536], "sample_size": 4"#;
+        assert!(error_of(wide).contains("parameters: expected at most 1073741824"), "{}", error_of(wide));
+        let large = r#", "sample_size": 65536"#;
+        assert!(error_of(large).contains("makes feature maps of"), "{}", error_of(large));
+        assert!(error_of(r#", "num_class_embeds": 65536, "time_embedding_dim": 65536"#).contains("parameters"));
+        for eps in ["0", "-1e-5", "1e300"] {
+            assert!(error_of(&format!(r#", "norm_eps": {eps}"#)).contains("norm_eps"), "{eps}");
+        }
+    }
+
+    #[test]
+    fn noise_levels_stay_in_the_range_of_numbers() {
+        for (key, value) in [
+            ("sigma_max", "1e300"),
+            ("sigma_min", "1e-300"),
+            ("sigma_data", "1e-300"),
+            ("rho", "1e-300"),
+            ("rho", "-7"),
+            ("s_noise", "-1"),
+            ("s_noise", "1e300"),
+        ] {
+            let json = format!(r#"{{"_class_name": "CMStochasticIterativeScheduler", "{key}": {value}}}"#);
+            let message = SchedulerConfig::parse(&json).unwrap_err().to_string();
+            assert!(message.contains(&format!("\"{key}\" must be from ")), "{message}");
+        }
     }
 
     #[test]

@@ -39,13 +39,42 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Io(m) | Error::Config(m) | Error::Weights(m) | Error::Input(m) | Error::Gpu(m) => f.write_str(m),
+            Error::Io(m) | Error::Config(m) | Error::Weights(m) | Error::Input(m) | Error::Gpu(m) => one_line(m, f),
             Error::Cancelled => f.write_str("cancelled"),
         }
     }
+}
+
+/// The longest message, in characters.
+const LONGEST: usize = 600;
+
+/// Names and values in a message come from files that anyone may have made: they must not break the line, nor fill the
+/// page.
+fn one_line(message: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    use fmt::Write as _;
+    for (i, c) in message.chars().enumerate() {
+        if i == LONGEST {
+            return f.write_char('…');
+        }
+        f.write_char(if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') { '\u{fffd}' } else { c })?;
+    }
+    Ok(())
 }
 
 impl std::error::Error for Error {}
 
 /// `Result` with the crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_one_line_of_bounded_length_whatever_a_file_holds() {
+        let name = format!("a\nb\u{1b}[31m\u{2028}{}", "x".repeat(1 << 20));
+        let shown = Error::Weights(format!("unexpected tensor {name}")).to_string();
+        assert!(shown.starts_with("unexpected tensor a\u{fffd}b\u{fffd}[31m\u{fffd}xxx"));
+        assert_eq!(shown.chars().count(), LONGEST + 1);
+    }
+}

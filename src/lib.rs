@@ -6,6 +6,7 @@
 //! - [`unet`]: the network's forward, once, over a trait of operations.
 //! - `gpu` (feature `gpu`): the interpreter that records a static WebGPU plan.
 //! - [`network`], [`image`]: what every interpreter offers; from its numbers to pixels.
+//! - `picture` (feature `png`): pictures from PNG files.
 //! - `host` (feature `host`): the interpreter on the CPU, with gradients.
 //! - `reference` (features `burn`: on the CPU, `burn-wgpu`: on a GPU): the interpreter on burn tensors.
 //! - `train` (feature `train`): data, objectives, optimizer, checkpoints.
@@ -27,6 +28,8 @@ pub mod host;
 pub mod image;
 mod json;
 pub mod network;
+#[cfg(feature = "png")]
+pub mod picture;
 #[cfg(any(feature = "burn", feature = "burn-wgpu"))]
 pub mod reference;
 pub mod rng;

@@ -72,6 +72,9 @@ pub async fn sample<F: ConsistencyFunction>(
     Ok(denoised)
 }
 
+/// The most values of a batch: 256 MB of f32, of which a run holds several copies.
+const MAX_VALUES: usize = 1 << 26;
+
 /// What to sample, as a person asks for it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Request {
@@ -105,9 +108,7 @@ impl Request {
     /// [`Error::Input`] when a label is out of range, their number fits neither 1 nor the batch, or the model knows
     /// no classes.
     pub fn labels(&self, config: &UNetConfig) -> Result<Vec<u32>> {
-        if self.batch == 0 {
-            return Err(Error::Input("batch must be at least 1, found 0".into()));
-        }
+        self.len(config)?;
         match (config.num_class_embeds, &self.class_labels) {
             (None, None) => Ok(Vec::new()),
             (None, Some(labels)) => Err(Error::Input(format!(
@@ -136,6 +137,22 @@ impl Request {
         }
     }
 
+    /// How many values the batch has, B·C·H·W.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when it has none, or more than 2²⁶, of which several copies could not be held.
+    fn len(&self, config: &UNetConfig) -> Result<usize> {
+        let [h, w] = config.sample_size;
+        let image = config.in_channels * h * w;
+        match (self.batch, (MAX_VALUES / image).max(1)) {
+            (0, _) => Err(Error::Input("batch must be at least 1, found 0".into())),
+            (batch, most) if batch > most => {
+                Err(Error::Input(format!("batch must be at most {most} for images of {h}×{w}, found {batch}")))
+            }
+            (batch, _) => Ok(batch * image),
+        }
+    }
+
     /// Draws the samples: [`sample`] with the seed's noise.
     pub async fn run<F: ConsistencyFunction>(
         &self,
@@ -145,9 +162,8 @@ impl Request {
         on_step: impl FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<Vec<f32>> {
         let (schedule, labels) = (self.schedule(scheduler)?, self.labels(unet)?);
-        let [h, w] = unet.sample_size;
+        let len = self.len(unet)?;
         let mut generator = Generator::new(self.seed);
-        let len = self.batch * unet.in_channels * h * w;
         sample(function, &schedule, len, &labels, |z| generator.randn(z), on_step).await
     }
 }

@@ -6,7 +6,7 @@
 //! needs.
 
 use crate::error::{Error, Result};
-use crate::json::{self, Value};
+use crate::json::{self, Value, number};
 use crate::unet::Parameter;
 use half::{bf16, f16};
 
@@ -67,6 +67,15 @@ impl Entry {
     /// Bytes of one row: an element of a vector, a slice along the first axis of anything else.
     fn row_bytes(&self) -> usize {
         self.shape.iter().skip(1).product::<usize>() * self.dtype.size()
+    }
+
+    /// The values of `bytes`, which are whole rows; a NaN or an infinity would spoil every picture unseen.
+    fn decode(&self, bytes: &[u8]) -> Result<Vec<f32>> {
+        let values = self.dtype.decode(bytes);
+        match values.iter().find(|v| !v.is_finite()) {
+            None => Ok(values),
+            Some(v) => Err(Error::Weights(format!("{}: expected finite numbers, found {}", self.name, number((*v).into())))),
+        }
     }
 
     /// How many rows there are; a scalar is one.
@@ -172,14 +181,14 @@ impl WeightStream {
                     let length = rows * entry.row_bytes();
                     let missing = length - buffer.len();
                     if buffer.is_empty() && chunk.len() >= length {
-                        sink(&entry.name, *row, &entry.dtype.decode(&chunk[..length]))?; // no copy when it came whole
+                        sink(&entry.name, *row, &entry.decode(&chunk[..length])?)?; // no copy when it came whole
                     } else {
                         buffer.reserve_exact(missing);
                         buffer.extend_from_slice(&chunk[..missing.min(chunk.len())]);
                         if buffer.len() < length {
                             return Ok(());
                         }
-                        sink(&entry.name, *row, &entry.dtype.decode(buffer))?;
+                        sink(&entry.name, *row, &entry.decode(buffer)?)?;
                         buffer.clear();
                     }
                     chunk = &chunk[missing..];
@@ -481,6 +490,19 @@ mod tests {
         assert!(error(&HEADER.replace("[24,28]", "[24,29]")).contains("do not fit"));
         assert!(error(&HEADER.replace("[2,3]", "[9223372036854775807,3]")).contains("do not fit"));
         assert!(error("[]").contains("not a JSON object"));
+    }
+
+    #[test]
+    fn numbers_that_are_none_name_their_tensor() {
+        let start = file(HEADER).len() - 30;
+        let spoilt = |at: usize, bytes: &[u8]| {
+            let mut file = file(HEADER);
+            file[start + at..start + at + bytes.len()].copy_from_slice(bytes);
+            read(&file, 7).unwrap_err().to_string()
+        };
+        assert_eq!(spoilt(8, &f32::NAN.to_le_bytes()), "a: expected finite numbers, found NaN");
+        assert_eq!(spoilt(24, &f16::INFINITY.to_le_bytes()), "b: expected finite numbers, found inf");
+        assert_eq!(spoilt(28, &bf16::NEG_INFINITY.to_le_bytes()), "c: expected finite numbers, found -inf");
     }
 
     #[test]

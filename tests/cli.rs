@@ -209,3 +209,80 @@ fn bad_folders_are_named() {
     });
     assert_eq!(option, "unet/config.json: unknown option \"attention_type\"");
 }
+
+#[test]
+fn pictures_that_do_not_fit_are_refused_and_alpha_is_seen_on_black() {
+    let dir = scratch("pictures");
+    let model = goldens().join("mnist-shape");
+    let input = dir.join("in.png");
+    let edit = |more: &[&str]| {
+        let output = dir.join("out.png");
+        let fixed =
+            ["edit", "--device", "cpu", "--model", str(&model), "--output", str(&output), "--input", str(&input)];
+        run(&[&fixed, more].concat())
+    };
+    let refused = |bytes: &[u8]| {
+        std::fs::write(&input, bytes).unwrap();
+        let ran = edit(&["--kind", "stroke"]);
+        assert!(!ran.status.success());
+        let message = String::from_utf8(ran.stderr).unwrap();
+        assert_eq!(message.lines().count(), 1, "{message}");
+        message.trim().replace(str(&input), "PNG")
+    };
+    let png = |[width, height]: [u32; 2], color, depth, data: &[u8]| {
+        let mut bytes = Vec::new();
+        let mut encoder = png::Encoder::new(&mut bytes, width, height);
+        encoder.set_color(color);
+        encoder.set_depth(depth);
+        encoder.write_header().unwrap().write_image_data(data).unwrap();
+        bytes
+    };
+    use png::{BitDepth, ColorType};
+    assert_eq!(refused(b""), "error: PNG: not a PNG: unexpected end of file");
+    assert!(refused(b"GIF89a").contains("not a PNG"));
+    let other = png([27, 28], ColorType::Grayscale, BitDepth::Eight, &[0; 27 * 28]);
+    assert_eq!(refused(&other), "error: PNG: expected 28×28 pixels, found 28×27");
+    // A hundred megapixels, all of them there.
+    let huge = png([10_000, 10_000], ColorType::Grayscale, BitDepth::One, &vec![0; 1250 * 10_000]);
+    let begin = std::time::Instant::now();
+    assert_eq!(refused(&huge), "error: PNG: expected 28×28 pixels, found 10000×10000");
+    assert!(begin.elapsed().as_secs() < 30);
+    let whole = png([28, 28], ColorType::Grayscale, BitDepth::Eight, &[255; 28 * 28]);
+    assert!(refused(&whole[..whole.len() - 20]).contains("damaged PNG"));
+
+    // Half transparent white is the grey of half its level, in any of PNG's forms.
+    let forms = [
+        png([28, 28], ColorType::GrayscaleAlpha, BitDepth::Eight, &[255, 128].repeat(28 * 28)),
+        png([28, 28], ColorType::Rgba, BitDepth::Eight, &[255, 255, 255, 128].repeat(28 * 28)),
+        png([28, 28], ColorType::Grayscale, BitDepth::Eight, &[128].repeat(28 * 28)),
+    ];
+    let results = forms.map(|bytes| {
+        std::fs::write(&input, bytes).unwrap();
+        let ran = edit(&["--kind", "denoise", "--sigma", "0.5", "--class-labels", "3"]);
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        std::fs::read(dir.join("out.png")).unwrap()
+    });
+    assert!(results[0] == results[2] && results[1] == results[2]);
+}
+
+#[test]
+fn numbers_out_of_range_are_refused_in_one_line() {
+    let model = goldens().join("mnist-shape");
+    let output = Path::new(env!("CARGO_TARGET_TMPDIR")).join("never.png");
+    let sample = ["sample", "--device", "cpu", "--model", str(&model), "--output", str(&output)];
+    for option in ["--seed", "--batch", "--class-labels", "--num-inference-steps", "--timesteps"] {
+        for value in ["NaN", "", "1.5", "1e3", "99999999999999999999999", "-99999999999999999999999", "inf"] {
+            let ran = run(&[&sample[..], &[&format!("{option}={value}")]].concat());
+            assert!(!ran.status.success(), "{option} {value}");
+            let message = String::from_utf8(ran.stderr).unwrap();
+            assert!(message.starts_with("error: ") && !message.contains("panicked"), "{option} {value}: {message}");
+        }
+    }
+    let with = |more: &[&str]| error(&[&sample[..], more].concat());
+    assert!(with(&["--batch", "18446744073709551615"]).starts_with("batch must be at most "));
+    assert!(with(&["--batch", "1000000"]).starts_with("batch must be at most 85598 for images of 28×28"));
+    assert_eq!(with(&["--class-labels", "4294967295"]), "class labels must be from 0 to 9, found 4294967295");
+    assert!(with(&["--timesteps", "5,5"]).contains("descend"));
+    assert!(with(&["--timesteps", "40,0"]).contains("below num_train_timesteps 40"));
+    assert!(with(&["--num-inference-steps", "0"]).contains("from 1 to 40"));
+}

@@ -10,6 +10,9 @@ export class Failure extends Error {
   }
 }
 
+/** Fewer bytes than this in the time of a stall are no progress: a server that drips must not hold a load for hours. */
+const TRICKLE = 1024;
+
 /** Yielded by `Download.chunks` when the bytes so far are void and come anew from the first one. */
 export const RESTART = Symbol("restart");
 
@@ -17,7 +20,7 @@ export const RESTART = Symbol("restart");
  * @typedef {object} Patience
  * @property {number} tries  how many requests in a row may bring nothing new
  * @property {number} delay  milliseconds before the second of them; each further one waits twice as long
- * @property {number} stall  milliseconds without a byte after which a connection counts as broken
+ * @property {number} stall  milliseconds after which a connection counts as broken if fewer than 1024 bytes came in them
  */
 
 /** @type {Patience} */
@@ -89,6 +92,9 @@ export class Download {
           await onVersion?.();
           for await (const chunk of connection.chunks()) {
             this.at += chunk.length;
+            if (this.size !== null && this.at > this.size) {
+              throw new Failure("weights", `${this.#url}: expected ${this.size} bytes, the server sends more`);
+            }
             yield chunk;
           }
           if (this.size === null || this.at === this.size) return;
@@ -100,7 +106,10 @@ export class Download {
       } finally {
         connection.close();
       }
-      if (this.at > farthest) [farthest, attempt] = [this.at, 1];
+      // What ended by stalling counts as progress if it brought more than a trickle.
+      const progress = this.at - farthest;
+      if (progress >= (connection.stalled ? TRICKLE : 1)) attempt = 1;
+      farthest = Math.max(farthest, this.at);
       if (attempt === tries) {
         throw new Failure("network", `${this.#url}: broken off after ${this.at || farthest} bytes: ${reason}`);
       }
@@ -154,9 +163,12 @@ export class Download {
   }
 }
 
-/** One request, which ends when nothing comes for `stall` milliseconds. */
+/** One request, which ends when less than a trickle comes for `stall` milliseconds. */
 class Connection {
   stalled = false;
+  /** Milliseconds waited for, and bytes that came, since it last was no trickle. */
+  #waited = 0;
+  #came = 0;
   #abort = new AbortController();
   #timer;
   #stall;
@@ -178,6 +190,8 @@ class Connection {
     for (;;) {
       const { done, value } = await this.#patiently(this.#reader.read());
       if (done) return;
+      this.#came += value.length;
+      if (this.#came >= TRICKLE) this.#came = this.#waited = 0;
       yield value;
     }
   }
@@ -193,12 +207,15 @@ class Connection {
 
   async #patiently(promise) {
     this.#waiting = true;
-    this.#timer = setTimeout(() => {
+    const begin = performance.now();
+    const abort = () => {
       this.stalled = true;
       this.#abort.abort();
-    }, this.#stall);
+    };
+    this.#timer = setTimeout(abort, Math.max(this.#stall - this.#waited, 1));
     const value = await promise;
     clearTimeout(this.#timer);
+    this.#waited += performance.now() - begin;
     this.#waiting = false;
     return value;
   }
@@ -271,5 +288,7 @@ function check(url, response) {
 const statusOf = ({ status, statusText }) => `${status} ${statusText}`.trim();
 const isHtml = ({ headers }) => headers.get("Content-Type")?.startsWith("text/html") ?? false;
 const versionOf = ({ headers }) => headers.get("ETag") ?? headers.get("Last-Modified");
-const lengthOf = ({ headers }) =>
-  headers.has("Content-Length") && !headers.has("Content-Encoding") ? Number(headers.get("Content-Length")) : null;
+const lengthOf = ({ headers }) => {
+  const length = headers.get("Content-Length") ?? "";
+  return /^\d+$/.test(length) && !headers.has("Content-Encoding") ? Number(length) : null;
+};

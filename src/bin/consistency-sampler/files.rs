@@ -5,9 +5,8 @@ use std::io::{BufReader, BufWriter};
 use std::path::Path;
 
 use consistency_sampler::config::UNetConfig;
-use consistency_sampler::edit::LUMA;
 use consistency_sampler::image::{to_byte, to_unit};
-use consistency_sampler::{Error, Result};
+use consistency_sampler::{Error, Result, picture};
 use safetensors::{Dtype, SafeTensors, View};
 
 /// What kind of file pictures are written to.
@@ -44,42 +43,16 @@ impl PictureFile {
     }
 }
 
-/// Reads a PNG of the model's size as (C, H, W) in [−1, 1].
-///
-/// Grey becomes three equal channels, colours become their luma where the model is grey; transparent pixels are seen on
-/// black.
+/// Reads a PNG of the model's size as [`picture::read_png`] does.
 pub fn read_picture(path: &Path, config: &UNetConfig) -> Result<Vec<f32>> {
-    let bad = |m: String| Error::Input(format!("{}: {m}", path.display()));
     let file = File::open(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => Error::Io(format!("{}: no such file", path.display())),
         _ => Error::Io(format!("{}: {e}", path.display())),
     })?;
-    let mut decoder = png::Decoder::new(BufReader::new(file));
-    decoder.set_transformations(png::Transformations::normalize_to_color8());
-    let mut reader = decoder.read_info().map_err(|e| bad(format!("not a PNG: {e}")))?;
-    let [height, width] = config.sample_size;
-    let found = (reader.info().height as usize, reader.info().width as usize);
-    if found != (height, width) {
-        return Err(bad(format!("expected {height}×{width} pixels, found {}×{}", found.0, found.1)));
-    }
-    let size = reader.output_buffer_size().ok_or_else(|| bad("too large".into()))?;
-    let mut bytes = vec![0; size];
-    reader.next_frame(&mut bytes).map_err(|e| bad(format!("damaged PNG: {e}")))?;
-    let (color, _) = reader.output_color_type();
-    let samples = color.samples();
-    let pixels = bytes.chunks_exact(samples).take(height * width).map(|p| {
-        let alpha = if samples % 2 == 0 { f32::from(p[samples - 1]) / 255.0 } else { 1.0 };
-        let channel = |c: usize| f32::from(p[if samples < 3 { 0 } else { c }]) * alpha;
-        [channel(0), channel(1), channel(2)]
-    });
-    let pixels: Vec<[f32; 3]> = pixels.collect();
-    let grey = |p: &[f32; 3]| match p[0] == p[1] && p[1] == p[2] {
-        true => p[0],
-        false => p.iter().zip(LUMA).map(|(p, w)| p * w).sum(),
-    };
-    let value = |c: usize, p: &[f32; 3]| if config.in_channels == 1 { grey(p) } else { p[c.min(2)] };
-    let planes = (0..config.in_channels).flat_map(|c| pixels.iter().map(move |p| value(c, p) / 127.5 - 1.0));
-    Ok(planes.collect())
+    picture::read_png(BufReader::new(file), config).map_err(|e| match e {
+        Error::Input(m) => Error::Input(format!("{}: {m}", path.display())),
+        other => other,
+    })
 }
 
 /// A tensor read from a file.
