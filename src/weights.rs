@@ -74,7 +74,9 @@ impl Entry {
         let values = self.dtype.decode(bytes);
         match values.iter().find(|v| !v.is_finite()) {
             None => Ok(values),
-            Some(v) => Err(Error::Weights(format!("{}: expected finite numbers, found {}", self.name, number((*v).into())))),
+            Some(v) => {
+                Err(Error::Weights(format!("{}: expected finite numbers, found {}", self.name, number((*v).into()))))
+            }
         }
     }
 
