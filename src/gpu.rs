@@ -1,9 +1,10 @@
 //! The WebGPU interpreter: records the forward once, then runs it as a static plan.
 //!
 //! [`graph`] records what the forward does, [`lower`] decides what one kernel launch does, [`plan`] gives the launches
-//! buffers for one batch size, [`device`] is the GPU, through wgpu or the browser. The kernels are under `kernels/`, one file each; [`pack`] knows
+//! buffers for one batch size, [`arena`] lets activations share them, [`device`] is the GPU, through wgpu or the browser. The kernels are under `kernels/`, one file each; [`pack`] knows
 //! the order in which they want the weights, [`tuning`] finds out which of them suit a device.
 
+mod arena;
 pub(crate) mod device;
 mod graph;
 pub(crate) mod kernels;
@@ -30,6 +31,7 @@ use crate::sampler::ConsistencyFunction;
 use crate::unet::{UNet, time_features};
 #[cfg(target_arch = "wasm32")]
 use crate::web::webgpu as backend;
+use arena::Arenas;
 use device::Role;
 use graph::Graph;
 use lower::{Choice, Program};
@@ -45,6 +47,7 @@ pub struct GpuUNet {
     gpu: Gpu,
     config: UNetConfig,
     program: Program,
+    arenas: Arenas,
     weights: Vec<backend::Buffer>,
     plan: Option<Plan>,
     queued: usize,
@@ -72,7 +75,8 @@ impl GpuUNet {
             gpu.pipeline(shader);
         }
         gpu.check()?;
-        Ok(Self { gpu: gpu.clone(), config: config.clone(), program, weights, plan: None, queued: 0 })
+        let arenas = Arenas::of(&program);
+        Ok(Self { gpu: gpu.clone(), config: config.clone(), program, arenas, weights, plan: None, queued: 0 })
     }
 
     /// What a call costs the device; `None` before the first call.
@@ -132,7 +136,7 @@ impl GpuUNet {
     fn plan(&mut self, batch: usize) -> Result<()> {
         if self.plan.as_ref().is_none_or(|p| p.batch != batch) {
             self.plan = None; // its memory is free before the next one is made
-            self.plan = Some(Plan::new(&self.gpu, &self.config, &self.program, &self.weights, batch)?);
+            self.plan = Some(Plan::new(&self.gpu, &self.config, &self.program, &self.arenas, &self.weights, batch)?);
         }
         Ok(())
     }

@@ -45,6 +45,20 @@ pub(crate) enum Role {
     Clock,
 }
 
+/// A part of a buffer, as a kernel is given it; begins at a multiple of 256 bytes.
+#[derive(Clone, Copy)]
+pub(crate) struct Slice<'a> {
+    pub(crate) buffer: &'a backend::Buffer,
+    pub(crate) offset: u64,
+    pub(crate) bytes: u64,
+}
+
+impl<'a> Slice<'a> {
+    pub(crate) fn whole(buffer: &'a backend::Buffer) -> Self {
+        Self { buffer, offset: 0, bytes: buffer.size() }
+    }
+}
+
 /// The first error that a device reported outside of any call. Clones share it.
 #[derive(Clone, Default)]
 pub(crate) struct Fault(Arc<Mutex<Option<String>>>);

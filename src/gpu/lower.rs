@@ -19,8 +19,6 @@ pub(super) enum Storage {
     Activation(usize),
     /// A packed weight: index into [`Program::weights`].
     Weight(usize),
-    /// The preconditioned batch, written before the network.
-    Sample,
     /// The sinusoidal features, (B, C padded to 4).
     Time,
     /// One class per sample, u32.
@@ -137,6 +135,8 @@ pub(super) struct Program {
     pub(super) weights: Vec<usize>,
     /// Where each tensor of the checkpoint goes.
     pub(super) placements: Vec<(String, Placement)>,
+    /// The preconditioned batch, written before the network: (B, H, W, C padded to 4).
+    pub(super) sample: Option<Storage>,
     /// The network's result: (B, H, W, C padded to 4).
     pub(super) result: Option<Storage>,
 }
@@ -284,7 +284,10 @@ impl Lowering<'_> {
         }
         let node = &self.graph.nodes[id];
         match &node.op {
-            Op::Sample => self.keep(id, Storage::Sample, Channels::dense(node.channels)),
+            Op::Sample => {
+                let storage = self.store(id, Channels::dense(node.channels), node.height * node.width);
+                self.program.sample = Some(storage);
+            }
             Op::Time => self.keep(id, Storage::Time, Channels::dense(node.channels)),
             Op::Concat => {} // a way of reading
             Op::Upsample | Op::Downsample if !self.is_norm_chain(id) => {}

@@ -1,6 +1,6 @@
 //! The device through wgpu, on every platform but the browser; `web/webgpu.rs` offers the same things there.
 
-use super::device::{Fault, Limits, Role};
+use super::device::{Fault, Limits, Role, Slice};
 use super::kernels::{Access, Kernel};
 use crate::error::{Error, Result};
 
@@ -152,25 +152,14 @@ impl Device {
         })
     }
 
-    /// Binds `bytes` of a uniform buffer from `offset` on, and whole storage buffers.
-    pub(crate) fn bindings(
-        &self,
-        name: &str,
-        layout: &Layout,
-        (uniform, offset, bytes): (&Buffer, u64, u64),
-        storage: &[&Buffer],
-    ) -> Bindings {
-        let uniform = wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-            buffer: uniform,
-            offset,
-            size: std::num::NonZeroU64::new(bytes),
-        });
-        let storage = storage
-            .iter()
-            .enumerate()
-            .map(|(i, b)| wgpu::BindGroupEntry { binding: i as u32 + 1, resource: b.as_entire_binding() });
-        let entries: Vec<_> =
-            std::iter::once(wgpu::BindGroupEntry { binding: 0, resource: uniform }).chain(storage).collect();
+    /// Binds a uniform at 0 and storage after it.
+    pub(crate) fn bindings<'a>(&self, name: &str, layout: &Layout, bound: &[Slice<'a>]) -> Bindings {
+        let entry = |(binding, slice): (u32, &Slice<'a>)| {
+            let size = std::num::NonZeroU64::new(slice.bytes);
+            let resource = wgpu::BufferBinding { buffer: slice.buffer, offset: slice.offset, size };
+            wgpu::BindGroupEntry { binding, resource: wgpu::BindingResource::Buffer(resource) }
+        };
+        let entries: Vec<_> = (0..).zip(bound).map(entry).collect();
         let label = Some(name);
         self.device.create_bind_group(&wgpu::BindGroupDescriptor { label, layout, entries: &entries })
     }

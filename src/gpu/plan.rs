@@ -1,7 +1,8 @@
 //! A program made ready for one batch size: buffers, bind groups, and the encoding of one call.
 
+use super::arena::{Arenas, largest_live_set};
 use super::backend::{Buffer, Launch};
-use super::device::{Gpu, Role};
+use super::device::{Gpu, Role, Slice};
 use super::kernels::{Kernel, Shader, Specialised};
 use super::lower::{Program, Storage};
 use crate::config::UNetConfig;
@@ -90,6 +91,7 @@ impl Plan {
         gpu: &Gpu,
         config: &UNetConfig,
         program: &Program,
+        arenas: &Arenas,
         weights: &[Buffer],
         batch: usize,
     ) -> Result<Self> {
@@ -104,20 +106,21 @@ impl Plan {
         let time_floats = config.block_out_channels[0].next_multiple_of(4);
         let time = floats("the time features", time_floats, Role::Input)?;
         let labels = floats("the class labels", 1, Role::Input)?;
-        let sample = floats("the network's input", 4 * pixels, Role::Scratch)?;
         let step = gpu.buffer("the step", size_of::<StepUniform>() as u64, Role::Uniform)?;
         let unused = gpu.buffer("an unused input", 16, Role::Scratch)?;
 
-        let (slot_of, slots) = assign_slots(program);
-        let slots =
-            slots.iter().map(|&count| floats("an activation", count, Role::Scratch)).collect::<Result<Vec<_>>>()?;
-        let buffer = |storage: Storage| match storage {
-            Storage::Activation(i) => &slots[slot_of[i]],
-            Storage::Weight(i) => &weights[i],
-            Storage::Sample => &sample,
-            Storage::Time => &time,
-            Storage::Labels => &labels,
-            Storage::Unused => &unused,
+        let Arenas { places, lengths } = arenas;
+        let buffers =
+            lengths.iter().map(|&count| floats("the activations", count, Role::Scratch)).collect::<Result<Vec<_>>>()?;
+        let slice = |storage: Storage| match storage {
+            Storage::Activation(i) => {
+                let [offset, bytes] = [places[i].offset, program.activations[i]].map(|n| (batch * n * 4) as u64);
+                Slice { buffer: &buffers[places[i].arena], offset, bytes }
+            }
+            Storage::Weight(i) => Slice::whole(&weights[i]),
+            Storage::Time => Slice::whole(&time),
+            Storage::Labels => Slice::whole(&labels),
+            Storage::Unused => Slice::whole(&unused),
         };
 
         let mut uniforms = vec![0u32; program.dispatches.len() * UNIFORM_STRIDE / 4];
@@ -132,23 +135,26 @@ impl Plan {
 
         let [precondition, denoise] = image_shaders(config);
         let per_pixel = [pixels.div_ceil(64), batch, 1];
-        let whole_step = (&step, 0, size_of::<StepUniform>() as u64);
-        let result = buffer(program.result.expect("a lowered program has a result"));
-        let mut launches = vec![launch(gpu, &precondition, whole_step, &[&sample, &state], per_pixel)?];
+        let whole_step = Slice::whole(&step);
+        let [sample, result] =
+            [program.sample, program.result].map(|s| slice(s.expect("a lowered program has both ends")));
+        let first = [whole_step, sample, Slice::whole(&state)];
+        let mut launches = vec![launch(gpu, &precondition, &first, per_pixel)?];
         for (i, dispatch) in program.dispatches.iter().enumerate() {
-            let uniform = (&params, (i * UNIFORM_STRIDE) as u64, PARAMS_BYTES);
-            let bound: Vec<&Buffer> =
-                std::iter::once(dispatch.output).chain(dispatch.inputs.iter().copied()).map(buffer).collect();
+            let uniform = Slice { buffer: &params, offset: (i * UNIFORM_STRIDE) as u64, bytes: PARAMS_BYTES };
+            let storage = std::iter::once(dispatch.output).chain(dispatch.inputs.iter().copied()).map(slice);
+            let bound: Vec<Slice<'_>> = std::iter::once(uniform).chain(storage).collect();
             let (shader, grid) = dispatch.at(batch);
-            launches.push(launch(gpu, &shader.specialised, uniform, &bound, grid.workgroups(batch))?);
+            launches.push(launch(gpu, &shader.specialised, &bound, grid.workgroups(batch))?);
         }
-        launches.push(launch(gpu, &denoise, whole_step, &[&denoised, result, &noise, &state], per_pixel)?);
+        let last = [whole_step, Slice::whole(&denoised), result, Slice::whole(&noise), Slice::whole(&state)];
+        launches.push(launch(gpu, &denoise, &last, per_pixel)?);
         let held = |buffers: &[&Buffer]| buffers.iter().map(|b| b.size()).sum();
-        let others = [&state, &noise, &denoised, &staging, &time, &labels, &sample, &step, &unused, &params];
+        let others = [&state, &noise, &denoised, &staging, &time, &labels, &step, &unused, &params];
         let live = (largest_live_set(program) * batch * 4) as u64;
-        let bytes = [held(&slots.iter().collect::<Vec<_>>()), live, held(&others)];
-        let mut rest = slots;
-        rest.extend([sample, unused, params]);
+        let bytes = [held(&buffers.iter().collect::<Vec<_>>()), live, held(&others)];
+        let mut rest = buffers;
+        rest.extend([unused, params]);
         Ok(Self { batch, bytes, launches, state, noise, time, labels, step, denoised, staging, _rest: rest })
     }
 
@@ -196,13 +202,7 @@ pub(super) fn image_shaders(config: &UNetConfig) -> [Specialised; 2] {
         .map(|kernel| Shader::new(kernel).u32("CHANNELS", config.in_channels).u32("PIXELS", h * w).specialised)
 }
 
-fn launch(
-    gpu: &Gpu,
-    shader: &Specialised,
-    uniform: (&Buffer, u64, u64),
-    storage: &[&Buffer],
-    workgroups: [usize; 3],
-) -> Result<Launch> {
+fn launch(gpu: &Gpu, shader: &Specialised, bound: &[Slice<'_>], workgroups: [usize; 3]) -> Result<Launch> {
     let most = gpu.device.limits().workgroups;
     let name = shader.kernel.name();
     let workgroups = workgroups.map(|n| u32::try_from(n).unwrap_or(u32::MAX));
@@ -210,115 +210,6 @@ fn launch(
         return Err(Error::Gpu(format!("{name} needs {n} workgroups, but this GPU takes {most}: try fewer samples")));
     }
     let pipeline = gpu.pipeline(shader);
-    let bindings = gpu.device.bindings(name, &gpu.layout(shader.kernel), uniform, storage);
+    let bindings = gpu.device.bindings(name, &gpu.layout(shader.kernel), bound);
     Ok(Launch { pipeline, bindings, workgroups })
-}
-
-/// Lets activations that are never alive together share a buffer.
-///
-/// Returns each activation's slot and each slot's floats per sample. Greedy in the order of the launches: a new
-/// activation takes the free slot that it fills best, else it enlarges the largest free one, else it gets a new slot.
-fn assign_slots(program: &Program) -> (Vec<usize>, Vec<usize>) {
-    let last_use = last_uses(program);
-    let mut slot_of = vec![usize::MAX; program.activations.len()];
-    let mut slots: Vec<usize> = Vec::new();
-    let mut free: Vec<usize> = Vec::new();
-    for (i, dispatch) in program.dispatches.iter().enumerate() {
-        if let Storage::Activation(a) = dispatch.output {
-            let size = program.activations[a];
-            let best = (0..free.len()).min_by_key(|&f| {
-                let capacity = slots[free[f]];
-                (capacity < size, capacity.abs_diff(size))
-            });
-            let slot = match best {
-                Some(f) => free.swap_remove(f),
-                None => {
-                    slots.push(0);
-                    slots.len() - 1
-                }
-            };
-            slots[slot] = slots[slot].max(size);
-            slot_of[a] = slot;
-        }
-        let mut freed: Vec<usize> = std::iter::once(&dispatch.output)
-            .chain(&dispatch.inputs)
-            .filter_map(|s| match s {
-                Storage::Activation(a) if last_use[*a] == i => Some(slot_of[*a]),
-                _ => None,
-            })
-            .collect();
-        freed.sort_unstable();
-        freed.dedup();
-        free.extend(freed);
-    }
-    (slot_of, slots)
-}
-
-/// The last launch that wants each activation; for the result that is after the end.
-fn last_uses(program: &Program) -> Vec<usize> {
-    let mut last_use = vec![usize::MAX; program.activations.len()];
-    for (i, dispatch) in program.dispatches.iter().enumerate() {
-        for storage in std::iter::once(&dispatch.output).chain(&dispatch.inputs) {
-            if let Storage::Activation(a) = storage {
-                last_use[*a] = i;
-            }
-        }
-    }
-    if let Some(Storage::Activation(a)) = program.result {
-        last_use[a] = program.dispatches.len();
-    }
-    last_use
-}
-
-/// Floats per sample of the activations that are alive together, at the launch where they are most.
-fn largest_live_set(program: &Program) -> usize {
-    let last_use = last_uses(program);
-    let (mut live, mut most) = (0, 0);
-    for (i, dispatch) in program.dispatches.iter().enumerate() {
-        if let Storage::Activation(a) = dispatch.output {
-            live += program.activations[a];
-        }
-        most = most.max(live);
-        live -= last_use
-            .iter()
-            .zip(&program.activations)
-            .filter(|(last, _)| **last == i)
-            .map(|(_, size)| size)
-            .sum::<usize>();
-    }
-    most
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::lower::{Dispatch, Grid};
-    use super::*;
-
-    fn launch(output: usize, inputs: &[usize]) -> Dispatch {
-        Dispatch {
-            label: String::new(),
-            multiply_adds: 0,
-            shader: Shader::new(Kernel::Gemm),
-            many: None,
-            output: Storage::Activation(output),
-            inputs: inputs.iter().map(|&i| Storage::Activation(i)).collect(),
-            time: [0, 0],
-            grid: Grid::XBatch { x: 1 },
-        }
-    }
-
-    #[test]
-    fn live_activations_never_share_a_slot() {
-        // 0 → 1 → 2 → 3, where 3 also reads 0: 0 stays, 1's slot is free when 3 is made.
-        let program = Program {
-            dispatches: vec![launch(0, &[]), launch(1, &[0]), launch(2, &[1]), launch(3, &[2, 0])],
-            activations: vec![8, 4, 16, 4],
-            result: Some(Storage::Activation(3)),
-            ..Default::default()
-        };
-        let (slot_of, slots) = assign_slots(&program);
-        assert_eq!(slot_of, [0, 1, 2, 1]);
-        assert_eq!(slots, [8, 4, 16]);
-        assert_eq!(largest_live_set(&program), 28, "0, 1 and 2 while 2 is made");
-    }
 }

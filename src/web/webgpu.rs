@@ -9,7 +9,7 @@ use wasm_bindgen_futures::JsFuture;
 
 use super::{get, message, object};
 use crate::error::{Error, Result};
-use crate::gpu::device::{Fault, Limits, Role};
+use crate::gpu::device::{Fault, Limits, Role, Slice};
 use crate::gpu::kernels::{Access, Kernel};
 
 #[wasm_bindgen]
@@ -274,21 +274,14 @@ impl Device {
         self.device.create_compute_pipeline(&record(&descriptor))
     }
 
-    /// Binds `bytes` of a uniform buffer from `offset` on, and whole storage buffers.
-    pub(crate) fn bindings(
-        &self,
-        name: &str,
-        layout: &Layout,
-        (uniform, offset, bytes): (&Buffer, u64, u64),
-        storage: &[&Buffer],
-    ) -> Bindings {
-        let size = |n: u64| JsValue::from(n as f64);
-        let uniform = [("buffer", (*uniform.0).clone()), ("offset", size(offset)), ("size", size(bytes))];
-        let storage = storage.iter().map(|b| record(&[("buffer", (*b.0).clone())]));
-        let entries: Array = (0u32..)
-            .zip(std::iter::once(record(&uniform)).chain(storage))
-            .map(|(binding, buffer)| JsValue::from(record(&[("binding", binding.into()), ("resource", buffer.into())])))
-            .collect();
+    /// Binds a uniform at 0 and storage after it.
+    pub(crate) fn bindings(&self, name: &str, layout: &Layout, bound: &[Slice<'_>]) -> Bindings {
+        let entry = |(binding, slice): (u32, &Slice<'_>)| {
+            let [offset, size] = [slice.offset, slice.bytes].map(|n| JsValue::from(n as f64));
+            let resource = record(&[("buffer", (*slice.buffer.0).clone()), ("offset", offset), ("size", size)]);
+            JsValue::from(record(&[("binding", binding.into()), ("resource", resource.into())]))
+        };
+        let entries: Array = (0..).zip(bound).map(entry).collect();
         let descriptor = [("label", name.into()), ("layout", layout.clone()), ("entries", entries.into())];
         self.device.create_bind_group(&record(&descriptor))
     }

@@ -1,0 +1,242 @@
+//! Where activations live: several share a buffer, at offsets, when they are never alive together.
+//!
+//! A launch may not write a buffer that it also reads, so one buffer cannot hold all: a result lies in another arena than
+//! what it is made of. Placing is greedy, the largest activation first (as in Pisarchyk & Lee 2020), each where the arenas
+//! grow least.
+
+use super::lower::{Program, Storage};
+
+/// Offsets and lengths are multiples of this many floats per sample: bindings begin at multiples of 256 bytes.
+const GRAIN: usize = 64;
+
+/// Where an activation lies, in floats per sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) arena: usize,
+    pub(super) offset: usize,
+}
+
+/// What shares which buffer.
+#[derive(Debug)]
+pub(super) struct Arenas {
+    /// The place of each activation.
+    pub(super) places: Vec<Place>,
+    /// The length of each arena, in floats per sample.
+    pub(super) lengths: Vec<usize>,
+}
+
+impl Arenas {
+    pub(super) fn of(program: &Program) -> Self {
+        let lifetimes = lifetimes(program);
+        let count = program.activations.len();
+        let mut order: Vec<usize> = (0..count).collect();
+        order.sort_unstable_by_key(|&a| (usize::MAX - program.activations[a], a));
+        let mut placed: Vec<(usize, Place)> = Vec::new();
+        let mut lengths: Vec<usize> = Vec::new();
+        for a in order {
+            let length = program.activations[a].next_multiple_of(GRAIN);
+            let fits = |arena: usize| {
+                let rivals = || placed.iter().filter(move |(_, place)| place.arena == arena);
+                if rivals().any(|&(b, _)| in_one_launch(program, a, b)) {
+                    return None;
+                }
+                let [made, last] = lifetimes[a];
+                let mut taken: Vec<[usize; 2]> = rivals()
+                    .filter(|&&(b, _)| lifetimes[b][0] <= last && made <= lifetimes[b][1])
+                    .map(|&(b, place)| [place.offset, place.offset + program.activations[b].next_multiple_of(GRAIN)])
+                    .collect();
+                taken.sort_unstable();
+                // The least gap that is long enough, else the room after the last of them.
+                let (mut offset, mut best) = (0, None);
+                for [begin, end] in taken {
+                    if begin >= offset + length && best.is_none_or(|(gap, _)| begin - offset < gap) {
+                        best = Some((begin - offset, offset));
+                    }
+                    offset = offset.max(end);
+                }
+                let offset = best.map_or(offset, |(_, offset)| offset);
+                Some((offset + length).saturating_sub(lengths[arena])).map(|growth| (growth, Place { arena, offset }))
+            };
+            let new = (length, Place { arena: lengths.len(), offset: 0 });
+            let (_, place) =
+                (0..lengths.len()).filter_map(fits).fold(new, |best, next| if next.0 < best.0 { next } else { best });
+            if place.arena == lengths.len() {
+                lengths.push(0);
+            }
+            lengths[place.arena] = lengths[place.arena].max(place.offset + length);
+            placed.push((a, place));
+        }
+        placed.sort_unstable_by_key(|&(a, _)| a);
+        Self { places: placed.into_iter().map(|(_, place)| place).collect(), lengths }
+    }
+}
+
+/// Whether a launch makes one of them of the other.
+fn in_one_launch(program: &Program, a: usize, b: usize) -> bool {
+    let [a, b] = [a, b].map(Storage::Activation);
+    program
+        .dispatches
+        .iter()
+        .any(|d| (d.output == a && d.inputs.contains(&b)) || (d.output == b && d.inputs.contains(&a)))
+}
+
+/// The launches that make each activation and that want it last. The image is there before the first launch, the result
+/// is wanted after the last.
+fn lifetimes(program: &Program) -> Vec<[usize; 2]> {
+    let mut lifetimes = vec![[usize::MAX, 0]; program.activations.len()];
+    let mut use_at = |storage: Storage, at: usize| {
+        if let Storage::Activation(a) = storage {
+            let [made, last] = &mut lifetimes[a];
+            *made = at.min(*made);
+            *last = at.max(*last);
+        }
+    };
+    program.sample.into_iter().for_each(|sample| use_at(sample, 0));
+    for (i, dispatch) in program.dispatches.iter().enumerate() {
+        std::iter::once(&dispatch.output).chain(&dispatch.inputs).for_each(|&storage| use_at(storage, i + 1));
+    }
+    program.result.into_iter().for_each(|result| use_at(result, program.dispatches.len() + 1));
+    lifetimes
+}
+
+/// Floats per sample of the activations that are alive together, at the launch where they are most.
+pub(super) fn largest_live_set(program: &Program) -> usize {
+    let lifetimes = lifetimes(program);
+    let alive = |at: usize| {
+        let sizes = lifetimes.iter().zip(&program.activations);
+        sizes.filter(|([made, last], _)| (*made..=*last).contains(&at)).map(|(_, size)| size).sum()
+    };
+    (0..=program.dispatches.len() + 1).map(alive).max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::graph::Graph;
+    use super::super::kernels::{Kernel, Shader};
+    use super::super::lower::{Choice, Dispatch, Grid};
+    use super::super::{Gpu, GpuUNet};
+    use super::*;
+    use crate::config::UNetConfig;
+    use crate::sampler::ConsistencyFunction;
+    use crate::unet::UNet;
+
+    fn launch(output: usize, inputs: &[usize]) -> Dispatch {
+        Dispatch {
+            label: String::new(),
+            multiply_adds: 0,
+            shader: Shader::new(Kernel::Gemm),
+            many: None,
+            output: Storage::Activation(output),
+            inputs: inputs.iter().map(|&i| Storage::Activation(i)).collect(),
+            time: [0, 0],
+            grid: Grid::XBatch { x: 1 },
+        }
+    }
+
+    /// The kinds of networks that are run: weights/mnist, the benchmark's, the published ones.
+    const NETWORKS: [(&str, &str); 4] = [
+        (
+            "mnist",
+            r#"{"sample_size": 28, "in_channels": 1, "out_channels": 1, "block_out_channels": [32, 48, 64],
+                "layers_per_block": 1, "attention_head_dim": 16, "norm_num_groups": 16, "num_class_embeds": 10,
+                "down_block_types": ["ResnetDownsampleBlock2D", "ResnetDownsampleBlock2D", "AttnDownBlock2D"],
+                "up_block_types": ["AttnUpBlock2D", "ResnetUpsampleBlock2D", "ResnetUpsampleBlock2D"],
+                "downsample_type": "resnet", "upsample_type": "resnet", "resnet_time_scale_shift": "scale_shift","#,
+        ),
+        (
+            "rgb32",
+            r#"{"sample_size": 32, "block_out_channels": [64, 128, 128], "layers_per_block": 2, "attention_head_dim": 32,
+                "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"],
+                "up_block_types": ["AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"],"#,
+        ),
+        (
+            "imagenet64",
+            r#"{"sample_size": 64, "block_out_channels": [192, 384, 576, 768], "layers_per_block": 3,
+                "attention_head_dim": 64, "num_class_embeds": 1000, "downsample_type": "resnet",
+                "down_block_types": ["ResnetDownsampleBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"],
+                "up_block_types": ["AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"],
+                "upsample_type": "resnet", "resnet_time_scale_shift": "scale_shift","#,
+        ),
+        (
+            "lsun256",
+            r#"{"sample_size": 256, "block_out_channels": [256, 256, 512, 512, 1024, 1024], "layers_per_block": 2,
+                "attention_head_dim": 64, "downsample_type": "resnet", "upsample_type": "resnet",
+                "down_block_types": ["ResnetDownsampleBlock2D", "ResnetDownsampleBlock2D", "ResnetDownsampleBlock2D",
+                    "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"],
+                "up_block_types": ["AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D",
+                    "ResnetUpsampleBlock2D", "ResnetUpsampleBlock2D"],
+                "resnet_time_scale_shift": "default","#,
+        ),
+    ];
+
+    fn program(json: &str) -> Program {
+        let config = UNetConfig::parse(&format!(r#"{json} "_class_name": "UNet2DModel"}}"#)).unwrap();
+        Program::lower(&Graph::record(&config, &UNet::new(&config)), Choice::SAFE)
+    }
+
+    #[test]
+    fn what_is_alive_together_never_overlaps_and_no_launch_writes_where_it_reads() {
+        for (name, json) in NETWORKS {
+            let program = program(json);
+            let (Arenas { places, lengths }, lifetimes) = (Arenas::of(&program), lifetimes(&program));
+            let range = |a: usize| places[a].offset..places[a].offset + program.activations[a];
+            for a in 0..places.len() {
+                assert!(places[a].offset % GRAIN == 0 && range(a).end <= lengths[places[a].arena], "{name}: {a}");
+                for b in 0..a {
+                    let together = lifetimes[a][0] <= lifetimes[b][1] && lifetimes[b][0] <= lifetimes[a][1];
+                    let overlap = range(a).start < range(b).end && range(b).start < range(a).end;
+                    let one_arena = places[a].arena == places[b].arena;
+                    assert!(!(one_arena && together && overlap), "{name}: {a} and {b}");
+                    assert!(!(one_arena && in_one_launch(&program, a, b)), "{name}: {a} is made of {b} or {b} of {a}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn arenas_are_little_more_than_what_is_alive() {
+        for (name, json) in NETWORKS {
+            let program = program(json);
+            let (all, live) = (Arenas::of(&program).lengths.iter().sum::<usize>(), largest_live_set(&program));
+            println!("{name}: {all} of {live} floats, {:.3}", all as f64 / live as f64);
+            // A quarter is what the issue allows; the images and parameters must fit into it as well.
+            assert!(100 * all <= 115 * live, "{name}: {all} floats per sample for {live}");
+        }
+    }
+
+    #[test]
+    fn a_plan_holds_its_weights_and_a_quarter_more_than_what_is_alive() {
+        let gpu = pollster::block_on(Gpu::request()).unwrap();
+        for (name, json) in &NETWORKS[..2] {
+            let config = UNetConfig::parse(&format!(r#"{json} "_class_name": "UNet2DModel"}}"#)).unwrap();
+            let mut network = GpuUNet::new(&gpu, &config).unwrap();
+            let [h, w] = config.sample_size;
+            let labels = config.num_class_embeds.map_or(0, |_| 1);
+            for batch in [1, 4, 16] {
+                network.set_state(&vec![0.0; batch * config.in_channels * h * w], &vec![0; batch * labels]).unwrap();
+                let report = network.report().unwrap();
+                let all = report.weight_bytes + report.activation_bytes + report.other_bytes;
+                let excess = (all - report.weight_bytes) as f64 / report.live_bytes as f64;
+                println!(
+                    "{name}, batch {batch}: {all} bytes, {} of weights, {excess:.3} × {}",
+                    report.weight_bytes, report.live_bytes
+                );
+                assert!(excess <= 1.25, "{name}, batch {batch}: {report:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_live_set_is_found() {
+        // 0 → 1 → 2 → 3, where 3 also reads 0: 0, 1 and 2 are alive while 2 is made.
+        let program = Program {
+            dispatches: vec![launch(0, &[]), launch(1, &[0]), launch(2, &[1]), launch(3, &[2, 0])],
+            activations: vec![128, 64, 256, 64],
+            result: Some(Storage::Activation(3)),
+            ..Default::default()
+        };
+        assert_eq!(largest_live_set(&program), 448);
+        let Arenas { places, lengths } = Arenas::of(&program);
+        assert_eq!(lengths.iter().sum::<usize>(), 448, "3 takes the place of 1: {places:?}");
+    }
+}
