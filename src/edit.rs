@@ -7,11 +7,16 @@
 //! vector q (the first column of A's blocks), and A⁻¹\[(A·y)·(1 − Ω) + (A·x)·Ω\] = x + q·(qᵀ·(y − x)) whatever the other
 //! columns are.
 
+mod request;
+
 use std::ops::ControlFlow;
+
+pub use request::{EditRequest, Task};
 
 use crate::config::{SchedulerConfig, UNetConfig};
 use crate::consistency::{Scalings, Schedule, Step};
 use crate::error::{Error, Result};
+use crate::json::number;
 use crate::sampler::{ConsistencyFunction, Progress};
 
 /// Weights of R, G and B in a picture's luma (ITU-R BT.601), to which colourisation adds colours.
@@ -169,10 +174,12 @@ pub fn from_sigmas(config: &SchedulerConfig, sigmas: &[f64]) -> Result<Schedule>
         return Err(Error::Input("sigmas: expected at least one, found none".into()));
     }
     if let Some(bad) = sigmas.iter().find(|s| !(low..=high).contains(*s)) {
+        let [low, high, bad] = [low, high, *bad].map(number);
         return Err(Error::Input(format!("sigma: expected {low} to {high}, found {bad}")));
     }
     if let Some(pair) = sigmas.windows(2).find(|pair| pair[1] >= pair[0]) {
-        return Err(Error::Input(format!("sigmas must descend, found {} after {}", pair[1], pair[0])));
+        let (found, before) = (number(pair[1]), number(pair[0]));
+        return Err(Error::Input(format!("sigmas must descend, found {found} after {before}")));
     }
     let step = |(i, &sigma): (usize, &f64)| {
         let noise_scale = sigmas.get(i + 1).map_or(0.0, |next| (next * next - low * low).max(0.0).sqrt());

@@ -3,8 +3,8 @@
 use std::io::{BufRead, Seek};
 
 use crate::config::UNetConfig;
-use crate::edit::LUMA;
 use crate::error::{Error, Result};
+use crate::image::from_rgba;
 
 /// Reads a PNG of the model's size as (C, H, W) in [−1, 1].
 ///
@@ -26,19 +26,12 @@ pub fn read_png(file: impl BufRead + Seek, config: &UNetConfig) -> Result<Vec<f3
     let size = reader.output_buffer_size().ok_or_else(|| bad("too large".into()))?;
     let mut bytes = vec![0; size];
     reader.next_frame(&mut bytes).map_err(|e| bad(format!("damaged PNG: {e}")))?;
-    let (color, _) = reader.output_color_type();
-    let samples = color.samples();
-    let pixels = bytes.chunks_exact(samples).take(height * width).map(|p| {
-        let alpha = if samples % 2 == 0 { f32::from(p[samples - 1]) / 255.0 } else { 1.0 };
-        let channel = |c: usize| f32::from(p[if samples < 3 { 0 } else { c }]) * alpha;
-        [channel(0), channel(1), channel(2)]
+    let samples = reader.output_color_type().0.samples();
+    let rgba = bytes.chunks_exact(samples).take(height * width).flat_map(|p| match *p {
+        [v] => [v, v, v, 255],
+        [v, alpha] => [v, v, v, alpha],
+        [r, g, b] => [r, g, b, 255],
+        _ => [p[0], p[1], p[2], p[3]],
     });
-    let pixels: Vec<[f32; 3]> = pixels.collect();
-    let grey = |p: &[f32; 3]| match p[0] == p[1] && p[1] == p[2] {
-        true => p[0],
-        false => p.iter().zip(LUMA).map(|(p, w)| p * w).sum(),
-    };
-    let value = |c: usize, p: &[f32; 3]| if config.in_channels == 1 { grey(p) } else { p[c.min(2)] };
-    let planes = (0..config.in_channels).flat_map(|c| pixels.iter().map(move |p| value(c, p) / 127.5 - 1.0));
-    Ok(planes.collect())
+    Ok(from_rgba(&rgba.collect::<Vec<u8>>(), config.in_channels))
 }

@@ -4,7 +4,9 @@ use std::ops::ControlFlow;
 
 use crate::config::{SchedulerConfig, UNetConfig};
 use crate::consistency::{Schedule, Step};
+use crate::edit::slerp;
 use crate::error::{Error, Result};
+use crate::json::number;
 use crate::rng::Generator;
 
 /// A consistency function f(x, σ) that keeps the noisy batch x where it computes.
@@ -75,6 +77,15 @@ pub async fn sample<F: ConsistencyFunction>(
 /// The most values of a batch: 256 MB of f32, of which a run holds several copies.
 const MAX_VALUES: usize = 1 << 26;
 
+/// A second seed, and how far its noise takes over: variations of a sample, and what lies between two.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Blend {
+    /// The other seed, with the meaning of [`Request::seed`].
+    pub seed: u64,
+    /// From 0, where the noise is all the request's own, to 1, where it is all the other seed's.
+    pub amount: f64,
+}
+
 /// What to sample, as a person asks for it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Request {
@@ -88,6 +99,8 @@ pub struct Request {
     pub timesteps: Option<Vec<usize>>,
     /// Number of evenly spaced network calls; `None`: 1.
     pub num_inference_steps: Option<usize>,
+    /// Another seed's noise to mix in; the classes stay those of `seed`.
+    pub blend: Option<Blend>,
 }
 
 impl Request {
@@ -141,7 +154,7 @@ impl Request {
     ///
     /// # Errors
     /// [`Error::Input`] when it has none, or more than 2²⁶, of which several copies could not be held.
-    fn len(&self, config: &UNetConfig) -> Result<usize> {
+    pub(crate) fn len(&self, config: &UNetConfig) -> Result<usize> {
         let [h, w] = config.sample_size;
         let image = config.in_channels * h * w;
         match (self.batch, (MAX_VALUES / image).max(1)) {
@@ -151,6 +164,36 @@ impl Request {
             }
             (batch, _) => Ok(batch * image),
         }
+    }
+
+    /// The seed's noise, for images of `len` values each: a function that fills whole batches, as `torch.randn` does.
+    ///
+    /// With [`Request::blend`], every draw z of an image, the first one and those between the steps, is
+    /// slerp(z(seed), z(blend.seed), amount): so 0 and 1 give the samples of the two seeds, and what lies between is as
+    /// long as noise is.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when the blend's amount is not from 0 to 1.
+    pub fn noise(&self, len: usize) -> Result<impl FnMut(&mut [f32])> {
+        let mut generator = Generator::new(self.seed);
+        let mut other = match self.blend {
+            None => None,
+            Some(Blend { seed, amount }) if (0.0..=1.0).contains(&amount) => Some((Generator::new(seed), amount)),
+            Some(Blend { amount, .. }) => {
+                let found = number(amount);
+                return Err(Error::Input(format!("blend: expected an amount from 0 to 1, found {found}")));
+            }
+        };
+        Ok(move |z: &mut [f32]| {
+            generator.randn(z);
+            if let Some((generator, amount)) = &mut other {
+                let mut b = vec![0.0; z.len()];
+                generator.randn(&mut b);
+                for (z, b) in z.chunks_mut(len).zip(b.chunks(len)) {
+                    z.copy_from_slice(&slerp(z, b, *amount));
+                }
+            }
+        })
     }
 
     /// Draws the samples: [`sample`] with the seed's noise.
@@ -163,8 +206,8 @@ impl Request {
     ) -> Result<Vec<f32>> {
         let (schedule, labels) = (self.schedule(scheduler)?, self.labels(unet)?);
         let len = self.len(unet)?;
-        let mut generator = Generator::new(self.seed);
-        sample(function, &schedule, len, &labels, |z| generator.randn(z), on_step).await
+        let noise = self.noise(len / self.batch)?;
+        sample(function, &schedule, len, &labels, noise, on_step).await
     }
 }
 
@@ -225,6 +268,33 @@ mod tests {
         assert_eq!(f.calls[0].1, 4);
         assert_eq!(f.calls[1].1, 0);
         assert!((f.x[0] - (1.0 + schedule.steps[0].noise_scale as f32)).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_blend_goes_from_one_seed_to_the_other() {
+        let draws = |seed: u64, blend: Option<Blend>| {
+            let request = Request { seed, blend, ..Default::default() };
+            let (mut noise, mut first, mut second) = (request.noise(64).unwrap(), vec![0.0; 128], vec![0.0; 128]);
+            noise(&mut first);
+            noise(&mut second);
+            [first, second]
+        };
+        let (a, b) = (draws(1, None), draws(2, None));
+        let blended = |amount: f64| draws(1, Some(Blend { seed: 2, amount }));
+        assert_eq!(blended(0.0), a);
+        assert_eq!(blended(1.0), b);
+        let middle = blended(0.5);
+        for (k, draw) in middle.iter().enumerate() {
+            for image in [0..64, 64..128] {
+                let alone = slerp(&a[k][image.clone()], &b[k][image.clone()], 0.5);
+                assert_eq!(draw[image], alone, "each image of draw {k} for itself");
+            }
+        }
+        for amount in [-0.1, 1.1, f64::NAN] {
+            let request = Request { blend: Some(Blend { seed: 2, amount }), ..Default::default() };
+            let found = request.noise(64).err().unwrap().to_string();
+            assert_eq!(found, format!("blend: expected an amount from 0 to 1, found {amount}"));
+        }
     }
 
     #[test]

@@ -12,11 +12,12 @@ use sha2::{Digest, Sha256};
 use wasm_bindgen::prelude::*;
 
 use crate::config::{SchedulerConfig, UNetConfig, check_model_index};
+use crate::edit::{self, Edit, EditRequest, STROKE_SIGMAS, Task};
 use crate::error::Error;
 use crate::gpu::{Gpu, GpuUNet};
-use crate::image::to_rgba;
+use crate::image::{from_rgba, to_rgba};
 use crate::network::{ForwardInput, Network};
-use crate::sampler::{Progress, Request};
+use crate::sampler::{Blend, Progress, Request};
 use crate::unet::UNet;
 use crate::weights::WeightStream;
 
@@ -179,29 +180,38 @@ impl Model {
     /// Draws samples; calls `on_step` after each network call with
     /// `{index, steps, sigma, pixels: Uint8ClampedArray (count × height × width RGBA), last}`.
     ///
-    /// `options`: `{seed, count, classLabels?, numInferenceSteps?, timesteps?}`. Resolves to
+    /// `options`: `{seed, count, classLabels?, numInferenceSteps?, timesteps?, blend?: {seed, amount}}`. Resolves to
     /// `{cancelled, networkCalls, milliseconds}`.
+    ///
+    /// With `kind`, it edits a picture instead. Further options are then `image` and, as the kind has them, `mask`,
+    /// `patch`, `sigma`, `to`, `amounts`; pictures are `{width, height, data: RGBA}` of the model's size.
     pub async fn sample(&self, options: Object, on_step: Function) -> JsResult<Object> {
-        let request = read_request(&options)?;
+        let options = Options(&options);
+        let (request, task) = (options.request(&self.config)?, options.task(&self.config)?);
         self.cancelled.set(false);
         let begin = now();
         let mut network_calls = 0;
         let mut thrown = None;
         let mut network = self.take()?;
-        let channels = self.config.in_channels;
         let step = |p: Progress<'_>| {
             network_calls += 1;
             let report = object(&[
                 ("index", JsValue::from(p.index as u32)),
                 ("steps", JsValue::from(p.steps as u32)),
                 ("sigma", p.sigma.into()),
-                ("pixels", Uint8ClampedArray::from(to_rgba(p.denoised, channels, self.pixels()).as_slice()).into()),
+                ("pixels", self.rgba(p.denoised)),
                 ("last", JsValue::from(p.index + 1 == p.steps)),
             ]);
             thrown = report.and_then(|r| on_step.call1(&JsValue::NULL, &r)).err();
             if thrown.is_some() || self.cancelled.get() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let result = request.run(&mut network, &self.config, &self.scheduler, step).await;
+        let result = match task {
+            None => request.run(&mut network, &self.config, &self.scheduler, step).await,
+            Some((task, picture)) => {
+                let edit = EditRequest { task, picture, request };
+                edit.run(&mut network, &self.config, &self.scheduler, step).await
+            }
+        };
         self.network.replace(Some(network));
         if let Some(error) = thrown {
             return Err(error);
@@ -216,6 +226,27 @@ impl Model {
             ("networkCalls", JsValue::from(network_calls)),
             ("milliseconds", (now() - begin).into()),
         ])
+    }
+
+    /// x = image + σ·z, z the seed's noise, and f(x, σ): `{noisy, denoised}`, RGBA pixels. x is shown as long as a
+    /// picture is, x/√(1 + σ²).
+    ///
+    /// `options`: `{image, sigma, seed, classLabels?}`.
+    pub async fn denoise(&self, options: Object) -> JsResult<Object> {
+        let options = Options(&options);
+        let request = options.request(&self.config)?;
+        let (sigma, picture) = (options.number("sigma")?, options.picture("image", &self.config)?);
+        let labels = request.labels(&self.config).map_err(to_js)?;
+        let mut x = vec![0.0; picture.len()];
+        request.noise(picture.len()).map_err(to_js)?(&mut x);
+        x.iter_mut().zip(&picture).for_each(|(x, y)| *x = y + sigma as f32 * *x);
+        let mut network = self.take()?;
+        let result = edit::denoise(&mut network, &self.scheduler, sigma, &x, &labels).await;
+        self.network.replace(Some(network));
+        let denoised = result.map_err(to_js)?;
+        let length = (1.0 + sigma * sigma).sqrt() as f32;
+        x.iter_mut().for_each(|x| *x /= length);
+        object(&[("noisy", self.rgba(&x)), ("denoised", self.rgba(&denoised))])
     }
 
     /// Lets the running `sample` stop after the network call under way.
@@ -244,47 +275,130 @@ impl Model {
         self.network.take().ok_or_else(|| to_js(busy()))
     }
 
-    fn pixels(&self) -> usize {
-        self.config.sample_size[0] * self.config.sample_size[1]
+    /// Images (B, C, H, W) in [−1, 1] as a Uint8ClampedArray of RGBA.
+    fn rgba(&self, images: &[f32]) -> JsValue {
+        let [height, width] = self.config.sample_size;
+        Uint8ClampedArray::from(to_rgba(images, self.config.in_channels, height * width).as_slice()).into()
     }
 }
 
-fn read_request(options: &Object) -> JsResult<Request> {
-    let get = |key: &str| Reflect::get(options, &key.into()).ok().filter(|v| !v.is_undefined() && !v.is_null());
-    let list = |key: &str| -> JsResult<Option<Vec<u64>>> {
-        let Some(value) = get(key) else {
+/// The most values that a batch of images may have; WebAssembly's memory has to hold several such batches.
+const MOST_VALUES: usize = 1 << 24;
+
+/// What a caller asks for. Names in messages are those of the options.
+struct Options<'a>(&'a Object);
+
+impl Options<'_> {
+    fn request(&self, config: &UNetConfig) -> JsResult<Request> {
+        // What is beyond a type's range is beyond every range that is asked for.
+        let size = |v: u64| usize::try_from(v).unwrap_or(usize::MAX);
+        let label = |v: u64| u32::try_from(v).unwrap_or(u32::MAX);
+        let [height, width] = config.sample_size;
+        let most = (MOST_VALUES / (config.in_channels * height * width)).max(1);
+        let count = self.whole("count")?.unwrap_or(1);
+        if !(1..=most as u64).contains(&count) {
+            return Err(to_js(Error::Input(format!("count: expected 1 to {most}, found {count}"))));
+        }
+        let blend = |options: Object| {
+            let options = Options(&options);
+            JsResult::Ok(Blend { seed: options.whole("seed")?.unwrap_or(0), amount: options.number("amount")? })
+        };
+        Ok(Request {
+            seed: self.whole("seed")?.unwrap_or(0),
+            batch: size(count),
+            class_labels: self.list("classLabels", |v, key| whole_number(v, key).map(label))?,
+            timesteps: self.list("timesteps", |v, key| whole_number(v, key).map(size))?,
+            num_inference_steps: self.whole("numInferenceSteps")?.map(size),
+            blend: self.get("blend").map(Object::from).map(blend).transpose()?,
+        })
+    }
+
+    /// What is to be done with which picture; `None` without a `kind`.
+    fn task(&self, config: &UNetConfig) -> JsResult<Option<(Task, Vec<f32>)>> {
+        let Some(kind) = self.get("kind") else {
             return Ok(None);
         };
-        let not_a_list = || to_js(Error::Input(format!("{key}: expected a list of whole numbers")));
-        let values = js_sys::try_iter(&value)?.ok_or_else(not_a_list)?;
-        values.map(|v| whole_number(&v?, key)).collect::<JsResult<_>>().map(Some)
-    };
-    let number = |key: &str| get(key).map(|v| whole_number(&v, key)).transpose();
-    let as_sizes = |values: Vec<u64>| values.iter().map(|&v| v as usize).collect();
-    let as_labels = |values: Vec<u64>| values.iter().map(|&v| u32::try_from(v).unwrap_or(u32::MAX)).collect();
-    Ok(Request {
-        seed: number("seed")?.unwrap_or(0),
-        batch: number("count")?.unwrap_or(1) as usize,
-        class_labels: list("classLabels")?.map(as_labels),
-        timesteps: list("timesteps")?.map(as_sizes),
-        num_inference_steps: number("numInferenceSteps")?.map(|n| n as usize),
-    })
+        let task = match kind.as_string().as_deref() {
+            Some("inpaint") => {
+                let grey = UNetConfig { in_channels: 1, ..config.clone() };
+                let hole = self.picture("mask", &grey)?.iter().map(|&v| v > 0.0).collect();
+                Task::Edit(Edit::Inpaint { hole })
+            }
+            Some("colorize") => Task::Edit(Edit::Colorize),
+            Some("super-resolution") => {
+                let patch = self
+                    .whole("patch")?
+                    .ok_or_else(|| expected("patch", "a whole number from 1", &JsValue::UNDEFINED))?;
+                Task::Edit(Edit::SuperResolution { patch: patch as usize })
+            }
+            Some("stroke") => Task::Edit(Edit::Stroke),
+            Some("denoise") => Task::Denoise { sigma: self.number("sigma")? },
+            Some("interpolate") => Task::Interpolate {
+                to: self.picture("to", config)?,
+                sigma: self.get("sigma").map_or(Ok(STROKE_SIGMAS[0]), |_| self.number("sigma"))?,
+                amounts: self.list("amounts", |v, key| v.as_f64().ok_or_else(|| expected(key, "numbers", v)))?,
+            },
+            _ => {
+                let kinds = "inpaint, colorize, super-resolution, stroke, denoise or interpolate";
+                return Err(expected("kind", kinds, &kind));
+            }
+        };
+        Ok(Some((task, self.picture("image", config)?)))
+    }
+
+    /// A picture of the model's size, (C, H, W) in [−1, 1].
+    fn picture(&self, key: &str, config: &UNetConfig) -> JsResult<Vec<f32>> {
+        let [height, width] = config.sample_size;
+        let wanted = || format!("{height}×{width} pixels, {} bytes of RGBA", height * width * 4);
+        let value = self.get(key).unwrap_or_default();
+        let picture = Object::from(value.clone());
+        let picture = Options(&picture);
+        let data = picture.get("data").and_then(|data| data.dyn_into::<Uint8ClampedArray>().ok());
+        let data = data.ok_or_else(|| expected(key, &wanted(), &value))?.to_vec();
+        let found = (picture.whole("height")?, picture.whole("width")?, data.len());
+        if found != (Some(height as u64), Some(width as u64), height * width * 4) {
+            let (h, w) = (found.0.unwrap_or(0), found.1.unwrap_or(0));
+            let found = format!("{h}×{w}, {} bytes", found.2);
+            return Err(expected(key, &wanted(), &found.into()));
+        }
+        Ok(from_rgba(&data, config.in_channels))
+    }
+
+    /// What an option is set to; null and undefined are nothing.
+    fn get(&self, key: &str) -> Option<JsValue> {
+        Some(get(self.0, key)).filter(|v| !v.is_undefined() && !v.is_null())
+    }
+
+    fn whole(&self, key: &str) -> JsResult<Option<u64>> {
+        self.get(key).map(|v| whole_number(&v, key)).transpose()
+    }
+
+    fn number(&self, key: &str) -> JsResult<f64> {
+        let value = self.get(key).unwrap_or_default();
+        value.as_f64().ok_or_else(|| expected(key, "a number", &value))
+    }
+
+    fn list<T>(&self, key: &str, item: impl Fn(&JsValue, &str) -> JsResult<T>) -> JsResult<Option<Vec<T>>> {
+        let Some(value) = self.get(key) else {
+            return Ok(None);
+        };
+        let values = js_sys::try_iter(&value)?.ok_or_else(|| expected(key, "a list of numbers", &value))?;
+        values.map(|v| item(&v?, key)).collect::<JsResult<_>>().map(Some)
+    }
 }
 
 /// A number without fraction, or a BigInt, of at most 64 bits.
 fn whole_number(value: &JsValue, key: &str) -> JsResult<u64> {
     const EXACT: f64 = 9_007_199_254_740_992.0; // 2^53, beyond which a JavaScript number skips whole numbers
-    let found = || format!("{key}: expected a whole number from 0, found {}", display(value));
-    if let Some(n) = value.as_f64() {
-        let whole = n.fract() == 0.0 && (0.0..EXACT).contains(&n);
-        return if whole { Ok(n as u64) } else { Err(to_js(Error::Input(found()))) };
-    }
-    let big = value.dyn_ref::<BigInt>().and_then(|b| u64::try_from(b.clone()).ok());
-    big.ok_or_else(|| to_js(Error::Input(found())))
+    let whole = |n: f64| (n.fract() == 0.0 && (0.0..EXACT).contains(&n)).then_some(n as u64);
+    let big = || value.dyn_ref::<BigInt>().and_then(|b| u64::try_from(b.clone()).ok());
+    value.as_f64().map_or_else(big, whole).ok_or_else(|| expected(key, "a whole number from 0", value))
 }
 
-fn display(value: &JsValue) -> String {
-    value.as_string().map_or_else(|| json::text(value), |s| format!("\"{s}\""))
+/// The error for an option that is not what it should be.
+fn expected(key: &str, what: &str, found: &JsValue) -> JsValue {
+    let found: String = json::text(found).chars().take(60).collect();
+    to_js(Error::Input(format!("{key}: expected {what}, found {found}")))
 }
 
 fn get(object: &JsValue, key: &str) -> JsValue {
@@ -295,6 +409,7 @@ fn get(object: &JsValue, key: &str) -> JsValue {
 fn message(error: &JsValue) -> String {
     let text = get(error, "message").as_string().unwrap_or_default();
     text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
 }
 
 fn object(entries: &[(&str, JsValue)]) -> JsResult<Object> {

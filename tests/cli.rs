@@ -116,6 +116,37 @@ fn sample_is_diffusers_pipeline() {
 }
 
 #[test]
+fn a_blend_of_seeds_ends_where_the_other_begins() {
+    let dir = scratch("blend");
+    let model = goldens().join("mnist-shape");
+    let sample = |name: &str, options: &[&str]| {
+        let output = dir.join(name);
+        let fixed =
+            ["sample", "--device", "cpu", "--model", str(&model), "--class-labels", "3", "--num-inference-steps", "2"];
+        let ran = run(&[&fixed[..], options, &["--output", str(&output)]].concat());
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        std::fs::read(output).unwrap()
+    };
+    let other = sample("other.safetensors", &["--seed", "2"]);
+    let blended =
+        |amount: &str| sample("blended.safetensors", &["--seed", "1", "--blend-seed", "2", "--blend-amount", amount]);
+    assert!(blended("1") == other);
+    assert!(blended("0.9") != other);
+    let refused = error(&[
+        "sample",
+        "--model",
+        str(&model),
+        "--blend-seed",
+        "2",
+        "--blend-amount",
+        "-1",
+        "--output",
+        "never.png",
+    ]);
+    assert_eq!(refused, "blend: expected an amount from 0 to 1, found -1");
+}
+
+#[test]
 fn requests_that_make_no_sense_are_refused() {
     let model = goldens().join("mnist-shape");
     let with = |more: &[&str]| {

@@ -5,10 +5,12 @@ mod common;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use consistency_sampler::edit::{Edit, denoise, edit, from_sigmas, slerp};
+use consistency_sampler::edit::{Edit, EditRequest, LUMA, Task, denoise, edit, from_sigmas, slerp};
 use consistency_sampler::folder::ModelFolder;
+use consistency_sampler::image::{from_rgba, to_unit};
 use consistency_sampler::network::Network;
 use consistency_sampler::rng::Generator;
+use consistency_sampler::sampler::{Blend, Progress, Request};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -65,7 +67,7 @@ fn edits_match<N: Network>(new: impl Fn(&ModelFolder) -> N) {
         let schedule = from_sigmas(&folder.scheduler, &sigmas).unwrap();
         let mut generator = Generator::new(case["seed"].as_u64().unwrap());
         let noise = |z: &mut [f32]| generator.randn(z);
-        let next = |_: consistency_sampler::sampler::Progress<'_>| ControlFlow::Continue(());
+        let next = |_: Progress<'_>| ControlFlow::Continue(());
         let run = edit(&mut network, &folder.unet, &kind, &schedule, &y, &labels, noise, next);
         assert_close(name, &pollster::block_on(run).unwrap(), &expected, TOLERANCE);
     }
@@ -86,6 +88,107 @@ fn edits_match_on_the_gpu() {
     use consistency_sampler::gpu::{Gpu, GpuUNet};
     let gpu = pollster::block_on(Gpu::request()).expect("a GPU adapter, be it a software one");
     edits_match(|f| GpuUNet::new(&gpu, &f.unet).unwrap());
+}
+
+/// The whole way from pixels and options to pixels.
+#[test]
+fn requests_match_on_the_host() {
+    let bytes = std::fs::read(goldens().join("requests.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let cases = json(&goldens().join("requests.json"));
+    let cases = cases.as_array().unwrap();
+    assert_eq!(cases.len(), 15);
+    for case in cases.iter().filter(|case| case["method"] != "denoise") {
+        let name = case["name"].as_str().unwrap();
+        let folder = ModelFolder::open(goldens().join(case["checkpoint"].as_str().unwrap())).unwrap();
+        let (unet, scheduler) = (&folder.unet, &folder.scheduler);
+        let mut network = load(consistency_sampler::host::HostNetwork::new(unet), &folder).unwrap();
+        let options = &case["options"];
+        let picture =
+            |key: &str, channels: usize| from_rgba(file.tensor(&format!("{name}.{key}")).unwrap().data(), channels);
+        let request = Request {
+            seed: options["seed"].as_u64().unwrap(),
+            batch: options["count"].as_u64().unwrap() as usize,
+            class_labels: Some(numbers(options, "classLabels").iter().map(|&l| l as u32).collect()),
+            timesteps: options["timesteps"]
+                .is_array()
+                .then(|| numbers(options, "timesteps").iter().map(|&t| t as usize).collect()),
+            num_inference_steps: None,
+            blend: options["blend"].is_object().then(|| Blend {
+                seed: options["blend"]["seed"].as_u64().unwrap(),
+                amount: options["blend"]["amount"].as_f64().unwrap(),
+            }),
+        };
+        let channels = unet.in_channels;
+        let sigma = || options["sigma"].as_f64().unwrap();
+        let task = match options["kind"].as_str() {
+            None => None,
+            Some("inpaint") => {
+                Some(Task::Edit(Edit::Inpaint { hole: picture("mask", 1).iter().map(|&v| v > 0.0).collect() }))
+            }
+            Some("colorize") => Some(Task::Edit(Edit::Colorize)),
+            Some("super-resolution") => {
+                Some(Task::Edit(Edit::SuperResolution { patch: options["patch"].as_u64().unwrap() as usize }))
+            }
+            Some("stroke") => Some(Task::Edit(Edit::Stroke)),
+            Some("denoise") => Some(Task::Denoise { sigma: sigma() }),
+            Some("interpolate") => Some(Task::Interpolate {
+                to: picture("to", channels),
+                sigma: sigma(),
+                amounts: Some(numbers(options, "amounts")),
+            }),
+            Some(other) => panic!("{other}"),
+        };
+        let mut seen = Vec::new();
+        let next = |p: Progress<'_>| {
+            seen = p.denoised.to_vec();
+            ControlFlow::Continue(())
+        };
+        let found = match task {
+            None => pollster::block_on(request.run(&mut network, unet, scheduler, next)),
+            Some(task) => {
+                let edit = EditRequest { task, picture: picture("image", channels), request };
+                let found = pollster::block_on(edit.run(&mut network, unet, scheduler, next)).unwrap();
+                kept(name, &edit, &found, unet.sample_size[1]);
+                Ok(found)
+            }
+        };
+        let found = found.unwrap();
+        assert_eq!(found, seen, "{name}: what the last step showed");
+        let found: Vec<f32> = found.iter().map(|&v| to_unit(v)).collect();
+        assert_close(name, &found, &f32s(file.tensor(&format!("{name}.images")).unwrap().data()), TOLERANCE);
+    }
+}
+
+/// Asserts that each picture keeps what its edit keeps: pixels exactly, means and lumas to 1e-4.
+fn kept(name: &str, edit: &EditRequest, found: &[f32], width: usize) {
+    let y = &edit.picture;
+    for x in found.chunks_exact(y.len()) {
+        match &edit.task {
+            Task::Edit(Edit::Inpaint { hole }) => {
+                for i in (0..y.len()).filter(|i| !hole[i % hole.len()]) {
+                    assert_eq!(x[i], y[i], "{name}: pixel {i}");
+                }
+            }
+            Task::Edit(Edit::Colorize) => {
+                let plane = y.len() / 3;
+                let luma = |x: &[f32], i: usize| (0..3).map(|c| LUMA[c] * x[c * plane + i]).sum::<f32>();
+                (0..plane).for_each(|i| assert!((luma(x, i) - luma(y, i)).abs() < 1e-4, "{name}: luma of pixel {i}"));
+            }
+            &Task::Edit(Edit::SuperResolution { patch }) => {
+                let mean = |x: &[f32], row: usize, column: usize| {
+                    let pixel = |i: usize| x[(row * patch + i / patch) * width + column * patch + i % patch];
+                    (0..patch * patch).map(pixel).sum::<f32>() / (patch * patch) as f32
+                };
+                for (row, column) in (0..y.len() / width / patch).flat_map(|r| (0..width / patch).map(move |c| (r, c)))
+                {
+                    let (found, wanted) = (mean(x, row, column), mean(y, row, column));
+                    assert!((found - wanted).abs() < 1e-4, "{name}: patch {row}, {column}: {found}, expected {wanted}");
+                }
+            }
+            _ => (),
+        }
+    }
 }
 
 /// A folder of one test's files.

@@ -49,6 +49,16 @@ import { sourceOf } from "./model-source.js";
  * @property {boolean} last  whether the picture is finished
  */
 
+/**
+ * @typedef {object} Run
+ * @property {number} networkCalls  how many there were
+ * @property {number} milliseconds  from the first to the last
+ */
+
+/**
+ * @typedef {ImageData | { width: number, height: number, data: Uint8ClampedArray | Uint8Array }} Picture  RGBA, row by row
+ */
+
 /** What went wrong, in one line (`message`) and as a word to decide by (`code`). */
 export class ConsistencySamplerError extends Error {
   /**
@@ -56,7 +66,7 @@ export class ConsistencySamplerError extends Error {
    *   unsupported: the browser has no usable WebGPU; network: no answer, or one that broke off; http: a status other than
    *   success, or a web page in place of a file; config, weights: a file of the model that is not what it should be, by
  *   its form, its length or its SHA-256;
-   *   input: bad options; gpu: the GPU is too small, or gave up; busy: a sample() is running; disposed: dispose() was
+   *   input: bad options; gpu: the GPU is too small, or gave up; busy: another call is running; disposed: dispose() was
    *   called; failed: anything else
    * @param {string} message
    */
@@ -74,7 +84,7 @@ export class ConsistencySampler {
   #worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module", name: "consistency-sampler" });
   #pending = new Map();
   #lastId = 0;
-  #sampling = false;
+  #running = false;
   #ended = null;
 
   /**
@@ -162,29 +172,69 @@ export class ConsistencySampler {
    * Samples images. The same options give the same pixels on the same device.
    *
    * @param {object} options
-   * @param {number | bigint} options.seed  0 to 2⁶⁴ − 1
-   * @param {number} options.count  how many images
+   * @param {number | bigint} [options.seed]  0 to 2⁶⁴ − 1; 0 by default
+   * @param {number} [options.count]  how many images; 1 by default
    * @param {number[]} [options.classLabels]  a class for each image, or one for all; drawn by the seed when left out
-   * @param {number} [options.numInferenceSteps]  how many network calls
+   * @param {number} [options.numInferenceSteps]  how many network calls; 1 by default
    * @param {number[]} [options.timesteps]  instead of `numInferenceSteps`: descending indices of the schedule
+   * @param {{ seed: number | bigint, amount: number }} [options.blend]  makes all noise slerp(noise(seed),
+   *   noise(blend.seed), amount), amount from 0 (this seed's sample) to 1 (the other's): variations of a sample when it is
+   *   small, a path between two samples otherwise. Classes that are drawn stay those of `seed`
    * @param {(step: Step) => void} [options.onStep]  called after each network call
    * @param {AbortSignal} [options.signal]  stops after the network call under way
-   * @returns {Promise<{ networkCalls: number, milliseconds: number }>}
+   * @returns {Promise<Run>}
    */
-  async sample({ onStep, signal, ...options }) {
-    signal?.throwIfAborted();
-    if (this.#sampling) throw new ConsistencySamplerError("busy", "one sample() at a time: another one is running");
-    this.#sampling = true;
-    const abort = () => this.#worker.postMessage({ method: "cancel" });
-    signal?.addEventListener("abort", abort);
-    try {
-      const { cancelled, ...result } = await this.#call("sample", options, onStep);
-      if (cancelled) throw signal.reason;
-      return result;
-    } finally {
-      this.#sampling = false;
-      signal?.removeEventListener("abort", abort);
-    }
+  sample(options = {}) {
+    return this.#run("sample", { ...options, kind: null });
+  }
+
+  /**
+   * Changes a picture without further training (Song et al. 2023, Algorithm 4). Pictures are `ImageData`, or of its form,
+   * and of the model's size; a grey model sees their luma, transparent pixels are seen on black.
+   *
+   * @param {object} options
+   * @param {"inpaint" | "colorize" | "super-resolution" | "stroke" | "denoise" | "interpolate"} options.kind
+   *   inpaint: pixels where the mask is black are kept, exactly, the hole is generated; colorize: the luma of each pixel
+   *   is kept; super-resolution: the mean of each patch of each channel is kept; stroke: a picture that follows strokes;
+   *   denoise: noise of standard deviation `sigma` is taken away; interpolate: pictures from `image` to `to`
+   * @param {Picture} options.image  the picture
+   * @param {Picture} [options.mask]  inpaint: white where pixels are to be generated
+   * @param {number} [options.patch]  super-resolution: pixels along a side of a patch, a divisor of height and width
+   * @param {number} [options.sigma]  denoise: standard deviation of the noise in the picture, whose range is −1 to 1;
+   *   interpolate: of the noise under which the two pictures are mixed, 5.38 by default. From `info.sigmaMin` to
+   *   `info.sigmaMax`
+   * @param {Picture} [options.to]  interpolate: the picture at the other end
+   * @param {number[]} [options.amounts]  interpolate: how far each result is on the way, from 0 to 1; evenly spaced when
+   *   left out
+   * @param {number} [options.count]  how many different results; 1 by default, 8 for interpolate
+   * @param {number | bigint} [options.seed]  as in `sample`, and so are the others; steps are for the first four kinds,
+   *   which take 8 evenly spaced ones by default, stroke two at σ 5.38 and 2.24
+   * @param {number[]} [options.classLabels]
+   * @param {number} [options.numInferenceSteps]
+   * @param {number[]} [options.timesteps]
+   * @param {{ seed: number | bigint, amount: number }} [options.blend]
+   * @param {(step: Step) => void} [options.onStep]  called after each network call, with what is kept in place
+   * @param {AbortSignal} [options.signal]
+   * @returns {Promise<Run>}
+   */
+  edit({ kind = "", image, mask, to, ...options } = {}) {
+    const count = options.amounts?.length ?? (kind === "interpolate" ? 8 : 1);
+    return this.#run("sample", { count, ...options, kind, image: portable(image), mask: portable(mask), to: portable(to) });
+  }
+
+  /**
+   * One network call that shows what the model sees and makes of it: x = image + σ·z with the seed's noise z, and f(x, σ).
+   *
+   * @param {object} options
+   * @param {Picture} options.image  of the model's size
+   * @param {number} options.sigma  from `info.sigmaMin` to `info.sigmaMax`
+   * @param {number | bigint} [options.seed]  0 by default
+   * @param {number[]} [options.classLabels]  one class; drawn by the seed when left out
+   * @param {AbortSignal} [options.signal]  makes it reject when the call is over
+   * @returns {Promise<{ noisy: Uint8ClampedArray, denoised: Uint8ClampedArray }>}  RGBA; `noisy` is x/√(1 + σ²), clamped
+   */
+  async denoise({ image, ...options } = {}) {
+    return this.#run("denoise", { ...options, count: 1, image: portable(image) });
   }
 
   /** Frees the worker and its GPU memory; calls under way and later ones reject. */
@@ -200,12 +250,35 @@ export class ConsistencySampler {
     this.#pending.clear();
   }
 
+  /** A call of the network, of which there is one at a time. */
+  async #run(method, { onStep, signal, ...options }) {
+    signal?.throwIfAborted();
+    if (this.#running) throw new ConsistencySamplerError("busy", "one call at a time: another one is running");
+    this.#running = true;
+    const abort = () => this.#worker.postMessage({ method: "cancel" });
+    signal?.addEventListener("abort", abort);
+    try {
+      const { cancelled, ...result } = await this.#call(method, options, onStep);
+      if (cancelled) throw signal.reason;
+      return result;
+    } finally {
+      this.#running = false;
+      signal?.removeEventListener("abort", abort);
+    }
+  }
+
   #call(method, params, onEvent) {
     return new Promise((resolve, reject) => {
       if (this.#ended) return reject(this.#ended.reason);
       const id = ++this.#lastId;
       this.#pending.set(id, { resolve, reject, onEvent });
-      this.#worker.postMessage({ id, method, params });
+      try {
+        this.#worker.postMessage({ id, method, params });
+      } catch (error) {
+        // An option that no worker can be sent, such as a function.
+        this.#pending.delete(id);
+        reject(new ConsistencySamplerError("input", `options: ${error.message}`));
+      }
     });
   }
 
@@ -216,4 +289,11 @@ export class ConsistencySampler {
     if (error) call.reject(new ConsistencySamplerError(error.code, error.message));
     else call.resolve(result);
   }
+}
+
+/** A picture as it goes to the worker. */
+function portable(picture) {
+  if (picture?.data?.constructor !== Uint8Array) return picture;
+  const { width, height, data } = picture;
+  return { width, height, data: new Uint8ClampedArray(data.buffer, data.byteOffset, data.length) };
 }

@@ -12,14 +12,14 @@ import init, { Device, Loader } from "./pkg/consistency_sampler.js";
 const PROGRESS_INTERVAL = 100;
 
 let model;
-let sampling = false;
+let running = false;
 
-const methods = { load, schedule, sample };
+const methods = { load, schedule, sample, denoise };
 
 self.onmessage = async ({ data: { id, method, params } }) => {
   if (method === "cancel") {
     // It may come too late, and must not stop the run after the one it was meant for.
-    if (sampling) model.cancel();
+    if (running) model.cancel();
     return;
   }
   const emit = (event, transfer = []) => self.postMessage({ id, event }, transfer);
@@ -60,12 +60,20 @@ function schedule({ numInferenceSteps, timesteps }) {
   return model.schedule(numInferenceSteps, timesteps && Uint32Array.from(timesteps));
 }
 
-async function sample(options, emit) {
-  sampling = true;
+function sample(options, emit) {
+  return run(() => model.sample(options, (step) => emit(step, [step.pixels.buffer])));
+}
+
+function denoise(options) {
+  return run(() => model.denoise(options));
+}
+
+async function run(action) {
+  running = true;
   try {
-    return await model.sample(options, (step) => emit(step, [step.pixels.buffer]));
+    return await action();
   } finally {
-    sampling = false;
+    running = false;
   }
 }
 

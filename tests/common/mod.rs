@@ -141,6 +141,7 @@ pub fn samples(path: &Path) -> Vec<Sample> {
                 class_labels: numbers("class_labels").map(|l| l.iter().map(|&l| l as u32).collect()),
                 timesteps: numbers("timesteps"),
                 num_inference_steps: case["num_inference_steps"].as_u64().map(|n| n as usize),
+                blend: None,
             },
             images: f32s(file.tensor(&format!("{name}.images")).unwrap().data()),
         }

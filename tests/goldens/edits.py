@@ -1,4 +1,7 @@
-"""Makes `edits.safetensors` and `edits.json`: Algorithm 4 of Song et al. 2023 in NumPy, with diffusers' U-Net as F.
+"""Makes `edits.*` and `requests.*`: Algorithm 4 of Song et al. 2023 in NumPy, with diffusers' U-Net as F.
+
+`edits` holds batches of f32 pictures. `requests` holds RGBA pictures and options as a page gives them, for the whole way from
+pixels to pixels: edits, the single denoising call, samples of blended seeds.
 
 Written from the paper with the orthogonal matrices spelled out (by QR), unlike the Rust, which needs only their first
 column. Pictures are random; what is compared is the algorithm. Run after make.py, in the same environment:
@@ -100,13 +103,134 @@ def edit(f, case, y):
     return x
 
 
+def slerp(a, b, share):
+    """Between two noises, along the arc."""
+    angle = np.arccos((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()))
+    return (np.sin((1 - share) * angle) * a + np.sin(share * angle) * b) / np.sin(angle)
+
+
 def interpolate(f, case, shape):
     """Samples from the noises between two."""
     a, b = (torch.randn(shape[1:], generator=torch.Generator().manual_seed(s)).double().numpy() for s in case["seeds"])
-    angle = np.arccos((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()))
-    shares = case["shares"]
-    z = np.stack([(np.sin((1 - s) * angle) * a + np.sin(s * angle) * b) / np.sin(angle) for s in shares])
+    z = np.stack([slerp(a, b, share) for share in case["shares"]])
     return f(f.config.sigma_max * z, f.config.sigma_max, case["class_labels"])
+
+
+def within_range(x, y, axis_to_last, q):
+    """Moves each pixel or patch of x along q until, clamped to ±1, its component along q is y's."""
+    forward, back = axis_to_last
+    x, wanted = forward(x), (forward(y) * q).sum(-1, keepdims=True)
+    low, high = np.full_like(wanted, -1e3), np.full_like(wanted, 1e3)
+    for _ in range(80):
+        middle = (low + high) / 2
+        less = (np.clip(x + q * middle, -1, 1) * q).sum(-1, keepdims=True) < wanted
+        low, high = np.where(less, middle, low), np.where(less, high, middle)
+    return back(np.clip(x + q * high, -1, 1))
+
+
+def picture_of(rgba, channels):
+    """RGBA bytes as (1, C, H, W) in [−1, 1]."""
+    x = rgba[..., :3].astype(np.float64) / 127.5 - 1
+    return np.moveaxis(x[..., :1] if channels == 1 else x, -1, 0)[None]
+
+
+def request(f, case, images, channels):
+    """What a page gets for the options of a case: pictures in about [−1, 1]."""
+    options = case["options"]
+    labels, count = options["classLabels"], options.get("count", 1)
+    generators = [torch.Generator().manual_seed(options["seed"])]
+    if "blend" in options:
+        generators.append(torch.Generator().manual_seed(options["blend"]["seed"]))
+
+    def draw(shape):
+        zs = [torch.randn(shape, generator=g).double().numpy() for g in generators]
+        if len(zs) == 1:
+            return zs[0]
+        return np.stack([slerp(a, b, options["blend"]["amount"]) for a, b in zip(*zs)])
+
+    c = f.config
+    sigmas = [f.karras(t) for t in reversed(options.get("timesteps", []))]
+    if case["method"] == "sample":
+        shape = (count, channels, *images["size"])
+        z, x = draw(shape), None
+        for sigma in sigmas:
+            if x is None:
+                x = f(c.sigma_max * z, sigma, labels)
+            else:
+                x = f(x + np.sqrt(sigma**2 - c.sigma_min**2) * c.s_noise * draw(shape), sigma, labels)
+        return {"images": x}
+    y = picture_of(images["image"], channels)
+    if case["method"] == "denoise":
+        sigma = options["sigma"]
+        x = y + sigma * draw(y.shape)
+        return {"noisy": x / np.sqrt(1 + sigma**2), "denoised": f(x, sigma, labels)}
+    kind = options["kind"]
+    if kind == "denoise":
+        return {"images": f(np.repeat(y, count, 0), options["sigma"], labels)}
+    if kind == "interpolate":
+        sigma = options["sigma"]
+        z = draw(y.shape)
+        a, b = y + sigma * z, picture_of(images["to"], channels) + sigma * z
+        return {"images": f(np.concatenate([slerp(a, b, share) for share in options["amounts"]]), sigma, labels)}
+    algorithm = {"kind": kind, "seed": options["seed"], "class_labels": labels, "sigmas": sigmas}
+    if kind == "inpaint":
+        algorithm["hole"] = images["mask"][..., 0] > 127
+    if kind == "stroke":
+        algorithm["sigmas"] = [5.38, 2.24]
+    y = np.repeat(y, count, 0)
+    if kind == "super-resolution":
+        p = algorithm["patch"] = options["patch"]
+        axis = (lambda x: patches(x, p)), (lambda x: unpatches(x, p))
+        return {"images": within_range(edit(f, algorithm, y), y, axis, np.full(p * p, 1 / p))}
+    if kind == "colorize":
+        q = np.array([0.2989, 0.5870, 0.1140])
+        axis = (lambda x: np.moveaxis(x, 1, -1)), (lambda x: np.moveaxis(x, -1, 1))
+        return {"images": within_range(edit(f, algorithm, y), y, axis, q / np.sqrt((q * q).sum()))}
+    return {"images": edit(f, algorithm, y)}
+
+
+def requests():
+    """The cases of `requests.*`."""
+    rng = np.random.Generator(np.random.PCG64(8))
+    cases, tensors = [], {}
+    for checkpoint, channels, size, patch, labels in [("attn-scale-shift", 3, 16, 4, [3, 5]), ("mnist-shape", 1, 28, 7, [9, 0])]:
+        f = Function(checkpoint)
+        common = {"seed": 11, "classLabels": labels}
+        steps = {"count": 2, "timesteps": [30, 20, 10, 0]}
+        one = {"classLabels": labels[:1]}
+        kinds = [
+            ("edit", {"kind": "inpaint"} | steps, ["image", "mask"]),
+            ("edit", {"kind": "super-resolution", "patch": patch} | steps, ["image"]),
+            ("edit", {"kind": "stroke", "count": 2}, ["image"]),
+            ("edit", {"kind": "denoise", "sigma": 0.7, "count": 2}, ["image"]),
+            ("edit", {"kind": "interpolate", "sigma": 5.38, "amounts": [0.25, 1.0], "count": 2}, ["image", "to"]),
+            ("denoise", {"sigma": 2.5} | one, ["image"]),
+            ("sample", {"count": 2, "timesteps": [22, 0], "blend": {"seed": 12, "amount": 0.3}}, []),
+        ]
+        if channels == 3:
+            kinds.append(("edit", {"kind": "colorize"} | steps, ["image"]))
+        for method, options, pictures in kinds:
+            name = f"{checkpoint}.{options.get('kind', 'blend' if method == 'sample' else 'noise')}"
+            case = {"name": name, "checkpoint": checkpoint, "method": method, "options": common | options, "pictures": pictures}
+            images = {}
+            for key in pictures:
+                rgba = rng.integers(0, 256, (size, size, 4), dtype=np.uint8)
+                if key == "mask":
+                    rgba[...] = rng.choice([0, 255], (size, size, 1), p=[0.6, 0.4])
+                elif channels == 1:
+                    rgba[...] = rgba[..., :1]
+                rgba[..., 3] = 255
+                images[key] = tensors[f"{name}.{key}"] = rgba
+            for key, x in request(f, case, images | {"size": (size, size)}, channels).items():
+                tensors[f"{name}.{key}"] = np.clip(x / 2 + 0.5, 0, 1).astype(np.float32)
+            cases.append(case)
+    write("requests", cases, tensors)
+
+
+def write(stem, cases, tensors):
+    save_file(tensors, HERE / f"{stem}.safetensors")
+    (HERE / f"{stem}.json").write_text("[\n" + ",\n".join(json.dumps(case) for case in cases) + "\n]\n")
+    print(f"{stem}: {len(cases)} cases")
 
 
 def main():
@@ -139,9 +263,8 @@ def main():
             tensors[f"{case['name']}.y"] = y
             tensors[f"{case['name']}.x"] = x.astype(np.float32)
             cases.append(case)
-    save_file(tensors, HERE / "edits.safetensors")
-    (HERE / "edits.json").write_text("[\n" + ",\n".join(json.dumps(case) for case in cases) + "\n]\n")
-    print(f"{len(cases)} cases")
+    write("edits", cases, tensors)
+    requests()
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ export const PIXEL_TOLERANCE = 1.5;
  * `{ name, options }` with the options of `sample`.
  */
 export function goldens(stem) {
-  const read = (extension) => readFileSync(path.join(GOLDENS, stem + extension));
-  const cases = JSON.parse(read(".json").toString()).map((settings) => ({
+  const { cases: list, tensors } = read(stem);
+  const cases = list.map((settings) => ({
     name: settings.name,
     options: {
       seed: settings.seed,
@@ -26,7 +26,13 @@ export function goldens(stem) {
       timesteps: settings.timesteps,
     },
   }));
-  return { tensors: parse(read(".safetensors")), cases };
+  return { tensors, cases };
+}
+
+/** What is in `<stem>.json` and `<stem>.safetensors`. */
+export function read(stem) {
+  const file = (extension) => readFileSync(path.join(GOLDENS, stem + extension));
+  return { cases: JSON.parse(file(".json").toString()), tensors: parse(file(".safetensors")) };
 }
 
 /** Images in 0…1, [B, C, H, W], as opaque RGBA in 0…255, one image after another, not rounded. */

@@ -1,6 +1,6 @@
 // The safetensors format, as far as the tests need it: https://github.com/huggingface/safetensors#format
 
-const ARRAYS = { F32: Float32Array, I64: BigInt64Array };
+const ARRAYS = { F32: Float32Array, I64: BigInt64Array, U8: Uint8Array };
 
 /** Splits a file into its header, as an object, and its data. */
 export function split(file) {

@@ -5,14 +5,11 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use consistency_sampler::config::UNetConfig;
-use consistency_sampler::consistency::Schedule;
-use consistency_sampler::edit::{Edit, denoise, edit, from_sigmas, slerp};
-use consistency_sampler::folder::ModelFolder;
-use consistency_sampler::rng::Generator;
+use consistency_sampler::edit::{Edit, EditRequest, STROKE_SIGMAS, Task};
 use consistency_sampler::sampler::{Progress, Request};
 use consistency_sampler::{Error, Result};
 
-use crate::device::{AnyNetwork, ModelArguments};
+use crate::device::ModelArguments;
 use crate::files::{PictureFile, read_picture};
 use crate::sample::seed;
 
@@ -93,15 +90,24 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let config = &folder.unet;
     let picture = read_picture(&arguments.input, config)?;
     arguments.check_options()?;
-    let plan = arguments.plan(&folder)?;
     let default = if arguments.kind == Kind::Interpolate { 8 } else { 1 };
     let batch = arguments.batch.unwrap_or(default);
-    let request =
-        Request { seed: arguments.seed, batch, class_labels: arguments.class_labels.clone(), ..Request::default() };
-    let labels = request.labels(config)?;
+    let request = Request {
+        seed: arguments.seed,
+        batch,
+        class_labels: arguments.class_labels.clone(),
+        timesteps: arguments.timesteps.clone(),
+        num_inference_steps: arguments.num_inference_steps,
+        blend: None,
+    };
+    let edit = EditRequest { task: arguments.task(config)?, picture, request };
+    // What is wrong with the request should show before the weights are read.
+    edit.schedule(config, &folder.scheduler)?;
+    edit.request.labels(config)?;
 
     let mut network = arguments.model.network(&folder, config)?;
-    let images = pollster::block_on(plan.run(&mut network, &folder, &picture, &labels, batch, arguments.seed))?;
+    let next = |_: Progress<'_>| ControlFlow::Continue(());
+    let images = pollster::block_on(edit.run(&mut network, config, &folder.scheduler, next))?;
 
     let [height, width] = config.sample_size;
     let shape = [batch, config.in_channels, height, width];
@@ -113,57 +119,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// What is to be run, checked before the weights are read.
-enum Plan {
-    Edit(Edit, Schedule),
-    Denoise(f64),
-    Interpolate { to: Vec<f32>, schedule: Schedule },
-}
-
-impl Plan {
-    /// The pictures, (B, C, H, W) in [−1, 1].
-    async fn run(
-        &self,
-        network: &mut AnyNetwork,
-        folder: &ModelFolder,
-        picture: &[f32],
-        labels: &[u32],
-        batch: usize,
-        seed: u64,
-    ) -> Result<Vec<f32>> {
-        let repeated = picture.repeat(batch);
-        let mut generator = Generator::new(seed);
-        let config = &folder.unet;
-        match self {
-            Self::Edit(kind, schedule) => {
-                let next = |_: Progress<'_>| ControlFlow::Continue(());
-                let noise = |z: &mut [f32]| generator.randn(z);
-                let mut x = edit(network, config, kind, schedule, &repeated, labels, noise, next).await?;
-                kind.into_range(&mut x, &repeated, config);
-                Ok(x)
-            }
-            Self::Denoise(sigma) => denoise(network, &folder.scheduler, *sigma, &repeated, labels).await,
-            Self::Interpolate { to, schedule } => {
-                // Both ends under the same noise, so that only the pictures differ.
-                let mut z = vec![0.0; picture.len()];
-                generator.randn(&mut z);
-                let sigma = schedule.steps[0].sigma as f32;
-                let noisy = |y: &[f32]| y.iter().zip(&z).map(|(y, z)| y + sigma * z).collect::<Vec<f32>>();
-                let (a, b) = (noisy(picture), noisy(to));
-                let share = |i: usize| i as f64 / (batch - 1).max(1) as f64;
-                let x: Vec<f32> = (0..batch).flat_map(|i| slerp(&a, &b, share(i))).collect();
-                denoise(network, &folder.scheduler, schedule.steps[0].sigma, &x, labels).await
-            }
-        }
-    }
-}
-
 impl Arguments {
     /// An option of another kind is a mistake that must not pass unseen.
     fn check_options(&self) -> Result<()> {
         let kind = self.kind.to_possible_value().expect("no kind is hidden");
         let kind = kind.get_name();
-        let steps = self.num_inference_steps.is_some() || self.timesteps.is_some();
         let options = [
             ("--mask", self.mask.is_some(), [Some(Kind::Inpaint), None]),
             ("--patch", self.patch.is_some(), [Some(Kind::SuperResolution), None]),
@@ -173,43 +133,28 @@ impl Arguments {
         if let Some((name, ..)) = options.iter().find(|(_, given, of)| *given && !of.contains(&Some(self.kind))) {
             return Err(Error::Input(format!("{name}: --kind {kind} has no such option")));
         }
-        if steps && matches!(self.kind, Kind::Denoise | Kind::Interpolate) {
-            return Err(Error::Input(format!(
-                "--kind {kind} is one network call: expected no list of steps, found one"
-            )));
-        }
         Ok(())
     }
 
-    fn plan(&self, folder: &ModelFolder) -> Result<Plan> {
-        let (config, scheduler) = (&folder.unet, &folder.scheduler);
+    fn task(&self, config: &UNetConfig) -> Result<Task> {
         let missing = |option: &str| Error::Input(format!("--{option} is needed, found none"));
-        let kind = match self.kind {
+        Ok(match self.kind {
             Kind::Inpaint => {
-                let mask = read_mask(self.mask.as_deref().ok_or_else(|| missing("mask"))?, config)?;
-                Edit::Inpaint { hole: mask }
+                let hole = read_mask(self.mask.as_deref().ok_or_else(|| missing("mask"))?, config)?;
+                Task::Edit(Edit::Inpaint { hole })
             }
-            Kind::Colorize => Edit::Colorize,
-            Kind::SuperResolution => Edit::SuperResolution { patch: self.patch.ok_or_else(|| missing("patch"))? },
-            Kind::Stroke => Edit::Stroke,
-            Kind::Denoise => {
-                let sigma = self.sigma.ok_or_else(|| missing("sigma"))?;
-                from_sigmas(scheduler, &[sigma])?;
-                return Ok(Plan::Denoise(sigma));
+            Kind::Colorize => Task::Edit(Edit::Colorize),
+            Kind::SuperResolution => {
+                Task::Edit(Edit::SuperResolution { patch: self.patch.ok_or_else(|| missing("patch"))? })
             }
-            Kind::Interpolate => {
-                let to = read_picture(self.to.as_deref().ok_or_else(|| missing("to"))?, config)?;
-                let schedule = from_sigmas(scheduler, &[self.sigma.unwrap_or(5.38)])?;
-                return Ok(Plan::Interpolate { to, schedule });
-            }
-        };
-        kind.check(config)?;
-        let schedule = match (&self.timesteps, self.num_inference_steps) {
-            (Some(list), _) => Schedule::from_timesteps(scheduler, list)?,
-            (None, Some(n)) => Schedule::evenly_spaced(scheduler, n)?,
-            (None, None) => kind.schedule(scheduler)?,
-        };
-        Ok(Plan::Edit(kind, schedule))
+            Kind::Stroke => Task::Edit(Edit::Stroke),
+            Kind::Denoise => Task::Denoise { sigma: self.sigma.ok_or_else(|| missing("sigma"))? },
+            Kind::Interpolate => Task::Interpolate {
+                to: read_picture(self.to.as_deref().ok_or_else(|| missing("to"))?, config)?,
+                sigma: self.sigma.unwrap_or(STROKE_SIGMAS[0]),
+                amounts: None,
+            },
+        })
     }
 }
 

@@ -125,6 +125,7 @@ impl Arguments {
             class_labels: labels,
             timesteps: self.timesteps.clone(),
             num_inference_steps: self.num_inference_steps,
+            blend: None,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use clap::Args;
 use consistency_sampler::Result;
-use consistency_sampler::sampler::Request;
+use consistency_sampler::sampler::{Blend, Request};
 use indicatif::ProgressBar;
 
 use crate::device::{ModelArguments, style};
@@ -37,6 +37,14 @@ pub struct Arguments {
     #[arg(long, value_name = "T,…", value_delimiter = ',')]
     timesteps: Option<Vec<usize>>,
 
+    /// Another seed, whose noise is mixed in: variations of a sample, or what lies between two
+    #[arg(long, value_name = "S", allow_hyphen_values = true, value_parser = seed, requires = "blend_amount")]
+    blend_seed: Option<u64>,
+
+    /// How much of the other seed's noise, from 0 (none) to 1 (nothing else)
+    #[arg(long, value_name = "A", allow_hyphen_values = true, requires = "blend_seed")]
+    blend_amount: Option<f64>,
+
     /// A .png (a grid of the samples) or a .safetensors (`images` [B,C,H,W] in [0,1])
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
@@ -57,10 +65,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         class_labels: arguments.class_labels.clone(),
         timesteps: arguments.timesteps.clone(),
         num_inference_steps: arguments.num_inference_steps,
+        blend: arguments.blend_seed.zip(arguments.blend_amount).map(|(seed, amount)| Blend { seed, amount }),
     };
     // What is wrong with the request should show before the weights are read.
     let schedule = request.schedule(&folder.scheduler)?;
     let labels = request.labels(&folder.unet)?;
+    drop(request.noise(1)?);
 
     let mut network = arguments.model.network(&folder, &folder.unet)?;
     let bar = ProgressBar::new(schedule.steps.len() as u64)

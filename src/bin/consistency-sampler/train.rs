@@ -401,6 +401,7 @@ impl Run<'_> {
                 class_labels: classes.map(|_| (0..batch).map(|i| (i % columns) as u32).collect()),
                 timesteps: Some(timesteps),
                 num_inference_steps: None,
+                blend: None,
             };
             let run = request.run(&mut network, &denoiser.config, &denoiser.scheduler, |_| ControlFlow::Continue(()));
             let samples = pollster::block_on(run)?;

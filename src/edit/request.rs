@@ -1,0 +1,131 @@
+//! An edit as a person asks for it: which kind, of which picture, how many answers, from which seed.
+
+use std::ops::ControlFlow;
+
+use super::{Edit, edit, from_sigmas, slerp};
+use crate::config::{SchedulerConfig, UNetConfig};
+use crate::consistency::Schedule;
+use crate::error::{Error, Result};
+use crate::json::number;
+use crate::sampler::{ConsistencyFunction, Progress, Request};
+
+/// What is to be done with a picture.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Task {
+    /// Algorithm 4: some of it is kept.
+    Edit(Edit),
+    /// f(picture, σ): the picture holds noise, which is taken away.
+    Denoise {
+        /// Standard deviation of the noise, of a picture in [−1, 1].
+        sigma: f64,
+    },
+    /// f(slerp(picture + σ·z, to + σ·z, amount), σ): what lies between two pictures, under the same noise.
+    Interpolate {
+        /// The picture at the other end, (C, H, W) in [−1, 1].
+        to: Vec<f32>,
+        /// Standard deviation of the noise; [`super::STROKE_SIGMAS`]\[0\] is a good one.
+        sigma: f64,
+        /// How far each answer is on the way, from 0 to 1; `None`: evenly spaced from end to end.
+        amounts: Option<Vec<f64>>,
+    },
+}
+
+/// A picture, what is to be done with it, and how often.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EditRequest {
+    /// What is to be done.
+    pub task: Task,
+    /// (C, H, W), row-major, in [−1, 1].
+    pub picture: Vec<f32>,
+    /// How many answers, of which classes, from which seed. Steps are for [`Task::Edit`] alone, which has its own default
+    /// ([`Edit::schedule`]).
+    pub request: Request,
+}
+
+impl EditRequest {
+    /// The noise levels to visit.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when the task does not suit the model, steps are asked of a task of one call, or the noise levels are
+    /// out of range.
+    pub fn schedule(&self, unet: &UNetConfig, scheduler: &SchedulerConfig) -> Result<Schedule> {
+        let steps = self.request.timesteps.is_some() || self.request.num_inference_steps.is_some();
+        match self.task {
+            Task::Edit(ref kind) => {
+                kind.check(unet)?;
+                if steps { self.request.schedule(scheduler) } else { kind.schedule(scheduler) }
+            }
+            Task::Denoise { .. } | Task::Interpolate { .. } if steps => {
+                Err(Error::Input("one network call is all that this kind takes: expected no steps, found some".into()))
+            }
+            Task::Denoise { sigma } | Task::Interpolate { sigma, .. } => from_sigmas(scheduler, &[sigma]),
+        }
+    }
+
+    /// The pictures, (B, C, H, W) in [−1, 1], with what is kept of the given one in place; `on_step` sees the same after
+    /// each network call and may stop the edit.
+    ///
+    /// # Errors
+    /// Those of [`EditRequest::schedule`], of [`Request::labels`] and of the function, [`Error::Input`] when the picture has
+    /// another size than the model's or amounts are not from 0 to 1, and [`Error::Cancelled`] when `on_step` breaks off.
+    pub async fn run<F: ConsistencyFunction>(
+        &self,
+        function: &mut F,
+        unet: &UNetConfig,
+        scheduler: &SchedulerConfig,
+        mut on_step: impl FnMut(Progress<'_>) -> ControlFlow<()>,
+    ) -> Result<Vec<f32>> {
+        let schedule = self.schedule(unet, scheduler)?;
+        let batch = self.request.batch;
+        let len = self.request.len(unet)? / batch;
+        let to = if let Task::Interpolate { to, .. } = &self.task { to.len() } else { len };
+        if let Some(found) = [self.picture.len(), to].into_iter().find(|found| *found != len) {
+            let (c, [height, width]) = (unet.in_channels, unet.sample_size);
+            return Err(Error::Input(format!("picture: expected {c}×{height}×{width} = {len} values, found {found}")));
+        }
+        let labels = self.request.labels(unet)?;
+        let mut noise = self.request.noise(len)?;
+        let y = self.picture.repeat(batch);
+        // What is neither kept nor generated step by step is an edit that keeps nothing and adds no noise of its own.
+        let (kind, y) = match &self.task {
+            Task::Edit(kind) => (kind, y),
+            Task::Denoise { .. } => (&Edit::Stroke, y),
+            Task::Interpolate { to, sigma, amounts } => {
+                let amounts = amounts_of(amounts.as_deref(), batch)?;
+                let mut z = vec![0.0; len];
+                noise(&mut z);
+                let noisy = |y: &[f32]| y.iter().zip(&z).map(|(y, z)| y + *sigma as f32 * z).collect::<Vec<f32>>();
+                let (a, b) = (noisy(&self.picture), noisy(to));
+                (&Edit::Stroke, amounts.into_iter().flat_map(|amount| slerp(&a, &b, amount)).collect())
+            }
+        };
+        let silent = !matches!(self.task, Task::Edit(_));
+        let noise = |z: &mut [f32]| {
+            if !silent {
+                noise(z);
+            }
+        };
+        let mut last = Vec::new();
+        let next = |p: Progress<'_>| {
+            last = p.denoised.to_vec();
+            kind.into_range(&mut last, &y, unet);
+            on_step(Progress { denoised: &last, ..p })
+        };
+        edit(function, unet, kind, &schedule, &y, &labels, noise, next).await?;
+        Ok(last)
+    }
+}
+
+/// Checks the amounts of an interpolation, or spaces them evenly.
+fn amounts_of(amounts: Option<&[f64]>, batch: usize) -> Result<Vec<f64>> {
+    let Some(amounts) = amounts else {
+        return Ok((0..batch).map(|i| i as f64 / (batch - 1).max(1) as f64).collect());
+    };
+    if amounts.len() != batch {
+        return Err(Error::Input(format!("amounts: expected {batch}, one for each picture, found {}", amounts.len())));
+    }
+    match amounts.iter().find(|a| !(0.0..=1.0).contains(*a)) {
+        Some(bad) => Err(Error::Input(format!("amounts: expected numbers from 0 to 1, found {}", number(*bad)))),
+        None => Ok(amounts.to_vec()),
+    }
+}
