@@ -222,7 +222,7 @@ def requests():
                 rgba[..., 3] = 255
                 images[key] = tensors[f"{name}.{key}"] = rgba
             for key, x in request(f, case, images | {"size": (size, size)}, channels).items():
-                tensors[f"{name}.{key}"] = np.clip(x / 2 + 0.5, 0, 1).astype(np.float32)
+                tensors[f"{name}.{key}"] = np.ascontiguousarray(np.clip(x / 2 + 0.5, 0, 1), dtype=np.float32)
             cases.append(case)
     write("requests", cases, tensors)
 

@@ -171,7 +171,7 @@ describe("whatever the picture", () => {
     ["a kind that is no word", "edit", { kind: 7 }, whole, /^kind: expected .*, found JsValue\(7\)$/],
     ["no picture", "edit", { kind: "stroke" }, {}, /^image: expected 16×16 pixels, 1024 bytes of RGBA, found .*undefined/],
     ["a picture of another size", "edit", { kind: "stroke" }, { image: black(15 * 16) },
-      /^image: expected 16×16 pixels, 1024 bytes of RGBA, found 16×15, 960 bytes$/, [15, 16]],
+      /^image: expected 16×16 pixels, 1024 bytes of RGBA, found 15×16, 960 bytes$/, [15, 16]],
     ["no mask", "edit", { kind: "inpaint" }, whole, /^mask: expected 16×16 pixels, .* found .*undefined/],
     ["a mask of another size", "edit", { kind: "inpaint", mask: { width: 16, height: 16, data: [1, 2] } }, whole,
       /^mask: expected 16×16 pixels/],
