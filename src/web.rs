@@ -410,7 +410,6 @@ fn message(error: &JsValue) -> String {
     let text = get(error, "message").as_string().unwrap_or_default();
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
-}
 
 fn object(entries: &[(&str, JsValue)]) -> JsResult<Object> {
     let object = Object::new();
