@@ -4,7 +4,9 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
+use consistency_sampler::config::UNetConfig;
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::{Project, run, tools, wasm};
@@ -14,8 +16,8 @@ pub const DIST: &str = "dist";
 /// The most that the code which samples may weigh, as a browser downloads it: brotli at quality 11.
 const BUDGET: usize = 150_000;
 
-/// Scripts of the page alone, which no other page that samples has to load: its controls.
-const CONTROLS: [&str; 2] = ["app.js", "model-picker.js"];
+/// The folder of the page's controls, which no other page that samples has to load.
+const PAGE: &str = "page";
 
 /// Compiles the library, assembles `dist/` afresh and weighs the code.
 pub fn build(project: &Project) -> Result<()> {
@@ -28,11 +30,13 @@ pub fn build(project: &Project) -> Result<()> {
     }
     copy(&www, &dist)?;
     minify(project, &dist)?;
-    for model in models(&project.root.join("weights"))? {
+    let models = models(&project.root.join("weights"))?;
+    for model in &models {
         let folder = dist.join("weights").join(model.file_name().expect("a directory entry has a name"));
-        copy(&model, &folder)?;
+        copy(model, &folder)?;
         sum(&folder)?;
     }
+    list(&models, &dist.join("weights"))?;
     println!("assembled {}", dist.display());
     weigh(&dist)
 }
@@ -74,6 +78,26 @@ fn sum(model: &Path) -> Result<()> {
     fs::write(&sums, lines.concat()).with_context(|| format!("cannot write {}", sums.display()))
 }
 
+/// Writes `weights/index.json`, from which the page offers the site's models: what each is, by its U-Net's configuration.
+fn list(models: &[PathBuf], weights: &Path) -> Result<()> {
+    let about = |model: &PathBuf| {
+        let path = model.join("unet/config.json");
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let config = UNetConfig::parse(&text).map_err(|e| anyhow!("{}: {e}", path.display()))?;
+        Ok(json!({
+            "path": model.file_name().expect("a directory entry has a name").to_string_lossy(),
+            "sampleSize": config.sample_size,
+            "channels": config.in_channels,
+            "numClassEmbeds": config.num_class_embeds,
+        }))
+    };
+    let models = models.iter().map(about).collect::<Result<Vec<_>>>()?;
+    fs::create_dir_all(weights)?;
+    let index = weights.join("index.json");
+    fs::write(&index, json!({ "models": models }).to_string())
+        .with_context(|| format!("cannot write {}", index.display()))
+}
+
 /// Prints what each code file weighs and fails when those that sample are too heavy together.
 fn weigh(dist: &Path) -> Result<()> {
     let mut files = files(dist)?;
@@ -87,7 +111,7 @@ fn weigh(dist: &Path) -> Result<()> {
         let compressed = compressed_size(&bytes)?;
         let name = path.strip_prefix(dist)?;
         println!("{:>9} {compressed:>9} {}", bytes.len(), name.display());
-        let of_the_page = name.to_str().is_some_and(|name| CONTROLS.contains(&name));
+        let of_the_page = name.starts_with(PAGE);
         *if of_the_page { &mut controls } else { &mut runtime } += compressed;
     }
     println!("{:>9} {runtime:>9} together, of at most {BUDGET}, and {controls} for the page's controls", "");
@@ -115,6 +139,7 @@ fn models(weights: &Path) -> Result<Vec<PathBuf>> {
             models.push(path);
         }
     }
+    models.sort();
     Ok(models)
 }
 

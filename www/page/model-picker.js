@@ -2,9 +2,10 @@
 //
 // It knows the page's elements; where models come from and how they are kept is behind `consistency-sampler.js`.
 
-import { ConsistencySampler } from "./consistency-sampler.js";
+import { ConsistencySampler } from "../consistency-sampler.js";
+import { byId, element } from "./dom.js";
+import { megabytes } from "./words.js";
 
-const byId = (id) => document.getElementById(id);
 const address = byId("address");
 
 /** Aborts the load under way; null when there is none. */
@@ -13,9 +14,10 @@ let loading = null;
 let wanted;
 
 /**
- * Connects the controls; `take(model)` is called with what a person chose: a string or files.
+ * Connects the controls; `take(model)` is called with what a person chose: a string or files, `takePicture(file)` with a
+ * picture that was dropped on the page.
  */
-export function connect(take) {
+export function connect(take, takePicture) {
   byId("model-form").addEventListener("submit", (event) => {
     event.preventDefault();
     take(address.value.trim());
@@ -38,6 +40,11 @@ export function connect(take) {
     const { items, types } = event.dataTransfer;
     if (!types.includes("Files")) return;
     event.preventDefault();
+    const [file] = event.dataTransfer.files;
+    if (event.dataTransfer.files.length === 1 && file.type.startsWith("image/")) {
+      takePicture(file);
+      return;
+    }
     // All at once, for what was dropped cannot be read after this event.
     const found = Array.from(items, (item) => {
       const entry = item.webkitGetAsEntry();
@@ -47,12 +54,43 @@ export function connect(take) {
   });
 }
 
+/**
+ * Lists the models of this site, as buttons.
+ *
+ * @param {string} folder  that holds them, and `index.json` with what they are
+ */
+export async function listModels(folder, take) {
+  const response = await fetch(`${folder}index.json`);
+  if (!response.ok) return; // A site of another make; its models are at their addresses all the same.
+  const { models } = await response.json();
+  const buttons = models.map(({ path, sampleSize: [height, width], channels, numClassEmbeds }) => {
+    const facts = [`${width} × ${height}`, channels === 1 ? "grey" : "colour", numClassEmbeds && `${numClassEmbeds} classes`];
+    const name = element("b", { textContent: path });
+    const button = element("button", { type: "button", "data-model": `${folder}${path}/` }, name, facts.filter(Boolean).join(" · "));
+    button.addEventListener("click", () => take(button.dataset.model));
+    return button;
+  });
+  byId("site-models").replaceChildren(...buttons);
+  byId("site-models").hidden = !buttons.length;
+  markCurrent();
+}
+
+/** Marks the button of the model that was asked for last. */
+function markCurrent() {
+  for (const button of byId("site-models").children) {
+    const href = (address) => new URL(address, document.baseURI).href;
+    const current = typeof wanted === "string" && href(wanted) === href(button.dataset.model);
+    button.setAttribute("aria-pressed", current);
+  }
+}
+
 /** Loads a model in view of the person, who may cancel; a load that is under way gives way. */
 export async function load(model) {
   loading?.abort();
   const abort = (loading = new AbortController());
   wanted = model;
   if (typeof model === "string") address.value = model;
+  markCurrent();
   byId("retry").hidden = byId("notice").hidden = true;
   byId("progress").hidden = false;
   byId("bar-text").textContent = "Loading";
@@ -83,7 +121,7 @@ export function describe({ name, revision, licence, parameters, sampleSize, numC
     GPU: device || "not named by the browser",
   };
   const rows = Object.entries(facts).filter(([, fact]) => fact);
-  byId("card").replaceChildren(...rows.flatMap(([term, fact]) => [element("dt", term), element("dd", fact)]));
+  byId("card").replaceChildren(...rows.flatMap(([term, fact]) => [element("dt", { textContent: term }), element("dd", { textContent: fact })]));
 }
 
 function onProgress({ stage, bytes, total, bytesPerSecond, secondsLeft, retry }) {
@@ -110,11 +148,8 @@ async function showKept() {
   byId("kept-field").hidden = !models.length;
   byId("kept").replaceChildren(
     ...models.map(({ id, name, bytes, complete }) => {
-      const button = Object.assign(element("button", "Delete"), { type: "button", ariaLabel: `Delete ${name}` });
-      button.dataset.id = id;
-      const item = element("li", `${name}, ${megabytes(bytes)}${complete ? "" : ", in part"}`);
-      item.append(button);
-      return item;
+      const button = element("button", { type: "button", textContent: "Delete", "aria-label": `Delete ${name}`, "data-id": id });
+      return element("li", {}, `${name}, ${megabytes(bytes)}${complete ? "" : ", in part"}`, button);
     }),
   );
 }
@@ -134,6 +169,3 @@ async function filesIn(entry) {
   }
   return (await Promise.all(entries.map(filesIn))).flat();
 }
-
-const element = (tag, textContent) => Object.assign(document.createElement(tag), { textContent });
-const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
