@@ -1,5 +1,14 @@
 // What a person sees and does on the page, for the tests.
 
+import { mkdirSync, readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import path from "node:path";
+import assert from "node:assert/strict";
+
+/** For a look by eye at what the tests cannot judge. */
+export const SCREENSHOTS = path.join(import.meta.dirname, "../../target/screenshots");
+mkdirSync(SCREENSHOTS, { recursive: true });
+
 /** Waits until a run has ended and returns the status line that says so. */
 export async function finished(page) {
   const status = page.locator("#status");
@@ -13,30 +22,72 @@ export async function visit(page, address) {
   return finished(page);
 }
 
-/** Presses Generate and waits for the picture. */
+/** Presses Generate in the open tab and waits for the picture. */
 export async function generate(page) {
   await page.getByRole("button", { name: "Generate" }).click();
   return finished(page);
 }
 
-/** The canvas's size and RGBA bytes. */
-export async function pixels(page) {
-  const { width, height, base64 } = await page.evaluate(() => {
-    const { width, height } = document.querySelector("canvas");
-    const { data } = document.querySelector("canvas").getContext("2d").getImageData(0, 0, width, height);
-    let text = "";
-    for (const byte of data) text += String.fromCharCode(byte);
-    return { width, height, base64: btoa(text) };
-  });
-  return { width, height, data: Buffer.from(base64, "base64") };
+/** Opens a tab. */
+export function openTab(page, name) {
+  return page.getByRole("tab", { name }).click();
 }
 
-/** The grey values of one 28 × 28 image of the picture, which is laid out in `columns` with one pixel between images. */
-export function tile({ width, data }, index, columns, size = 28) {
-  const values = [];
-  const [left, top] = [(index % columns) * (size + 1), Math.floor(index / columns) * (size + 1)];
-  for (let y = top; y < top + size; y++) {
-    for (let x = left; x < left + size; x++) values.push(data[4 * (y * width + x)]);
-  }
-  return values;
+/** The RGBA bytes of each canvas that a selector names: `{ width, height, data }`. */
+export async function canvases(page, selector) {
+  const found = await page.evaluate((selector) => {
+    return [...document.querySelectorAll(selector)].map((canvas) => {
+      const { width, height } = canvas;
+      const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
+      let text = "";
+      for (const byte of data) text += String.fromCharCode(byte);
+      return { width, height, base64: btoa(text) };
+    });
+  }, selector);
+  return found.map(({ base64, ...size }) => ({ ...size, data: Buffer.from(base64, "base64") }));
+}
+
+/** The samples on the sheet. */
+export const sheet = (page) => canvases(page, "#sheet canvas");
+
+/** The grey values of a picture. */
+export function greys({ data }) {
+  return Array.from({ length: data.length / 4 }, (_, i) => data[4 * i]);
+}
+
+/** Takes a screenshot of the whole page. */
+export function shoot(page, name) {
+  return page.screenshot({ path: path.join(SCREENSHOTS, `${name}.png`), fullPage: true });
+}
+
+/** The sizes and colours that everything on the page has to look right in. */
+export const LOOKS = [
+  ["desktop-light", { width: 1280, height: 800 }, "light"],
+  ["desktop-dark", { width: 1280, height: 800 }, "dark"],
+  ["phone-light", { width: 360, height: 740 }, "light"],
+  ["phone-dark", { width: 360, height: 740 }, "dark"],
+];
+
+/** Shows the page as one of `LOOKS`. */
+export async function look(page, viewport, colorScheme) {
+  await page.setViewportSize(viewport);
+  await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
+}
+
+const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+
+/** Asserts that axe finds nothing to object to, and that nothing is wider than the window. */
+export async function assertAccessible(page, state) {
+  // The page's policy allows no script but its own; what a debugger evaluates is not under it.
+  await page.evaluate(AXE);
+  const { violations, passes } = await page.evaluate(() => globalThis.axe.run(document, { resultTypes: ["violations"] }));
+  assert.ok(passes.length > 10, "axe has looked at the page");
+  const found = violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html, failureSummary }) => `${html.slice(0, 200)} (${failureSummary})`).join("; ")}`);
+  assert.deepEqual(found, [], state);
+  const overflowing = await page.evaluate(() =>
+    [...document.querySelectorAll("body *:not(.unseen, .unseen *, .skip)")]
+      .filter((element) => element.getBoundingClientRect().right > document.documentElement.clientWidth + 0.5)
+      .map((element) => element.outerHTML.slice(0, 120)),
+  );
+  assert.deepEqual(overflowing, [], state);
 }

@@ -108,6 +108,7 @@ async function foreground(work) {
   }
   if (runner.busy) return;
   byId("error").hidden = true;
+  say(""); // What is said of the run before must not seem to be said of this one.
   try {
     await runner.run(work);
   } catch (error) {
