@@ -28,6 +28,7 @@ pub mod host;
 pub mod image;
 mod json;
 pub mod network;
+pub mod noise;
 #[cfg(feature = "png")]
 pub mod picture;
 #[cfg(any(feature = "burn", feature = "burn-wgpu"))]

@@ -7,6 +7,7 @@ use crate::consistency::{Schedule, Step};
 use crate::edit::slerp;
 use crate::error::{Error, Result};
 use crate::json::number;
+use crate::noise::Noise;
 use crate::rng::Generator;
 
 /// A consistency function f(x, σ) that keeps the noisy batch x where it computes.
@@ -101,6 +102,9 @@ pub struct Request {
     pub num_inference_steps: Option<usize>,
     /// Another seed's noise to mix in; the classes stay those of `seed`.
     pub blend: Option<Blend>,
+    /// The noise of each sample by itself, as a list of generators gives it in diffusers, in place of that of `seed` and
+    /// `blend`; empty: none.
+    pub noises: Vec<Noise>,
 }
 
 impl Request {
@@ -173,7 +177,7 @@ impl Request {
     /// long as noise is.
     ///
     /// # Errors
-    /// [`Error::Input`] when the blend's amount is not from 0 to 1.
+    /// [`Error::Input`] when an amount is not from 0 to 1, or [`Request::noises`] are not as many as samples.
     pub fn noise(&self, len: usize) -> Result<impl FnMut(&mut [f32])> {
         let mut generator = Generator::new(self.seed);
         let mut other = match self.blend {
@@ -184,7 +188,16 @@ impl Request {
                 return Err(Error::Input(format!("blend: expected an amount from 0 to 1, found {found}")));
             }
         };
+        if ![0, self.batch].contains(&self.noises.len()) {
+            let (batch, found) = (self.batch, self.noises.len());
+            return Err(Error::Input(format!("seed: expected {batch} of them, one for each sample, found {found}")));
+        }
+        let mut sources = self.noises.iter().map(Noise::source).collect::<Result<Vec<_>>>()?;
         Ok(move |z: &mut [f32]| {
+            if !sources.is_empty() {
+                z.chunks_mut(len).zip(&mut sources).for_each(|(z, source)| source.fill(z));
+                return;
+            }
             generator.randn(z);
             if let Some((generator, amount)) = &mut other {
                 let mut b = vec![0.0; z.len()];
@@ -295,6 +308,22 @@ mod tests {
             let found = request.noise(64).err().unwrap().to_string();
             assert_eq!(found, format!("blend: expected an amount from 0 to 1, found {amount}"));
         }
+    }
+
+    #[test]
+    fn a_sample_with_a_noise_of_its_own_is_the_one_that_its_seed_makes_alone() {
+        let draws = |request: Request| {
+            let (mut noise, mut z) = (request.noise(64).unwrap(), vec![0.0; request.batch * 64]);
+            noise(&mut z);
+            noise(&mut z);
+            z
+        };
+        let both = draws(Request { batch: 2, noises: vec![Noise::Seed(5), Noise::Seed(6)], ..Default::default() });
+        let alone = |seed: u64| draws(Request { batch: 1, seed, ..Default::default() });
+        assert_eq!(both, [alone(5), alone(6)].concat());
+        let request = Request { batch: 3, noises: vec![Noise::Seed(5)], ..Default::default() };
+        let found = request.noise(64).err().unwrap().to_string();
+        assert_eq!(found, "seed: expected 3 of them, one for each sample, found 1");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::gpu::{Gpu, GpuUNet};
 use crate::image::{from_rgba, to_rgba};
 use crate::network::{ForwardInput, Network};
+use crate::noise::Noise;
 use crate::sampler::{Blend, Progress, Request};
 use crate::unet::UNet;
 use crate::weights::WeightStream;
@@ -303,8 +304,10 @@ impl Options<'_> {
             let options = Options(&options);
             JsResult::Ok(Blend { seed: options.whole("seed")?.unwrap_or(0), amount: options.number("amount")? })
         };
+        let seeds = self.get("seed").filter(Array::is_array);
         Ok(Request {
-            seed: self.whole("seed")?.unwrap_or(0),
+            seed: if seeds.is_some() { 0 } else { self.whole("seed")?.unwrap_or(0) },
+            noises: seeds.map_or(Ok(Vec::new()), |s| Array::from(&s).iter().map(|v| noise(&v, 0)).collect())?,
             batch: size(count),
             class_labels: self.list("classLabels", |v, key| whole_number(v, key).map(label))?,
             timesteps: self.list("timesteps", |v, key| whole_number(v, key).map(size))?,
@@ -385,6 +388,18 @@ impl Options<'_> {
         let values = js_sys::try_iter(&value)?.ok_or_else(|| expected(key, "a list of numbers", &value))?;
         values.map(|v| item(&v?, key)).collect::<JsResult<_>>().map(Some)
     }
+}
+
+/// A seed, or `{from, to, amount}` with such in `from` and `to`.
+fn noise(value: &JsValue, depth: usize) -> JsResult<Noise> {
+    // Nothing that is nested deeper passes `Noise::source`, nor may it exhaust the stack here.
+    if !value.is_object() || depth > 99 {
+        return whole_number(value, "seed").map(Noise::Seed);
+    }
+    let object = Object::from(value.clone());
+    let options = Options(&object);
+    let end = |key: &str| noise(&options.get(key).unwrap_or_default(), depth + 1).map(Box::new);
+    Ok(Noise::Between { from: end("from")?, to: end("to")?, amount: options.number("amount")? })
 }
 
 /// A number without fraction, or a BigInt, of at most 64 bits.

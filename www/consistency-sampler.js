@@ -59,6 +59,13 @@ import { sourceOf } from "./model-source.js";
  * @typedef {ImageData | { width: number, height: number, data: Uint8ClampedArray | Uint8Array }} Picture  RGBA, row by row
  */
 
+/**
+ * Where an image's noise comes from: a seed, or what lies between two noises (slerp).
+ *
+ * @typedef {number | bigint | { from: Noise, to: Noise, amount: number }} Noise  amount from 0 to 1; at most 64 within one
+ *   another
+ */
+
 /** What went wrong, in one line (`message`) and as a word to decide by (`code`). */
 export class ConsistencySamplerError extends Error {
   /**
@@ -172,7 +179,8 @@ export class ConsistencySampler {
    * Samples images. The same options give the same pixels on the same device.
    *
    * @param {object} options
-   * @param {number | bigint} [options.seed]  0 to 2⁶⁴ − 1; 0 by default
+   * @param {number | bigint | Noise[]} [options.seed]  0 to 2⁶⁴ − 1, 0 by default: one stream of noise for all images; or
+   *   a noise for each image, which is then the one that this noise makes alone
    * @param {number} [options.count]  how many images; 1 by default
    * @param {number[]} [options.classLabels]  a class for each image, or one for all; drawn by the seed when left out
    * @param {number} [options.numInferenceSteps]  how many network calls; 1 by default

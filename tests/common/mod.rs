@@ -142,6 +142,7 @@ pub fn samples(path: &Path) -> Vec<Sample> {
                 timesteps: numbers("timesteps"),
                 num_inference_steps: case["num_inference_steps"].as_u64().map(|n| n as usize),
                 blend: None,
+                noises: Vec::new(),
             },
             images: f32s(file.tensor(&format!("{name}.images")).unwrap().data()),
         }

@@ -93,11 +93,33 @@ test("bad options are refused in one line", async () => {
     { seed: 0, count: 0, classLabels: [], numInferenceSteps: 1 },
     { seed: -1, count: 1, classLabels: [1], numInferenceSteps: 1 },
     { seed: 0.5, count: 1, classLabels: [1], numInferenceSteps: 1 },
+    { seed: [1, 2], count: 3, classLabels: [1], numInferenceSteps: 1 },
+    { seed: [-1], count: 1, classLabels: [1], numInferenceSteps: 1 },
+    { seed: [{ from: 1, to: 2, amount: 1.5 }], count: 1, classLabels: [1], numInferenceSteps: 1 },
+    { seed: [{ from: 1, amount: 0.5 }], count: 1, classLabels: [1], numInferenceSteps: 1 },
   ]) {
     const { error } = await page.evaluate((options) => window.outcome(window.sampler.sample(options)), options);
     assert.equal(error?.code, "input", JSON.stringify(options));
     assert.match(error.message, /^[^\n]+$/);
   }
+});
+
+test("a list of noises gives each image the one that its noise makes alone", async () => {
+  const drawn = await page.evaluate(async () => {
+    const last = async (options) => {
+      let pixels;
+      await window.sampler.sample({ classLabels: [3], numInferenceSteps: 2, ...options, onStep: (step) => ({ pixels } = step) });
+      return Array.from(pixels);
+    };
+    const between = { from: 5, to: 6, amount: 0.3 };
+    return {
+      together: await last({ seed: [5, 6n, between, { from: between, to: 6, amount: 1 }], count: 4 }),
+      alone: [await last({ seed: 5 }), await last({ seed: 6 }), await last({ seed: 5, blend: { seed: 6, amount: 0.3 } })],
+    };
+  });
+  const [first, second, middle] = drawn.alone;
+  // Another batch size may add in another order.
+  assertNear(drawn.together, [...first, ...second, ...middle, ...second], 1);
 });
 
 const shipped = goldens("shipped/mnist");

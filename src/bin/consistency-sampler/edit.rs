@@ -99,6 +99,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         timesteps: arguments.timesteps.clone(),
         num_inference_steps: arguments.num_inference_steps,
         blend: None,
+        noises: Vec::new(),
     };
     let edit = EditRequest { task: arguments.task(config)?, picture, request };
     // What is wrong with the request should show before the weights are read.

@@ -126,6 +126,7 @@ impl Arguments {
             timesteps: self.timesteps.clone(),
             num_inference_steps: self.num_inference_steps,
             blend: None,
+            noises: Vec::new(),
         }
     }
 }

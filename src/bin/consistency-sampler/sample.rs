@@ -66,6 +66,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         timesteps: arguments.timesteps.clone(),
         num_inference_steps: arguments.num_inference_steps,
         blend: arguments.blend_seed.zip(arguments.blend_amount).map(|(seed, amount)| Blend { seed, amount }),
+        noises: Vec::new(),
     };
     // What is wrong with the request should show before the weights are read.
     let schedule = request.schedule(&folder.scheduler)?;

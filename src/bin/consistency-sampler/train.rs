@@ -402,6 +402,7 @@ impl Run<'_> {
                 timesteps: Some(timesteps),
                 num_inference_steps: None,
                 blend: None,
+                noises: Vec::new(),
             };
             let run = request.run(&mut network, &denoiser.config, &denoiser.scheduler, |_| ControlFlow::Continue(()));
             let samples = pollster::block_on(run)?;
