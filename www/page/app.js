@@ -57,6 +57,7 @@ picker.connect(take, (file) => {
 picker.listModels("weights/", take).catch(() => {}); // Without the list, the address field is there.
 connectTabs();
 byId("cancel").addEventListener("click", () => runner.cancel());
+byId("work").addEventListener("submit", clearError, true);
 start().catch(fail);
 
 async function start() {
@@ -74,7 +75,7 @@ async function start() {
 async function change(model) {
   const turn = ++changes;
   runner.use(null);
-  byId("error").hidden = true;
+  clearError();
   say(typeof model === "string" ? `Loading the model ${model}` : "Loading the model");
   let sampler;
   try {
@@ -107,7 +108,6 @@ async function foreground(work) {
     return;
   }
   if (runner.busy) return;
-  byId("error").hidden = true;
   say(""); // What is said of the run before must not seem to be said of this one.
   try {
     await runner.run(work);
@@ -154,6 +154,7 @@ function show(tab) {
 
 /** A chosen sample is kept; where it is edited it becomes the picture to edit, elsewhere it is explored. */
 function choose(sample) {
+  clearError();
   gallery.keep(sample);
   const tab = open === "edit" || sample.edit ? "edit" : "explore";
   show(tab);
@@ -184,6 +185,10 @@ async function note() {
 
 function say(words) {
   byId("status").textContent = words;
+}
+
+function clearError() {
+  byId("error").hidden = true;
 }
 
 /** Shows an error in one line, with a way out where there is one. */

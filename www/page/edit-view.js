@@ -362,6 +362,7 @@ export class EditView {
     const list = byId("answers");
     const frames = this.#asked?.options.kind === "interpolate" && this.#answers.length > 1;
     list.hidden = this.#answers.length < 2;
+    byId("edit-share").hidden = !this.#answers.length;
     byId("frames-field").hidden = !frames;
     if (!this.#answers.length) {
       this.#strip.hide();
@@ -410,6 +411,7 @@ export class EditView {
     const { paddingInlineStart } = getComputedStyle(well);
     const room = well.clientWidth - 2 * parseFloat(paddingInlineStart);
     const beside = room >= 480;
+    byId("answer").parentElement.hidden = !beside && !this.#answers.length;
     const { width, height } = this.#easel;
     const most = Math.min(beside ? (room - 24) / 2 : room, (0.62 * innerHeight * width) / height);
     const scale = Math.floor((most / width) * devicePixelRatio) / devicePixelRatio || most / width;
