@@ -50,8 +50,11 @@ export async function draw(sampler, recipes, { onStep, signal } = {}) {
     ...scheduleOf(recipes[0].steps),
     signal,
   };
-  const result = await sampler.sample({ ...options, onStep: (step) => onStep?.(land(step, samples), samples) });
-  return finish(samples, result);
+  const landed = (step) => {
+    land(step, samples);
+    onStep?.(step, samples);
+  };
+  return finish(samples, await sampler.sample({ ...options, onStep: landed }));
 }
 
 /** A sample of which nothing has been drawn yet. */
@@ -66,7 +69,6 @@ export function land(step, samples) {
   samples.forEach((sample, i) => {
     sample.steps.push({ sigma: step.sigma, pixels: step.pixels.slice(i * length, (i + 1) * length) });
   });
-  return step;
 }
 
 /** Notes what the run took. */
