@@ -27,7 +27,7 @@ export function explain({ runner, fail }) {
   const answers = [];
   const drawing = svg("svg", { "aria-hidden": "true" });
   const [seen, answer] = ["What the network sees", "Its answer"].map((name) => {
-    const canvas = element("canvas", { role: "img", "aria-label": `${name}: not computed yet` });
+    const canvas = element("canvas", { width: 28, height: 28, role: "img", "aria-label": `${name}: not computed yet` });
     return { name, canvas, figure: element("figure", {}, canvas, element("figcaption", { textContent: name })) };
   });
   let info = null;
@@ -37,7 +37,7 @@ export function explain({ runner, fail }) {
   let done = new Set();
 
   const rows = [noisy, answers].map((row) => {
-    for (let i = 0; i < POINTS; i++) row.push(element("canvas"));
+    for (let i = 0; i < POINTS; i++) row.push(element("canvas", { width: 28, height: 28 }));
     return element("div", { class: "path-row", "aria-hidden": "true" }, ...row);
   });
   const arrow = element("span", { class: "path-arrow", "aria-hidden": "true", textContent: "f →" });
@@ -101,10 +101,11 @@ export function explain({ runner, fail }) {
 
   function fit() {
     const room = place.clientWidth;
-    if (!room || !sample) return;
-    const small = multiple(Math.min(room / POINTS - 4, 84), sample.width);
+    if (!room) return;
+    const { width } = seen.canvas;
+    const small = multiple(Math.min(room / POINTS - 4, 84), width);
     for (const canvas of [...noisy, ...answers]) canvas.style.width = canvas.style.height = `${small}px`;
-    const large = multiple(Math.min((room - 72) / 2, 196), sample.width);
+    const large = multiple(Math.min((room - 72) / 2, 196), width);
     for (const { canvas } of [seen, answer]) canvas.style.width = canvas.style.height = `${large}px`;
   }
 
