@@ -118,6 +118,7 @@ fn requests_match_on_the_host() {
                 seed: options["blend"]["seed"].as_u64().unwrap(),
                 amount: options["blend"]["amount"].as_f64().unwrap(),
             }),
+            noises: Vec::new(),
         };
         let channels = unet.in_channels;
         let sigma = || options["sigma"].as_f64().unwrap();

@@ -78,6 +78,7 @@ fuzz_target!(|input: Input| {
         class_labels: input.class_labels.clone(),
         timesteps: input.timesteps.as_ref().map(|list| list.iter().map(as_size).collect()),
         num_inference_steps: input.num_inference_steps.as_ref().map(as_size),
+        ..Default::default()
     };
     let refused = |e: Error| {
         assert!(matches!(e, Error::Input(_)), "{e:?}");
