@@ -141,6 +141,14 @@ impl GpuUNet {
         Ok(())
     }
 
+    /// After a failure the plan's buffers may be none: the next call makes them anew.
+    fn settle<T>(&mut self, result: Result<T>) -> Result<T> {
+        if result.is_err() {
+            self.plan = None;
+        }
+        result
+    }
+
     /// One call with the plan's state: uploads the small inputs, submits once, reads x₀ back.
     async fn call(&self, timestep: &[f32], step: StepUniform, z: &[f32]) -> Result<Vec<f32>> {
         let plan = self.plan.as_ref().ok_or_else(|| Error::Input("the state must be set before a step".into()))?;
@@ -175,7 +183,8 @@ impl Network for GpuUNet {
         self.set_state(input.sample, input.class_labels)?;
         // The bare network: nothing of x passes by, nothing is scaled, no noise follows.
         let step = StepUniform { clip: 0, c_in: 1.0, c_skip: 0.0, c_out: 1.0, noise_scale: 0.0, padding: [0; 3] };
-        self.call(input.timestep, step, &[]).await
+        let result = self.call(input.timestep, step, &[]).await;
+        self.settle(result)
     }
 }
 
@@ -200,6 +209,7 @@ impl ConsistencyFunction for GpuUNet {
             noise_scale: if z.is_empty() { 0.0 } else { step.noise_scale as f32 },
             padding: [0; 3],
         };
-        self.call(&vec![s.c_noise as f32; batch], uniform, z).await
+        let result = self.call(&vec![s.c_noise as f32; batch], uniform, z).await;
+        self.settle(result)
     }
 }

@@ -52,6 +52,12 @@ impl Device {
     pub fn description(&self) -> String {
         self.gpu.description().to_owned()
     }
+
+    /// Whether it was lost: it, and every model on it, must be made anew.
+    #[wasm_bindgen(js_name = isLost)]
+    pub fn is_lost(&self) -> bool {
+        self.gpu.is_lost()
+    }
 }
 
 /// A model whose weights are arriving.

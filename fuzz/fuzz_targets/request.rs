@@ -63,7 +63,7 @@ fn config(input: &Input) -> UNetConfig {
     let (channels, classes) = (if input.rgb { 3 } else { 1 }, input.classes.map_or("null".into(), |n| n.to_string()));
     let json = format!(
         r#"{{"_class_name": "UNet2DModel", "in_channels": {channels}, "out_channels": {channels}, "sample_size": [4, 2],
-        "block_out_channels": [4], "down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"],
+        "block_out_channels": [8], "down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"],
         "layers_per_block": 1, "norm_num_groups": 2, "num_class_embeds": {classes}}}"#
     );
     UNetConfig::parse(&json).unwrap_or_else(|_| UNetConfig::parse(&json.replace(&classes, "7")).expect("it is valid"))

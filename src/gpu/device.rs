@@ -59,28 +59,37 @@ impl<'a> Slice<'a> {
     }
 }
 
-/// The first error that a device reported outside of any call. Clones share it.
+/// What a device reported outside of any call. Clones share it.
 #[derive(Clone, Default)]
-pub(crate) struct Fault(Arc<Mutex<Option<String>>>);
+pub(crate) struct Fault(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    /// The first error since the last one was taken.
+    error: Option<String>,
+    /// Whether the device was lost, after which nothing works on it.
+    lost: bool,
+}
 
 impl Fault {
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
     /// Keeps `message` unless there is one already.
     pub(crate) fn note(&self, message: &str) {
-        self.0.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert_with(|| message.to_owned());
+        self.state().error.get_or_insert_with(|| message.to_owned());
     }
 
-    /// Keeps that the device was lost, for the reason that the platform gives.
+    /// Keeps for good that the device was lost, for the reason that the platform gives.
     pub(crate) fn note_loss(&self, reason: &str) {
-        self.note(&format!("the GPU device was lost: {reason}"));
+        *self.state() = State { error: Some(format!("the GPU device was lost: {reason}")), lost: true };
     }
 
-    fn get(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(|e| e.into_inner()).clone()
-    }
-
-    #[cfg(not(target_arch = "wasm32"))]
+    /// The error, which is forgotten unless the device was lost.
     fn take(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(|e| e.into_inner()).take()
+        let mut state = self.state();
+        if state.lost { state.error.clone() } else { state.error.take() }
     }
 }
 
@@ -136,15 +145,15 @@ impl Gpu {
         self.device.is_software()
     }
 
-    /// Forgets the errors that the device has reported, and says whether there were any.
-    #[cfg(not(target_arch = "wasm32"))]
-    pub(super) fn forgive(&self) -> bool {
-        self.fault.take().is_some()
+    /// Whether the device was lost: it, and all that is on it, must be made anew.
+    pub fn is_lost(&self) -> bool {
+        self.fault.state().lost
     }
 
-    /// An error if the device has reported one.
+    /// An error if the device has reported one since the last time. Only a loss is reported again and again: the memory
+    /// that one call did not get must not stop a smaller one.
     pub(super) fn check(&self) -> Result<()> {
-        self.fault.get().map_or(Ok(()), |message| Err(Error::Gpu(message)))
+        self.fault.take().map_or(Ok(()), |message| Err(Error::Gpu(message)))
     }
 
     /// A zeroed buffer of `bytes`, which are checked against the device's limits.
@@ -193,5 +202,24 @@ impl Gpu {
         let values = self.device.read(buffer).await;
         self.check()?;
         values
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_reported_once_and_a_loss_for_good() {
+        let fault = Fault::default();
+        fault.note("no memory");
+        fault.note("because of it");
+        assert_eq!(fault.take().as_deref(), Some("no memory"));
+        assert_eq!(fault.take(), None);
+        fault.note("no memory");
+        fault.note_loss("a reason");
+        for _ in 0..2 {
+            assert_eq!(fault.take().as_deref(), Some("the GPU device was lost: a reason"));
+        }
     }
 }
