@@ -53,10 +53,10 @@ impl Device {
         self.gpu.description().to_owned()
     }
 
-    /// Whether it was lost: it, and every model on it, must be made anew.
-    #[wasm_bindgen(js_name = isLost)]
-    pub fn is_lost(&self) -> bool {
-        self.gpu.is_lost()
+    /// Forgets the errors so far, of which one failure can bring several over some time; returns whether the device still
+    /// works. One that was lost does not: it, and every model on it, must be made anew.
+    pub fn forgive(&self) -> bool {
+        self.gpu.forgive()
     }
 }
 

@@ -145,9 +145,11 @@ impl Gpu {
         self.device.is_software()
     }
 
-    /// Whether the device was lost: it, and all that is on it, must be made anew.
-    pub fn is_lost(&self) -> bool {
-        self.fault.state().lost
+    /// Forgets the errors so far, of which one failure can bring several; returns whether the device still works. One
+    /// that was lost does not: it, and all that is on it, must be made anew.
+    pub fn forgive(&self) -> bool {
+        self.fault.take();
+        !self.fault.state().lost
     }
 
     /// An error if the device has reported one since the last time. Only a loss is reported again and again: the memory

@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 
-use crate::{Project, run, shown, site, tools, wasm};
+use crate::{Project, audit, run, shown, site, tools, wasm};
 
 /// One part of the checks; the variants stand in the order in which they run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -18,6 +18,8 @@ pub enum Stage {
     Fmt,
     /// Lints, for this machine and for the browser
     Clippy,
+    /// Licences, sources and known vulnerabilities of what the project depends on
+    Audit,
     /// Native tests, the GPU path included
     Native,
     /// The static site and its size
@@ -89,6 +91,7 @@ impl Stage {
                 run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
                 run(cargo().arg("clippy").args(wasm::LIBRARY).args(["--", "-D", "warnings"]))
             }
+            Self::Audit => audit::audit(project),
             Self::Native => {
                 tools::vulkan(project)?;
                 // Release, for the U-Net runs here; xtask itself only in the profile in which it is built already.

@@ -1,5 +1,6 @@
 //! The project's chores, each one command: `cargo xtask build`, `serve`, `test`, `bench`.
 
+mod audit;
 mod bench;
 mod check;
 mod serve;
@@ -31,7 +32,7 @@ enum Chore {
         #[arg(long, default_value_t = 8080)]
         port: u16,
     },
-    /// Run everything that continuous integration runs: formatting, lints, native tests, the build and the browser tests
+    /// Run everything that continuous integration runs: formatting, lints, the dependencies' audit, native tests, the build and the browser tests
     Test {
         /// Run these stages only (repeat or separate with commas)
         #[arg(long, value_enum, value_delimiter = ',')]

@@ -71,7 +71,7 @@ pub fn node_installed(project: &Project) -> Result<()> {
 }
 
 /// npm, which is a batch file on Windows.
-fn npm(project: &Project) -> Command {
+pub fn npm(project: &Project) -> Command {
     project.command(if cfg!(windows) { "npm.cmd" } else { "npm" })
 }
 
