@@ -2,7 +2,7 @@
 //!
 //! [`graph`] records what the forward does, [`lower`] decides what one kernel launch does, [`plan`] gives the launches
 //! buffers for one batch size, [`arena`] lets activations share them, [`device`] is the GPU, through wgpu or the browser. The kernels are under `kernels/`, one file each; [`pack`] knows
-//! the order in which they want the weights, [`tuning`] finds out which of them suit a device.
+//! the order in which they want the weights, [`store`] holds those, [`tuning`] finds out which of them suit a device.
 
 mod arena;
 pub(crate) mod device;
@@ -13,6 +13,7 @@ mod lower;
 mod native;
 mod pack;
 mod plan;
+mod store;
 #[cfg(all(test, feature = "burn"))]
 mod tests;
 #[cfg(not(target_arch = "wasm32"))]
@@ -26,21 +27,18 @@ pub use plan::Report;
 use crate::config::UNetConfig;
 use crate::consistency::Step;
 use crate::error::{Error, Result};
-use crate::network::{ForwardInput, Network};
+use crate::network::{ForwardInput, Network, Precision};
 use crate::sampler::ConsistencyFunction;
 use crate::unet::{UNet, time_features};
 #[cfg(target_arch = "wasm32")]
 use crate::web::webgpu as backend;
 use arena::Arenas;
-use device::Role;
 use graph::Graph;
 use lower::{Choice, Program};
 #[cfg(not(target_arch = "wasm32"))]
 use native as backend;
 use plan::{Plan, StepUniform, image_shaders};
-
-/// How many bytes of weights are queued before they are handed to the device, which bounds host memory.
-const UPLOAD_BATCH: usize = 16 << 20;
+use store::Store;
 
 /// The U-Net as a static plan on a GPU.
 pub struct GpuUNet {
@@ -48,16 +46,16 @@ pub struct GpuUNet {
     config: UNetConfig,
     program: Program,
     arenas: Arenas,
-    weights: Vec<backend::Buffer>,
+    store: Store,
     plan: Option<Plan>,
-    queued: usize,
 }
 
 impl GpuUNet {
-    /// Allocates the weights and compiles the kernels of the network that `config` describes.
+    /// Plans the network that `config` describes. Weights are allocated, and their kernels compiled, as they arrive:
+    /// [`Network::expect`] says how they are stored.
     ///
     /// # Errors
-    /// [`Error::Gpu`] when a weight does not fit into the device's largest buffer.
+    /// [`Error::Gpu`] when the device fails.
     pub fn new(gpu: &Gpu, config: &UNetConfig) -> Result<Self> {
         Self::of_graph(gpu, config, &Graph::record(config, &UNet::new(config)), gpu.choice)
     }
@@ -65,18 +63,14 @@ impl GpuUNet {
     /// A network of any graph from images to images of `config`'s size and channels.
     fn of_graph(gpu: &Gpu, config: &UNetConfig, graph: &Graph, choice: Choice) -> Result<Self> {
         let program = Program::lower(graph, choice);
-        let weights = program
-            .weights
-            .iter()
-            .map(|&floats| gpu.buffer("a weight", floats as u64 * 4, Role::Input))
-            .collect::<Result<Vec<_>>>()?;
-        let of_program = program.dispatches.iter().flat_map(|d| d.shaders()).map(|s| &s.specialised);
-        for shader in image_shaders(config).iter().chain(of_program) {
+        let arenas = Arenas::of(&program);
+        let of_program = program.dispatches.iter().filter(|d| d.weight().is_none()).flat_map(|d| d.shaders());
+        for shader in image_shaders(config).iter().chain(of_program.map(|s| &s.specialised)) {
             gpu.pipeline(shader);
         }
         gpu.check()?;
-        let arenas = Arenas::of(&program);
-        Ok(Self { gpu: gpu.clone(), config: config.clone(), program, arenas, weights, plan: None, queued: 0 })
+        let store = Store::new(&program);
+        Ok(Self { gpu: gpu.clone(), config: config.clone(), program, arenas, store, plan: None })
     }
 
     /// What a call costs the device; `None` before the first call.
@@ -88,7 +82,7 @@ impl GpuUNet {
             dispatches: plan.dispatch_count(),
             submits: 1,
             pipelines: self.gpu.pipeline_count(),
-            weight_bytes: self.weights.iter().map(backend::Buffer::size).sum(),
+            weight_bytes: self.store.bytes(),
             activation_bytes,
             live_bytes,
             other_bytes,
@@ -116,27 +110,15 @@ impl GpuUNet {
     /// # Errors
     /// As [`Network::load`].
     pub fn load_rows(&mut self, name: &str, first: usize, values: &[f32]) -> Result<()> {
-        let placement = self
-            .program
-            .placement(name)
-            .ok_or_else(|| Error::Weights(format!("unexpected tensor {name}: the configuration has no such layer")))?;
-        let (offset, packed) = placement.order.pack_piece(first, values);
-        let bytes: &[u8] = bytemuck::cast_slice(&packed);
-        let start = (placement.offset + offset) as u64 * 4;
-        self.gpu.device.write(&self.weights[placement.buffer], start, bytes);
-        self.queued += bytes.len();
-        if self.queued >= UPLOAD_BATCH {
-            self.gpu.device.flush();
-            self.queued = 0;
-        }
-        self.gpu.check()
+        self.store.write(&self.gpu, &self.program, name, first, values)
     }
 
     /// The plan for `batch`, made anew when the last call had another batch size.
     fn plan(&mut self, batch: usize) -> Result<()> {
         if self.plan.as_ref().is_none_or(|p| p.batch != batch) {
             self.plan = None; // its memory is free before the next one is made
-            self.plan = Some(Plan::new(&self.gpu, &self.config, &self.program, &self.arenas, &self.weights, batch)?);
+            self.store.complete(&self.gpu, &self.program)?;
+            self.plan = Some(Plan::new(&self.gpu, &self.config, &self.program, &self.arenas, &self.store, batch)?);
         }
         Ok(())
     }
@@ -172,6 +154,10 @@ impl GpuUNet {
 impl Network for GpuUNet {
     fn config(&self) -> &UNetConfig {
         &self.config
+    }
+
+    fn expect(&mut self, name: &str, precision: Precision) -> Result<()> {
+        self.store.expect(&self.gpu, &self.program, name, precision)
     }
 
     fn load(&mut self, name: &str, values: &[f32]) -> Result<()> {

@@ -54,11 +54,32 @@ impl ForwardInput<'_> {
     }
 }
 
+/// How the values of a tensor are stored where the network computes; the narrowest comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Precision {
+    /// Whole numbers n of 8 bits, n/127 of the largest magnitude of the row (the output channel).
+    I8,
+    /// 16-bit floats.
+    F16,
+    /// 32-bit floats.
+    #[default]
+    F32,
+}
+
 /// A U-Net on some device: takes weights by their checkpoint names, answers forwards, and serves as the consistency
 /// function of [`crate::sampler::sample`].
 pub trait Network: ConsistencyFunction {
     /// The architecture.
     fn config(&self) -> &UNetConfig;
+
+    /// Says, before the first of a parameter's values, that they lose nothing when stored at `precision`, so that an
+    /// interpreter may do that. Without it they are kept as f32.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] when the parameter shares memory with others that came in less.
+    fn expect(&mut self, _name: &str, _precision: Precision) -> Result<()> {
+        Ok(())
+    }
 
     /// Takes one parameter's values, row-major in its checkpoint shape.
     ///

@@ -19,6 +19,7 @@
 use std::fmt::{Display, Write};
 
 use crate::json::number;
+use crate::network::Precision;
 
 /// A kernel file without its comments and indentation, as a string that the compiler makes.
 macro_rules! stripped {
@@ -54,21 +55,27 @@ pub(crate) enum Kernel {
 }
 
 impl Kernel {
-    fn source(self) -> [&'static str; 3] {
+    /// The files that make it up; a product's are chosen by how its weights are stored.
+    fn source(self, precision: Precision) -> [&'static str; 4] {
         const PARAMS: &str = stripped!("kernels/params.wgsl");
         const STEP: &str = stripped!("kernels/step.wgsl");
         const EPILOGUE: &str = stripped!("kernels/epilogue.wgsl");
+        let weights = match precision {
+            Precision::F32 => stripped!("kernels/weights_f32.wgsl"),
+            Precision::F16 => stripped!("kernels/weights_f16.wgsl"),
+            Precision::I8 => stripped!("kernels/weights_i8.wgsl"),
+        };
         match self {
-            Kernel::Conv => [PARAMS, EPILOGUE, stripped!("kernels/conv.wgsl")],
-            Kernel::Gemm => [PARAMS, EPILOGUE, stripped!("kernels/gemm.wgsl")],
+            Kernel::Conv => [PARAMS, EPILOGUE, weights, stripped!("kernels/conv.wgsl")],
+            Kernel::Gemm => [PARAMS, EPILOGUE, weights, stripped!("kernels/gemm.wgsl")],
             #[cfg(not(target_arch = "wasm32"))]
-            Kernel::Tiled => [PARAMS, EPILOGUE, stripped!("kernels/tiled.wgsl")],
-            Kernel::Norm4 => [PARAMS, stripped!("kernels/norm4.wgsl"), ""],
-            Kernel::Norm => [PARAMS, stripped!("kernels/norm.wgsl"), ""],
-            Kernel::Attention => [PARAMS, stripped!("kernels/attention.wgsl"), ""],
-            Kernel::Embedding => [PARAMS, stripped!("kernels/embedding.wgsl"), ""],
-            Kernel::Precondition => [STEP, stripped!("kernels/precondition.wgsl"), ""],
-            Kernel::Denoise => [STEP, stripped!("kernels/denoise.wgsl"), ""],
+            Kernel::Tiled => [PARAMS, EPILOGUE, weights, stripped!("kernels/tiled.wgsl")],
+            Kernel::Norm4 => [PARAMS, stripped!("kernels/norm4.wgsl"), "", ""],
+            Kernel::Norm => [PARAMS, stripped!("kernels/norm.wgsl"), "", ""],
+            Kernel::Attention => [PARAMS, stripped!("kernels/attention.wgsl"), "", ""],
+            Kernel::Embedding => [PARAMS, stripped!("kernels/embedding.wgsl"), "", ""],
+            Kernel::Precondition => [STEP, stripped!("kernels/precondition.wgsl"), "", ""],
+            Kernel::Denoise => [STEP, stripped!("kernels/denoise.wgsl"), "", ""],
         }
     }
 
@@ -117,6 +124,8 @@ pub(super) struct Specialised {
     constants: String,
     /// The fields of `Params` after the first three.
     fields: String,
+    /// How a product's weights are stored; of no meaning for other kernels, and then always the same.
+    precision: Precision,
 }
 
 /// A specialised kernel with the values of its parameters.
@@ -128,7 +137,8 @@ pub(super) struct Shader {
 
 impl Shader {
     pub(super) fn new(kernel: Kernel) -> Self {
-        let specialised = Specialised { kernel, constants: String::new(), fields: String::new() };
+        let specialised =
+            Specialised { kernel, constants: String::new(), fields: String::new(), precision: Precision::F32 };
         Self { specialised, sizes: Vec::new() }
     }
 
@@ -158,13 +168,18 @@ impl Shader {
 }
 
 impl Specialised {
+    /// The same kernel for weights that are stored at `precision`.
+    pub(super) fn at(&self, precision: Precision) -> Self {
+        Self { precision, ..self.clone() }
+    }
+
     /// The whole shader.
     pub(super) fn wgsl(&self) -> String {
         let mut text = self.constants.clone();
         text.push_str("struct Params { batch: u32, time_offset: u32, time_pitch: u32,");
         text.push_str(&self.fields);
         text.push_str(" }\n");
-        for part in self.kernel.source() {
+        for part in self.kernel.source(self.precision) {
             expand(part.lines(), &self.numbers(), &mut text);
         }
         text

@@ -56,6 +56,20 @@ impl Dispatch {
         }
     }
 
+    /// The buffer of a product's weights.
+    pub(super) fn weight(&self) -> Option<usize> {
+        let is_product = match self.shader.specialised.kernel {
+            Kernel::Conv | Kernel::Gemm => true,
+            #[cfg(not(target_arch = "wasm32"))]
+            Kernel::Tiled => true,
+            _ => false,
+        };
+        match self.inputs.get(2) {
+            Some(&Storage::Weight(buffer)) if is_product => Some(buffer),
+            _ => None,
+        }
+    }
+
     /// Every shader that the launch may use.
     pub(super) fn shaders(&self) -> impl Iterator<Item = &Shader> {
         std::iter::once(&self.shader).chain(self.many.as_ref().map(|(_, shader, _)| shader))
@@ -378,12 +392,36 @@ impl Lowering<'_> {
         let buffer = self.program.weights.len();
         let mut offset = 0;
         for (name, order) in tensors {
-            let placement = Placement { buffer, offset, order: order.clone() };
+            let placement = Placement { buffer, offset, order: order.clone(), scales: None };
             offset += order.len();
             self.program.placements.push((name.clone(), placement));
         }
         self.program.weights.push(offset);
         Storage::Weight(buffer)
+    }
+
+    /// The buffers of weights and biases of layers side by side; their names without `.weight` and `.bias`, and the
+    /// orders of their weights.
+    fn product_weights(&mut self, layers: &[(&str, Order)]) -> [Storage; 2] {
+        let named = |suffix: &str, of: fn(&Order) -> Order| -> Vec<(String, Order)> {
+            layers.iter().map(|(name, order)| (format!("{name}.{suffix}"), of(order))).collect()
+        };
+        let bias_order = |order: &Order| match order {
+            Order::Tiles { output, .. } => Order::Vector(output.clone()),
+            other => other.clone(),
+        };
+        let first = self.program.placements.len();
+        let weight = self.weight(&named("weight", Order::clone));
+        let bias = self.weight(&named("bias", bias_order));
+        // Scales lie as the biases do, after all of them.
+        let length = self.program.weights.last_mut().expect("the biases");
+        let half = *length;
+        *length *= 2;
+        for i in first..first + layers.len() {
+            let (buffer, offset) = (self.program.weights.len() - 1, self.program.placements[i + layers.len()].1.offset);
+            self.program.placements[i].1.scales = Some((buffer, half + offset));
+        }
+        [weight, bias]
     }
 
     fn dispatch(
@@ -490,11 +528,10 @@ impl Lowering<'_> {
         let (node, side) = (launch.node, launch.side);
         let channels = Channels::dense(node.channels);
         let order = Order::Tiles { input: source.channels(), output: channels.clone(), side };
-        let weight = self.weight(&[(format!("{name}.weight"), order)]);
-        let bias = self.weight(&[(format!("{name}.bias"), Order::Vector(channels.clone()))]);
+        let weights = self.product_weights(&[(name, order)]);
         let columns = channels.padded();
         let output = self.store(id, channels, node.height * node.width);
-        self.launch_product(name, launch, source, [weight, bias], epilogue, columns, output);
+        self.launch_product(name, launch, source, weights, epilogue, columns, output);
     }
 
     /// A product of `columns` output channels, padding included, into `output`.
@@ -570,8 +607,7 @@ impl Lowering<'_> {
 
     /// All linear layers of one vector as one product; each result is a slice of its rows.
     fn projections(&mut self, ids: &[NodeId]) {
-        let mut weights = Vec::new();
-        let mut biases = Vec::new();
+        let mut layers = Vec::new();
         let mut slices = Vec::new();
         let source = self.source(self.graph.nodes[ids[0]].inputs[0]);
         let mut pitch = 0;
@@ -579,19 +615,18 @@ impl Lowering<'_> {
             let Op::Pointwise(layer) = &self.graph.nodes[id].op else { unreachable!("projections are linear layers") };
             let output = Channels::dense(layer.output);
             let input = source.parts[0].channels.clone();
-            weights.push((format!("{}.weight", layer.name), Order::Tiles { input, output: output.clone(), side: 1 }));
-            biases.push((format!("{}.bias", layer.name), Order::Vector(output.clone())));
+            layers.push((layer.name.as_str(), Order::Tiles { input, output: output.clone(), side: 1 }));
             let padded = output.padded().next_multiple_of(TILE);
             slices.push((id, output, pitch));
             pitch += padded;
         }
-        let (weight, bias) = (self.weight(&weights), self.weight(&biases));
+        let weights = self.product_weights(&layers);
         let output = self.activation(pitch);
         for (id, channels, start) in slices {
             self.values[id] = Some(Value { storage: output, channels, offset: start / 4, pitch: pitch / 4 });
         }
         let launch = Launch::pointwise(&self.graph.nodes[ids[0]]);
-        self.launch_product("time projections", launch, &source, [weight, bias], &Epilogue::default(), pitch, output);
+        self.launch_product("time projections", launch, &source, weights, &Epilogue::default(), pitch, output);
     }
 
     fn attention(&mut self, id: NodeId, node: &Node, layer: &SelfAttention) {
@@ -599,21 +634,12 @@ impl Lowering<'_> {
         let heads = Channels::heads(layer.heads, layer.head_dim);
         let layers = [&layer.query, &layer.key, &layer.value];
         let order = Order::Tiles { input: source.channels(), output: heads.clone(), side: 1 };
-        let weight = self.weight(&layers.map(|l| (format!("{}.weight", l.name), order.clone())));
-        let bias = self.weight(&layers.map(|l| (format!("{}.bias", l.name), Order::Vector(heads.clone()))));
+        let weights = self.product_weights(&layers.map(|l| (l.name.as_str(), order.clone())));
         let each = heads.padded().next_multiple_of(TILE);
         let pixels = node.height * node.width;
         let qkv = self.activation(3 * each * pixels);
         let name = &layer.query.name;
-        self.launch_product(
-            name,
-            Launch::pointwise(node),
-            &source,
-            [weight, bias],
-            &Epilogue::default(),
-            3 * each,
-            qkv,
-        );
+        self.launch_product(name, Launch::pointwise(node), &source, weights, &Epilogue::default(), 3 * each, qkv);
 
         let shader = Shader::new(Kernel::Attention)
             .size("pixels", pixels)

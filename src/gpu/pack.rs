@@ -60,6 +60,9 @@ pub(super) struct Placement {
     pub(super) offset: usize,
     /// The order of the range.
     pub(super) order: Order,
+    /// Where the scales of the rows lie when a product's weights are stored as bytes, after its biases: buffer and first
+    /// float. They have a bias' order.
+    pub(super) scales: Option<(usize, usize)>,
 }
 
 #[derive(Debug, Clone)]
@@ -109,6 +112,15 @@ impl Order {
                 (first * row.padded(), piece.pack(values))
             }
             _ => (0, self.pack(values)),
+        }
+    }
+
+    /// Values of a row of the checkpoint's tensor, a slice along its first axis.
+    pub(super) fn row_len(&self) -> usize {
+        match self {
+            Order::Tiles { input, side, .. } => input.real() * side * side,
+            Order::Vector(_) => 1,
+            Order::Rows { row, .. } => row.real(),
         }
     }
 

@@ -5,8 +5,10 @@ use super::backend::{Buffer, Launch};
 use super::device::{Gpu, Role, Slice};
 use super::kernels::{Kernel, Shader, Specialised};
 use super::lower::{Program, Storage};
+use super::store::Store;
 use crate::config::UNetConfig;
 use crate::error::{Error, Result};
+use crate::network::Precision;
 
 /// Uniform bindings must begin at multiples of this on every adapter.
 const UNIFORM_STRIDE: usize = 256;
@@ -92,7 +94,7 @@ impl Plan {
         config: &UNetConfig,
         program: &Program,
         arenas: &Arenas,
-        weights: &[Buffer],
+        store: &Store,
         batch: usize,
     ) -> Result<Self> {
         let [h, w] = config.sample_size;
@@ -117,7 +119,7 @@ impl Plan {
                 let [offset, bytes] = [places[i].offset, program.activations[i]].map(|n| (batch * n * 4) as u64);
                 Slice { buffer: &buffers[places[i].arena], offset, bytes }
             }
-            Storage::Weight(i) => Slice::whole(&weights[i]),
+            Storage::Weight(i) => Slice::whole(store.get(i).0),
             Storage::Time => Slice::whole(&time),
             Storage::Labels => Slice::whole(&labels),
             Storage::Unused => Slice::whole(&unused),
@@ -145,7 +147,8 @@ impl Plan {
             let storage = std::iter::once(dispatch.output).chain(dispatch.inputs.iter().copied()).map(slice);
             let bound: Vec<Slice<'_>> = std::iter::once(uniform).chain(storage).collect();
             let (shader, grid) = dispatch.at(batch);
-            launches.push(launch(gpu, &shader.specialised, &bound, grid.workgroups(batch))?);
+            let precision = dispatch.weight().map_or_else(Precision::default, |buffer| store.get(buffer).1);
+            launches.push(launch(gpu, &shader.specialised.at(precision), &bound, grid.workgroups(batch))?);
         }
         let last = [whole_step, Slice::whole(&denoised), result, Slice::whole(&noise), Slice::whole(&state)];
         launches.push(launch(gpu, &denoise, &last, per_pixel)?);

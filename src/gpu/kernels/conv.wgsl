@@ -63,8 +63,8 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
 @end
 @end
 @for kx in 3
-            let p${kx} = mat4x4f(weight[w + ${8*kx}], weight[w + ${8*kx+2}], weight[w + ${8*kx+4}], weight[w + ${8*kx+6}]);
-            let q${kx} = mat4x4f(weight[w + ${8*kx+1}], weight[w + ${8*kx+3}], weight[w + ${8*kx+5}], weight[w + ${8*kx+7}]);
+            let p${kx} = mat4x4f(weight_at(w + ${8*kx}), weight_at(w + ${8*kx+2}), weight_at(w + ${8*kx+4}), weight_at(w + ${8*kx+6}));
+            let q${kx} = mat4x4f(weight_at(w + ${8*kx+1}), weight_at(w + ${8*kx+3}), weight_at(w + ${8*kx+5}), weight_at(w + ${8*kx+7}));
 @for r in ROWS
 @for i in COLUMNS
             sums[${2*COLUMNS*r+2*i}] += p${kx} * v$r_${i*STRIDE+kx};

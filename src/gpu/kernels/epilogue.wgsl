@@ -1,8 +1,9 @@
 // What follows a product, before its one store: bias, time embedding, residual, SiLU.
 //
-// Shared by the product kernels. Which of them apply is told by parameters: a pipeline for each combination would have
-// to be compiled, and the choice is made once for each output. The choices are loops of no or one round, because a
-// software GPU runs through both sides of a branch but skips a loop.
+// Shared by the product kernels, which have `weights_f32.wgsl` or one of its siblings besides: how weights are stored.
+// What applies is told by parameters: a pipeline for each combination would have to be compiled, and the choice is made
+// once for each output. The choices are loops of no or one round, because a software GPU runs through both sides of a
+// branch but skips a loop.
 //
 // Parameters:
 //   out_h, out_w     size of the output map
@@ -15,7 +16,6 @@
 @group(0) @binding(1) var<storage, read_write> output: array<vec4f>;
 @group(0) @binding(2) var<storage, read> input_a: array<vec4f>;
 @group(0) @binding(3) var<storage, read> input_b: array<vec4f>;
-@group(0) @binding(4) var<storage, read> weight: array<vec4f>;
 @group(0) @binding(5) var<storage, read> bias: array<vec4f>;
 @group(0) @binding(6) var<storage, read> time: array<vec4f>;
 @group(0) @binding(7) var<storage, read> residual: array<vec4f>;
@@ -25,7 +25,7 @@ fn store(b: u32, pixel: u32, c: u32, sum: vec4f) {
     if (c >= params.out_c) {
         return;
     }
-    var v = sum + bias[c];
+    var v = scaled(sum, c) + bias[c];
     for (var n = 0u; n < params.add_time; n++) {
         v += time[b * params.time_pitch + params.time_offset + c];
     }

@@ -28,8 +28,8 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
     var sums: array<vec4f, ${2*ROWS}>;
     var w = tile * (params.a_c + params.b_c) * 8u;
     for (var c = 0u; c < params.a_c; c++) {
-        let p = mat4x4f(weight[w], weight[w + 2u], weight[w + 4u], weight[w + 6u]);
-        let q = mat4x4f(weight[w + 1u], weight[w + 3u], weight[w + 5u], weight[w + 7u]);
+        let p = mat4x4f(weight_at(w), weight_at(w + 2u), weight_at(w + 4u), weight_at(w + 6u));
+        let q = mat4x4f(weight_at(w + 1u), weight_at(w + 3u), weight_at(w + 5u), weight_at(w + 7u));
         w += 8u;
 @for r in ROWS
         let x$r = input_a[row$r * params.a_c + c];
@@ -38,8 +38,8 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
 @end
     }
     for (var c = 0u; c < params.b_c; c++) {
-        let p = mat4x4f(weight[w], weight[w + 2u], weight[w + 4u], weight[w + 6u]);
-        let q = mat4x4f(weight[w + 1u], weight[w + 3u], weight[w + 5u], weight[w + 7u]);
+        let p = mat4x4f(weight_at(w), weight_at(w + 2u), weight_at(w + 4u), weight_at(w + 6u));
+        let q = mat4x4f(weight_at(w + 1u), weight_at(w + 3u), weight_at(w + 5u), weight_at(w + 7u));
         w += 8u;
 @for r in ROWS
         let x$r = input_b[row$r * params.b_c + c];

@@ -86,7 +86,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
 @for i in B_LOADS
             b$i = vec4f();
             if (b_from$i < params.tiles && c + b_c$i < channels) {
-                b$i = weight[(((b_from$i * SIDE + ky) * channels + c + b_c$i) * SIDE + kx) * 8u + b_part$i];
+                b$i = weight_at((((b_from$i * SIDE + ky) * channels + c + b_c$i) * SIDE + kx) * 8u + b_part$i);
             }
 @end
         }
