@@ -55,7 +55,7 @@ impl GpuUNet {
     /// [`Network::expect`] says how they are stored.
     ///
     /// # Errors
-    /// [`Error::Gpu`] when the device fails.
+    /// [`Error::Gpu`] when the device fails, or a weight does not fit into its largest buffer even in bytes.
     pub fn new(gpu: &Gpu, config: &UNetConfig) -> Result<Self> {
         Self::of_graph(gpu, config, &Graph::record(config, &UNet::new(config)), gpu.choice)
     }
@@ -69,7 +69,7 @@ impl GpuUNet {
             gpu.pipeline(shader);
         }
         gpu.check()?;
-        let store = Store::new(&program);
+        let store = Store::new(gpu, &program)?;
         Ok(Self { gpu: gpu.clone(), config: config.clone(), program, arenas, store, plan: None })
     }
 

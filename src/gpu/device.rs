@@ -160,12 +160,12 @@ impl Gpu {
 
     /// A zeroed buffer of `bytes`, which are checked against the device's limits.
     pub(super) fn buffer(&self, what: &str, bytes: u64, role: Role) -> Result<backend::Buffer> {
-        self.check_size(what, bytes, role)?;
+        self.fits(what, bytes, role)?;
         Ok(self.device.buffer(what, bytes.max(16), role))
     }
 
-    /// An error when the device has no room for a buffer of `bytes`.
-    pub(super) fn check_size(&self, what: &str, bytes: u64, role: Role) -> Result<()> {
+    /// An error if the device has no buffers of `bytes`.
+    pub(super) fn fits(&self, what: &str, bytes: u64, role: Role) -> Result<()> {
         let limits = self.device.limits();
         let most = match role {
             Role::Input | Role::Scratch | Role::Result => limits.buffer.min(limits.binding),

@@ -35,8 +35,13 @@ impl Slot {
 }
 
 impl Store {
-    pub(super) fn new(program: &Program) -> Self {
-        Self { buffers: program.weights.iter().map(|_| Slot::default()).collect(), queued: 0, started: false }
+    /// # Errors
+    /// [`Error::Gpu`] when a weight does not fit into the device's largest buffer even in bytes.
+    pub(super) fn new(gpu: &Gpu, program: &Program) -> Result<Self> {
+        for &values in &program.weights {
+            gpu.fits("a weight", bytes(values, Precision::I8), Role::Input)?;
+        }
+        Ok(Self { buffers: program.weights.iter().map(|_| Slot::default()).collect(), queued: 0, started: false })
     }
 
     /// See [`crate::network::Network::expect`].
@@ -54,7 +59,7 @@ impl Store {
         }
         slot.expected = slot.expected.max(Some(precision));
         compile(gpu, program, slot.precision(), |buffer| buffer == placement.buffer);
-        gpu.check_size(name, bytes(program.weights[placement.buffer], slot.precision()), Role::Input)
+        gpu.fits(name, bytes(program.weights[placement.buffer], slot.precision()), Role::Input)
     }
 
     /// Takes the rows `first ..` of a parameter.
