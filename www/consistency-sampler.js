@@ -8,8 +8,12 @@
  * chose another) once its signal is aborted.
  */
 
+import { ConsistencySamplerError } from "./error.js";
 import { openCache } from "./model-cache.js";
 import { sourceOf } from "./model-source.js";
+import { SharedModel } from "./runtime.js";
+
+export { ConsistencySamplerError };
 
 /**
  * @typedef {object} ModelInfo
@@ -66,31 +70,17 @@ import { sourceOf } from "./model-source.js";
  *   another
  */
 
-/** What went wrong, in one line (`message`) and as a word to decide by (`code`). */
-export class ConsistencySamplerError extends Error {
-  /**
-   * @param {string} code
-   *   unsupported: the browser has no usable WebGPU; network: no answer, or one that broke off; http: a status other than
-   *   success, or a web page in place of a file; config, weights: a file of the model that is not what it should be, by
- *   its form, its length or its SHA-256;
-   *   input: bad options; gpu: the GPU is too small, or gave up; busy: another call is running; disposed: dispose() was
-   *   called; failed: anything else
-   * @param {string} message
-   */
-  constructor(code, message) {
-    super(message);
-    this.name = "ConsistencySamplerError";
-    this.code = code;
-  }
-}
-
-/** A loaded model. It owns a worker and the GPU memory of the weights until `dispose()`. */
+/**
+ * A loaded model. All samplers of a page share one worker and one GPU device, and those of one address share the
+ * weights, which go with the last of them (`dispose`).
+ */
 export class ConsistencySampler {
   /** @type {ModelInfo} */
   info;
-  #worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module", name: "consistency-sampler" });
-  #pending = new Map();
-  #lastId = 0;
+  #model;
+  #onEvent;
+  /** The calls under way, each with the function that rejects its promise. */
+  #calls = new Map();
   #running = false;
   #ended = null;
 
@@ -125,9 +115,10 @@ export class ConsistencySampler {
     const sampler = new ConsistencySampler();
     const abort = () => sampler.#end(signal.reason);
     signal?.addEventListener("abort", abort);
-    const onEvent = (event) => (event.notice ? onNotice?.(event.notice) : onProgress?.(event));
+    sampler.#onEvent = (event) => (event.notice ? onNotice?.(event.notice) : onProgress?.(event));
+    sampler.#model = SharedModel.hold(source, { cached: cache, patience }, sampler.#onEvent);
     try {
-      sampler.info = await sampler.#call("load", { source, cached: cache, patience }, onEvent);
+      sampler.info = await sampler.#until({ answer: sampler.#model.loaded, cancel() {} });
       return sampler;
     } catch (error) {
       sampler.dispose();
@@ -151,18 +142,6 @@ export class ConsistencySampler {
     await (await openCache())?.remove(id);
   }
 
-  /** Use `ConsistencySampler.load`. */
-  constructor() {
-    this.#worker.onmessage = ({ data }) => this.#receive(data);
-    // Nothing is known about an error outside a call, least of all whether the worker still works.
-    this.#worker.onerror = (event) => {
-      event.preventDefault();
-      this.#end(
-        new ConsistencySamplerError("failed", `the worker failed: ${event.message ?? "its script did not load"}`),
-      );
-    };
-  }
-
   /**
    * The noise levels of a sampling run: give the number of steps or the steps themselves.
    *
@@ -171,8 +150,8 @@ export class ConsistencySampler {
    * @param {number[]} [options.timesteps]  descending indices below `info.numTrainTimesteps`
    * @returns {Promise<{ timesteps: number[], sigmas: number[] }>}
    */
-  schedule({ numInferenceSteps, timesteps }) {
-    return this.#call("schedule", { numInferenceSteps, timesteps });
+  async schedule({ numInferenceSteps, timesteps }) {
+    return this.#until(this.#call("schedule", { numInferenceSteps, timesteps }));
   }
 
   /**
@@ -242,60 +221,60 @@ export class ConsistencySampler {
    * @returns {Promise<{ noisy: Uint8ClampedArray, denoised: Uint8ClampedArray }>}  RGBA; `noisy` is x/√(1 + σ²), clamped
    */
   async denoise({ image, ...options } = {}) {
-    return this.#run("denoise", { ...options, count: 1, image: portable(image) });
+    const result = await this.#run("denoise", { ...options, count: 1, image: portable(image) });
+    options.signal?.throwIfAborted();
+    return result;
   }
 
-  /** Frees the worker and its GPU memory; calls under way and later ones reject. */
+  /** Gives the model up, and the GPU memory with it unless another sampler has the same; later calls reject. */
   dispose() {
     this.#end(new ConsistencySamplerError("disposed", "this sampler has been disposed of"));
   }
 
-  /** Stops the worker; `reason` is what calls under way and later ones reject with. */
+  /** `reason` is what calls under way and later ones reject with. */
   #end(reason) {
-    this.#ended ??= { reason };
-    this.#worker.terminate();
-    for (const { reject } of this.#pending.values()) reject(this.#ended.reason);
-    this.#pending.clear();
+    if (this.#ended) return;
+    this.#ended = { reason };
+    for (const [call, reject] of this.#calls) {
+      call.cancel();
+      reject(reason);
+    }
+    this.#model.leave(this.#onEvent);
   }
 
-  /** A call of the network, of which there is one at a time. */
+  /** A call of the network, of which a sampler has one at a time; those of others who share the model go first. */
   async #run(method, { onStep, signal, ...options }) {
     signal?.throwIfAborted();
     if (this.#running) throw new ConsistencySamplerError("busy", "one call at a time: another one is running");
+    const call = this.#call(method, options, onStep);
     this.#running = true;
-    const abort = () => this.#worker.postMessage({ method: "cancel" });
-    signal?.addEventListener("abort", abort);
+    signal?.addEventListener("abort", call.cancel);
     try {
-      const { cancelled, ...result } = await this.#call(method, options, onStep);
+      const { cancelled, ...result } = await this.#until(call);
       if (cancelled) throw signal.reason;
       return result;
     } finally {
       this.#running = false;
-      signal?.removeEventListener("abort", abort);
+      signal?.removeEventListener("abort", call.cancel);
     }
   }
 
   #call(method, params, onEvent) {
-    return new Promise((resolve, reject) => {
-      if (this.#ended) return reject(this.#ended.reason);
-      const id = ++this.#lastId;
-      this.#pending.set(id, { resolve, reject, onEvent });
-      try {
-        this.#worker.postMessage({ id, method, params });
-      } catch (error) {
-        // An option that no worker can be sent, such as a function.
-        this.#pending.delete(id);
-        reject(new ConsistencySamplerError("input", `options: ${error.message}`));
-      }
-    });
+    if (this.#ended) throw this.#ended.reason;
+    try {
+      return this.#model.call(method, params, onEvent);
+    } catch (error) {
+      // An option that no worker can be sent, such as a function.
+      throw new ConsistencySamplerError("input", `options: ${error.message}`);
+    }
   }
 
-  #receive({ id, event, error, result }) {
-    const call = this.#pending.get(id);
-    if (event) return call.onEvent?.(event);
-    this.#pending.delete(id);
-    if (error) call.reject(new ConsistencySamplerError(error.code, error.message));
-    else call.resolve(result);
+  /** A call's answer, unless the sampler ends before. */
+  #until(call) {
+    return new Promise((resolve, reject) => {
+      this.#calls.set(call, reject);
+      call.answer.then(resolve, reject).finally(() => this.#calls.delete(call));
+    });
   }
 }
 

@@ -68,14 +68,16 @@ export class Download {
    * @param {object} [listeners]
    * @param {() => Promise<void>} [listeners.onVersion]  awaited before the first bytes of a version
    * @param {(retry: { attempt: number, milliseconds: number, reason: string }) => void} [listeners.onRetry]
+   * @param {AbortSignal} [listeners.signal]  ends it at once
    * @returns {AsyncGenerator<Uint8Array | RESTART>}
    */
-  async *chunks({ onVersion, onRetry } = {}) {
+  async *chunks({ onVersion, onRetry, signal } = {}) {
     const { tries, delay } = this.#patience;
     let farthest = this.at;
     for (let attempt = 1; this.size === null || this.at < this.size || this.at === 0; ) {
       if (this.at && !this.version && !this.#hashed) yield this.#restart();
-      const connection = new Connection(this.#patience.stall);
+      signal?.throwIfAborted();
+      const connection = new Connection(this.#patience.stall, signal);
       let reason;
       try {
         const response = await connection.fetch(this.#url, this.#headers());
@@ -101,6 +103,7 @@ export class Download {
           reason = "the server closed the connection early";
         }
       } catch (error) {
+        signal?.throwIfAborted();
         if (error instanceof Failure || !connection.broken) throw error;
         reason = connection.stalled ? "nothing came for too long" : (error.message ?? String(error));
       } finally {
@@ -115,7 +118,10 @@ export class Download {
       }
       const milliseconds = delay * 2 ** (attempt - 1);
       onRetry?.({ attempt, milliseconds, reason });
-      await new Promise((resolve) => setTimeout(resolve, milliseconds));
+      await new Promise((resolve) => {
+        setTimeout(resolve, milliseconds);
+        signal?.addEventListener("abort", resolve, { once: true });
+      });
       attempt++;
     }
   }
@@ -176,8 +182,9 @@ class Connection {
   /** Whether the error under way comes from the connection, and not from who consumes its bytes. */
   #waiting = false;
 
-  constructor(stall) {
+  constructor(stall, signal) {
     this.#stall = stall;
+    signal?.addEventListener("abort", () => this.#abort.abort(), { signal: this.#abort.signal });
   }
 
   async fetch(url, headers) {

@@ -1,7 +1,9 @@
-// The worker that owns the WebAssembly module and the GPU; `consistency-sampler.js` is the other end of its messages.
+// The worker that owns the WebAssembly module, the GPU and every model of the page; `runtime.js` is the other end of its
+// messages.
 //
-// In come { id, method, params } and { method: "cancel" }; out go { id, event } any number of times, then
-// { id, result } or { id, error: { code, message } }.
+// In come { id, model, method, params }, where `id` names the call and `model` the model, { method: "cancel", id } and
+// { method: "dispose", model }; out go { id, event } any number of times, then { id, result } or
+// { id, error: { code, message } }. A model's calls of the network are run in turn.
 
 import { Download, Failure, RESTART, codeOf, failing } from "./download.js";
 import { Shelf } from "./model-cache.js";
@@ -11,75 +13,107 @@ import init, { Device, Loader } from "./pkg/consistency_sampler.js";
 /** How often the download is reported, in milliseconds. */
 const PROGRESS_INTERVAL = 100;
 
-let model;
-let running = false;
+/** The models by the page's numbers: `{ abort, model, turn }`, see `load`. */
+const models = new Map();
+/** What cancels a call of the network that waits or runs, by the call's id. */
+const cancels = new Map();
+/** The GPU, once it was asked for. */
+let device = null;
 
 const methods = { load, schedule, sample, denoise };
 
-self.onmessage = async ({ data: { id, method, params } }) => {
-  if (method === "cancel") {
-    // It may come too late, and must not stop the run after the one it was meant for.
-    if (running) model.cancel();
-    return;
-  }
+self.onmessage = async ({ data: { id, model, method, params } }) => {
+  if (method === "cancel") return cancels.get(id)?.();
+  if (method === "dispose") return dispose(model);
   const emit = (event, transfer = []) => self.postMessage({ id, event }, transfer);
   try {
-    self.postMessage({ id, result: await methods[method](params, emit) });
+    self.postMessage({ id, result: await methods[method](model, params, emit, id) });
   } catch (error) {
     self.postMessage({ id, error: { code: codeOf(error), message: error.message ?? String(error) } });
   }
 };
 
-async function load({ source, cached, patience }, emit) {
+async function load(number, { source, cached, patience }, emit) {
+  const abort = new AbortController();
+  // `turn` is when the last of its calls of the network will be over.
+  const entry = { abort, model: null, turn: Promise.resolve() };
+  models.set(number, entry);
   const shelf = await Shelf.open(cached ? keyOf(source) : null, (notice) => emit({ notice }));
   const [device, about] = await Promise.all([requestDevice(), describeOrRecall(source, shelf)]);
   const { name, revision, licence, classNames, texts, single, weights } = about;
   const configs = CONFIGS.map((path) => texts[path]);
   const meter = new Meter(weights, emit);
-  model = await failing(null, name, async () => {
-    const loader = new Loader(device, ...configs, single);
+  await failing(null, name, async () => {
+    abort.signal.throwIfAborted();
+    // What holds the GPU's memory: first the loader, then the model that it becomes.
+    let owner = new Loader(device, ...configs, single);
+    const loader = owner;
     try {
       await shelf.begin(about);
-      for (const file of weights) await receive(file, loader, shelf, meter, patience);
+      for (const file of weights) await receive(file, loader, shelf, meter, { patience, signal: abort.signal });
       meter.report("shaders");
-      const model = loader.finish();
+      owner = null;
+      owner = loader.finish();
       await shelf.complete();
       // The browser compiles the GPU's programs when they first run: now, and not at the cost of the first picture.
-      await model.sample({ seed: 0, count: 1, numInferenceSteps: 1 }, () => {});
-      return model;
+      await owner.sample({ seed: 0, count: 1, numInferenceSteps: 1 }, () => {});
+      abort.signal.throwIfAborted();
+      entry.model = owner;
     } catch (error) {
+      owner?.free();
       // What broke off may be resumed; what is wrong must not be kept.
       if (codeOf(error) === "weights") await shelf.discard();
       throw error;
     }
   });
-  return { device: device.description(), ...model.info(), name, revision, licence, classNames, bytes: meter.bytes };
+  return { device: device.description(), ...entry.model.info(), name, revision, licence, classNames, bytes: meter.bytes };
 }
 
-function schedule({ numInferenceSteps, timesteps }) {
-  return model.schedule(numInferenceSteps, timesteps && Uint32Array.from(timesteps));
+/** Frees a model's GPU memory, as soon as nothing uses it. */
+function dispose(number) {
+  const entry = models.get(number);
+  models.delete(number);
+  entry?.abort.abort();
+  entry?.turn.then(() => entry.model?.free());
 }
 
-function sample(options, emit) {
-  return run(() => model.sample(options, (step) => emit(step, [step.pixels.buffer])));
+function schedule(number, { numInferenceSteps, timesteps }) {
+  return models.get(number).model.schedule(numInferenceSteps, timesteps && Uint32Array.from(timesteps));
 }
 
-function denoise(options) {
-  return run(() => model.denoise(options));
+function sample(number, options, emit, id) {
+  return inTurn(number, id, (model) => model.sample(options, (step) => emit(step, [step.pixels.buffer])));
 }
 
-async function run(action) {
-  running = true;
-  try {
-    return await action();
-  } finally {
-    running = false;
-  }
+function denoise(number, options, emit, id) {
+  return inTurn(number, id, (model) => model.denoise(options));
 }
 
-async function requestDevice() {
-  await failing("network", "the WebAssembly module", () => init());
-  return failing("unsupported", "WebGPU", () => Device.request());
+/** Lets a call of the network wait for those before it; one that is cancelled meanwhile answers at once. */
+function inTurn(number, id, action) {
+  const entry = models.get(number);
+  let skipped = false;
+  const skip = new Promise((resolve) => {
+    cancels.set(id, () => resolve({ cancelled: (skipped = true) }));
+  });
+  const answer = entry.turn.then(() => {
+    if (skipped) return null;
+    cancels.set(id, () => entry.model.cancel());
+    return action(entry.model);
+  });
+  entry.turn = answer.then(() => {}, () => {});
+  return Promise.race([skip, answer]).finally(() => cancels.delete(id));
+}
+
+/** The one device of all models; another try after a failure. */
+function requestDevice() {
+  device ??= failing("network", "the WebAssembly module", () => init())
+    .then(() => failing("unsupported", "WebGPU", () => Device.request()))
+    .catch((error) => {
+      device = null;
+      throw error;
+    });
+  return device;
 }
 
 /** What the source says of the model, or, without a connection, what the cache knows of it. */
@@ -96,24 +130,25 @@ async function describeOrRecall(source, shelf) {
 }
 
 /** Loads one file of weights, as far as possible from the cache. */
-async function receive(file, loader, shelf, meter, patience) {
+async function receive(file, loader, shelf, meter, how) {
   meter.file(file);
   const stored = file.file ? 0 : await shelf.usable(file);
   try {
-    await receiveFrom(stored, file, loader, shelf, meter, patience);
+    await receiveFrom(stored, file, loader, shelf, meter, how);
   } catch (error) {
     if (!stored || codeOf(error) !== "weights") throw error;
     // A damaged copy must not stop what the network can give.
     await shelf.forget(file);
     loader.restartFile();
     meter.restart();
-    await receiveFrom(0, file, loader, shelf, meter, patience);
+    await receiveFrom(0, file, loader, shelf, meter, how);
   }
 }
 
 /** Loads one file, of which the first `stored` bytes are in the cache. */
-async function receiveFrom(stored, file, loader, shelf, meter, patience) {
+async function receiveFrom(stored, file, loader, shelf, meter, { patience, signal }) {
   for await (const chunk of file.file ? chunksOf(file.file) : stored ? shelf.chunks(file) : []) {
+    signal.throwIfAborted();
     loader.push(chunk);
     meter.add(chunk.length);
   }
@@ -127,7 +162,7 @@ async function receiveFrom(stored, file, loader, shelf, meter, patience) {
     };
     const onRetry = (retry) => meter.report("waiting", { retry });
     try {
-      for await (const chunk of download.chunks({ onVersion, onRetry })) {
+      for await (const chunk of download.chunks({ onVersion, onRetry, signal })) {
         if (chunk === RESTART) {
           loader.restartFile();
           meter.restart();

@@ -7,7 +7,7 @@ import { after, before, test } from "node:test";
 
 import { launch, newPage } from "./browser.js";
 import { PIXEL_TOLERANCE, assertNear, goldens, rgba } from "./goldens.js";
-import { DIST, startServer } from "./server.js";
+import { GOLDENS, startServer } from "./server.js";
 
 let server, browser, page;
 
@@ -166,17 +166,77 @@ test("a signal stops a run, the next one is whole, and two at once are refused",
 });
 
 test("a signal stops a load", async () => {
-  server.routes.set("/weights/mnist/unet/diffusion_pytorch_model.safetensors", { length: 1e6, body: stalled() });
+  // Another address, for the model of the first one is there already.
+  const weights = "/goldens/no-mid/unet/diffusion_pytorch_model.safetensors";
+  server.routes.set(weights, { length: 1e6, body: stalled() });
   const { error } = await page.evaluate(async () => {
     const abort = new AbortController();
-    const loading = window.ConsistencySampler.load("/weights/mnist/", {
+    const loading = window.ConsistencySampler.load("/goldens/no-mid/", {
       signal: abort.signal,
       onProgress: () => abort.abort(),
     });
     return window.outcome(loading);
   });
-  server.routes.delete("/weights/mnist/unet/diffusion_pytorch_model.safetensors");
+  server.routes.delete(weights);
   assert.equal(error?.name, "AbortError");
+});
+
+test("samplers of one address share the weights, and their calls run in turn", async () => {
+  const before = server.log.length;
+  const outcomes = await page.evaluate(async () => {
+    const options = { seed: 5, count: 1, classLabels: [2], numInferenceSteps: 2 };
+    const events = [];
+    const other = await window.ConsistencySampler.load("/weights/mnist/");
+    const run = (sampler, name) => {
+      const onStep = ({ index }) => events.push(name + index);
+      return window.outcome(sampler.sample({ ...options, onStep }));
+    };
+    const abort = new AbortController();
+    const first = run(window.sampler, "a");
+    const waits = window.outcome(other.sample({ ...options, signal: abort.signal }));
+    abort.abort();
+    const stopped = await waits;
+    const second = run(other, "b");
+    const results = [await first, await second];
+    other.dispose();
+    const gone = await window.outcome(other.sample(options));
+    return { events, stopped, results, gone, alive: await run(window.sampler, "c") };
+  });
+  assert.deepEqual(outcomes.events, ["a0", "a1", "b0", "b1", "c0", "c1"]);
+  assert.equal(outcomes.stopped.error.name, "AbortError");
+  for (const { value } of [...outcomes.results, outcomes.alive]) assert.equal(value?.networkCalls, 2);
+  assert.equal(outcomes.gone.error.code, "disposed");
+  assert.deepEqual(server.log.slice(before), [], "nothing is fetched a second time");
+});
+
+test("several models live in one worker, and one that is given up does not disturb the others", async () => {
+  const outcomes = await page.evaluate(async () => {
+    const others = await Promise.all(
+      ["no-mid", "mnist-shape"].map((name) => window.ConsistencySampler.load(`/goldens/${name}/`)),
+    );
+    const samples = [window.sampler, ...others].map((sampler) => window.outcome(sampler.sample({ seed: 3, numInferenceSteps: 2 })));
+    // Disposed of while it samples: the others go on.
+    others[0].dispose();
+    const outcomes = await Promise.all(samples);
+    others[1].dispose();
+    return outcomes;
+  });
+  assert.equal(page.workers().length, 1, "one worker for all");
+  assert.deepEqual(outcomes.map(({ value, error }) => error?.code ?? value.networkCalls), [2, "disposed", 2]);
+});
+
+test("a load that fails may be tried again", async () => {
+  const weights = "/goldens/no-mid/unet/diffusion_pytorch_model.safetensors";
+  server.routes.set(weights, { type: "text/html", body: "no" });
+  const load = () =>
+    page.evaluate(async () => {
+      const outcome = await window.outcome(window.ConsistencySampler.load("/goldens/no-mid/"));
+      outcome.value?.dispose();
+      return outcome.error?.code ?? "loaded";
+    });
+  assert.equal(await load(), "http");
+  server.routes.delete(weights);
+  assert.equal(await load(), "loaded");
 });
 
 test("dispose rejects what is under way and what comes later", async () => {
@@ -193,8 +253,8 @@ test("dispose rejects what is under way and what comes later", async () => {
 
 /** The first bytes of the weights, and then silence. */
 async function* stalled() {
-  const file = await open(path.join(DIST, "weights/mnist/unet/diffusion_pytorch_model.safetensors"));
-  const { buffer } = await file.read(Buffer.alloc(100_000), 0, 100_000);
+  const file = await open(path.join(GOLDENS, "no-mid/unet/diffusion_pytorch_model.safetensors"));
+  const { buffer } = await file.read(Buffer.alloc(20_000), 0, 20_000);
   await file.close();
   yield buffer;
   await new Promise(() => {});

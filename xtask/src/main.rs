@@ -1,8 +1,9 @@
-//! The project's chores, each one command: `cargo xtask build`, `serve`, `test`, `bench`.
+//! The project's chores, each one command: `cargo xtask build`, `serve`, `package`, `test`, `bench`.
 
 mod audit;
 mod bench;
 mod check;
+mod package;
 mod serve;
 mod site;
 mod tools;
@@ -32,6 +33,8 @@ enum Chore {
         #[arg(long, default_value_t = 8080)]
         port: u16,
     },
+    /// Build, then pack the element and the JavaScript interface for npm
+    Package,
     /// Run everything that continuous integration runs: formatting, lints, the dependencies' audit, native tests, the build and the browser tests
     Test {
         /// Run these stages only (repeat or separate with commas)
@@ -103,6 +106,7 @@ impl Args {
                 site::build(&project)?;
                 serve::serve(&project.root.join(site::DIST), port)?;
             }
+            Chore::Package => package::package(&project)?,
             Chore::Bench(options) => bench::bench(&project, &options)?,
             Chore::Test { only } => return check::test(&project, &only),
         }

@@ -9,7 +9,7 @@ use consistency_sampler::config::UNetConfig;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::{Project, run, tools, wasm};
+use crate::{Project, package, run, tools, wasm};
 
 pub const DIST: &str = "dist";
 
@@ -37,6 +37,7 @@ pub fn build(project: &Project) -> Result<()> {
         sum(&folder)?;
     }
     list(&models, &dist.join("weights"))?;
+    package::assemble(project)?;
     println!("assembled {}", dist.display());
     weigh(&dist)
 }

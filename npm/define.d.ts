@@ -1,0 +1,2 @@
+/** Registers <consistency-sampler>. */
+import "./element.js";

@@ -1,0 +1,417 @@
+// The custom element, on pages that are not ours.
+
+import assert from "node:assert/strict";
+import { mkdirSync, readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import path from "node:path";
+import { after, before, test } from "node:test";
+
+import { launch, newPage } from "./browser.js";
+import { PIXEL_TOLERANCE, assertNear, goldens, rgba } from "./goldens.js";
+import { startServer } from "./server.js";
+
+const SCREENSHOTS = path.join(import.meta.dirname, "../../target/screenshots");
+mkdirSync(SCREENSHOTS, { recursive: true });
+
+/** Scripts of one's own site and WebAssembly, and nothing else that a policy can forbid. */
+const STRICT =
+  "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; connect-src 'self'; img-src 'self'; " +
+  "style-src 'self'; base-uri 'none'; form-action 'none'";
+const MODEL = "/weights/mnist/";
+
+let server, browser;
+
+before(async () => {
+  server = await startServer();
+  browser = await launch();
+});
+after(async () => {
+  await browser?.close();
+  await server?.stop();
+});
+
+/** Opens a page with the given body, under the strict policy, its events in `window.events`. */
+async function open(body, { policy = STRICT, define = '<script type="module" src="/define.js"></script>' } = {}) {
+  const script = `
+    window.events = [];
+    for (const name of ["progress", "step", "sample", "error"]) {
+      addEventListener(name, (event) => {
+        if (!event.target.tagName) return;
+        window.events.push({ name, id: event.target.id, bubbles: event.bubbles, composed: event.composed, detail: event.detail, time: performance.now() });
+      });
+    }`;
+  server.routes.set("/events.js", { type: "text/javascript", body: script });
+  const html = `<!doctype html><html lang="en"><head><meta charset="utf-8"><title>A page</title>
+    <meta name="color-scheme" content="light dark"><script src="/events.js"></script>${define}</head>
+    <body><main><h1>A page</h1>${body}</main></body></html>`;
+  server.routes.set("/page", { type: "text/html", body: html, headers: policy ? { "Content-Security-Policy": policy } : {} });
+  const page = await newPage(browser);
+  await page.goto(`${server.origin}/page`);
+  return page;
+}
+
+/** What the page has heard of an event, pictures left out. */
+const heard = (page, name, id = "") =>
+  page.evaluate(
+    ([name, id]) =>
+      window.events
+        .filter((e) => e.name === name && (!id || e.id === id))
+        .map(({ detail, ...event }) => {
+          if (detail instanceof Error) {
+            return { ...event, detail: { name: detail.name, code: detail.code, message: detail.message } };
+          }
+          const { images, pixels, ...rest } = detail;
+          return { ...event, detail: images ? { ...rest, images: images.length } : rest };
+        }),
+    [name, id],
+  );
+
+/** Waits until something holds; the policy of these pages forbids what Playwright's own waiting does. */
+async function until(holds, what) {
+  const end = Date.now() + 120_000;
+  for (;;) {
+    const value = await holds();
+    if (value) return value;
+    assert.ok(Date.now() < end, `two minutes, and still not: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
+
+/** Waits until so many events of a name have come, and returns them. */
+async function events(page, name, count = 1, id = "") {
+  return until(async () => {
+    const found = await heard(page, name, id);
+    return found.length >= count && found;
+  }, `${count} × ${name}`);
+}
+
+/** The bytes of the images of the last sample. */
+const lastImages = (page) =>
+  page.evaluate(() => {
+    const { images } = window.events.findLast((e) => e.name === "sample").detail;
+    return images.flatMap(({ data }) => Array.from(data));
+  });
+
+test("one tag draws what diffusers draws, under a policy that allows WebAssembly and nothing else", async () => {
+  const { tensors, cases } = goldens("shipped/mnist");
+  const { name, options } = cases.find(({ options }) => options.count === 10 && options.numInferenceSteps === 2);
+  const elsewhere = [];
+  const page = await open(
+    `<consistency-sampler model="${MODEL}" seed="${options.seed}" steps="2" count="10"
+      class-label="${options.classLabels}"></consistency-sampler>`,
+  );
+  page.on("request", (request) => request.url().startsWith(server.origin) || elsewhere.push(request.url()));
+  const [sample] = await events(page, "sample");
+  assert.deepEqual([sample.bubbles, sample.composed], [true, true]);
+  const { milliseconds, ...detail } = sample.detail;
+  assert.ok(milliseconds > 0);
+  assert.deepEqual(detail, {
+    seed: options.seed, classLabels: options.classLabels, count: 10, numInferenceSteps: 2, networkCalls: 2, images: 10,
+  });
+  assertNear(await lastImages(page), rgba(tensors[`${name}.images`]), PIXEL_TOLERANCE);
+  const steps = await events(page, "step", 2);
+  assert.deepEqual(steps.map(({ detail }) => [detail.index, detail.steps, detail.last]), [[0, 2, false], [1, 2, true]]);
+  const progress = await events(page, "progress");
+  assert.equal(progress.at(-1).detail.stage, "shaders");
+  assert.match(await page.getByRole("img").getAttribute("aria-label"), /^10 images: seed \d+, class 0, 1, .*, step 2 of 2$/);
+  assert.deepEqual(elsewhere, []);
+  assert.deepEqual(page.complaints, []);
+  await page.context().close();
+});
+
+test("attributes and properties mirror each other, and a change draws once", async () => {
+  const page = await open(`<consistency-sampler model="${MODEL}" class-label="3"></consistency-sampler>`);
+  await events(page, "sample");
+  const properties = await page.evaluate(() => {
+    const element = document.querySelector("consistency-sampler");
+    Object.assign(element, { seed: 2n ** 64n - 1n, steps: 2, classLabel: [1, 2], count: 2, columns: 1, alt: "Digits", controls: true });
+    const { seed, steps, classLabel, count, columns, alt, controls, timesteps, loading, model, hub, revision, poster } = element;
+    const attributes = Object.fromEntries(Array.from(element.attributes, ({ name, value }) => [name, value]));
+    return [
+      { seed: String(seed), steps, classLabel, count, columns, alt, controls, timesteps, loading, model, hub, revision, poster },
+      attributes,
+    ];
+  });
+  assert.deepEqual(properties, [
+    {
+      seed: "18446744073709551615", steps: 2, classLabel: [1, 2], count: 2, columns: 1, alt: "Digits", controls: true,
+      timesteps: null, loading: "lazy", model: MODEL, hub: "", revision: "", poster: "",
+    },
+    {
+      model: MODEL, "class-label": "1,2", seed: "18446744073709551615", steps: "2", count: "2", columns: "1", alt: "Digits", controls: "",
+    },
+  ]);
+  const [, { detail }, ...others] = await events(page, "sample", 2);
+  assert.deepEqual(others, [], "five changes, one picture");
+  assert.equal(detail.images, 2);
+  assert.match(await page.getByRole("img").getAttribute("aria-label"), /^Digits: seed 18446744073709551615, class 1, 2, step 2 of 2$/);
+  const { width, height } = await page.evaluate(() => {
+    const { width, height } = document.querySelector("consistency-sampler").shadowRoot.querySelector("canvas");
+    return { width, height };
+  });
+  assert.deepEqual([width, height], [28, 57], "one column");
+  const again = await page.evaluate(async () => {
+    const element = document.querySelector("consistency-sampler");
+    Object.assign(element, { seed: null, classLabel: 4, timesteps: [22, 0], count: undefined, columns: null, controls: false });
+    return [element.getAttribute("seed"), element.seed, element.classLabel, element.timesteps, element.count, element.columns, element.hasAttribute("controls")];
+  });
+  assert.deepEqual(again, [null, 0, 4, [22, 0], 1, null, false]);
+  const { detail: last } = (await events(page, "sample", 3)).at(-1);
+  assert.deepEqual([last.timesteps, last.networkCalls, last.numInferenceSteps], [[22, 0], 2, undefined]);
+  assert.deepEqual(page.complaints, []);
+  await page.context().close();
+});
+
+test("elements of one page share a worker and the weights, and each draws its own", async () => {
+  const tags = [0, 1, 2].map((i) => `<consistency-sampler id="e${i}" model="${MODEL}" seed="${i}" class-label="${i}" loading="eager"></consistency-sampler>`);
+  const before = server.log.length;
+  const page = await open(tags.join(""));
+  await events(page, "sample", 3);
+  assert.equal(page.workers().length, 1);
+  const fetched = server.log.slice(before).filter(({ method, path }) => method === "GET" && path.endsWith(".safetensors"));
+  assert.equal(fetched.length, 1);
+  const seeds = (await heard(page, "sample")).map(({ id, detail }) => `${id} ${detail.seed}`);
+  assert.deepEqual(seeds.sort(), ["e0 0", "e1 1", "e2 2"]);
+
+  // Moved is not removed; the last one that goes takes the worker along.
+  const counts = [];
+  await page.evaluate(() => document.querySelector("h1").after(document.querySelector("#e0")));
+  counts.push(page.workers().length, await page.evaluate(() => document.querySelector("#e0").info !== null));
+  await page.evaluate(() => document.querySelectorAll("#e1, #e2").forEach((element) => element.remove()));
+  counts.push(page.workers().length);
+  assert.deepEqual(counts, [1, true, 1]);
+  await page.evaluate(() => document.querySelector("#e0").remove());
+  await until(() => page.workers().length === 0, "the worker's end");
+  assert.deepEqual(page.complaints, []);
+  await page.context().close();
+});
+
+test("a lazy element waits until it is near the view, a manual one until it is asked", async () => {
+  const page = await open(
+    `<consistency-sampler id="manual" model="${MODEL}" loading="manual" class-label="1"></consistency-sampler>
+     <div class="far"></div><consistency-sampler id="lazy" model="${MODEL}" class-label="1"></consistency-sampler>`,
+    { define: '<link rel="stylesheet" href="/far.css"><script type="module" src="/define.js"></script>' },
+  );
+  server.routes.set("/far.css", { type: "text/css", body: ".far { height: 5000px }" });
+  await page.reload();
+  await page.evaluate(() => customElements.whenDefined("consistency-sampler"));
+  await page.waitForTimeout(300);
+  assert.deepEqual([page.workers().length, await page.evaluate(() => window.events.length)], [0, 0], "nothing has begun");
+  await page.evaluate(() => document.querySelector("#lazy").scrollIntoView());
+  await events(page, "sample", 1, "lazy");
+  assert.deepEqual(await heard(page, "sample", "manual"), []);
+  const outcome = await page.evaluate(async () => {
+    const element = document.querySelector("#manual");
+    const info = await element.load();
+    const ready = await element.ready;
+    const before = window.events.filter(({ id, name }) => id === "manual" && name === "sample").length;
+    const seen = [];
+    const { images, networkCalls, seed } = await element.sample({ seed: 9, numInferenceSteps: 3, onStep: ({ index }) => seen.push(index) });
+    return { size: info.sampleSize, same: ready === info && element.info === info, before, seen, images: images.map(({ width }) => width), networkCalls, seed };
+  });
+  assert.deepEqual(outcome, { size: [28, 28], same: true, before: 0, seen: [0, 1, 2], images: [28], networkCalls: 3, seed: 9 });
+  await page.context().close();
+});
+
+test("edits show what they make, and keep what they keep", async () => {
+  const page = await open(`<consistency-sampler model="${MODEL}" seed="4" class-label="8" loading="manual"></consistency-sampler>`);
+  const outcome = await page.evaluate(async () => {
+    const element = document.querySelector("consistency-sampler");
+    const { images: [image] } = await element.sample();
+    const mask = new ImageData(28, 28);
+    for (let i = 0; i < 28 * 28; i++) mask.data.fill(i % 28 < 14 ? 255 : 0, 4 * i, 4 * i + 3), (mask.data[4 * i + 3] = 255);
+    const { images, kind, networkCalls } = await element.edit({ kind: "inpaint", image, mask, count: 2, numInferenceSteps: 2 });
+    const kept = images.every(({ data }) => data.every((v, i) => mask.data[i - (i % 4)] || v === image.data[i]));
+    return { kind, networkCalls, count: images.length, kept };
+  });
+  assert.deepEqual(outcome, { kind: "inpaint", networkCalls: 2, count: 2, kept: true });
+  assert.match(await page.getByRole("img").getAttribute("aria-label"), /^2 images: inpaint, seed 4, class 8, step 2 of 2$/);
+  await page.context().close();
+});
+
+test("runs go one after another, and cancel stops them all", async () => {
+  const page = await open(`<consistency-sampler model="${MODEL}" class-label="8" loading="manual"></consistency-sampler>`);
+  const outcome = await page.evaluate(async () => {
+    const element = document.querySelector("consistency-sampler");
+    const end = (promise) => promise.then(({ seed }) => seed, ({ name }) => name);
+    const loading = end(element.load());
+    element.cancel();
+    const cancelledLoad = await loading;
+    const order = [];
+    const two = [1, 2].map((seed) => end(element.sample({ seed, onStep: () => order.push(seed) })));
+    const both = await Promise.all(two);
+    const stopped = [3, 4].map((seed) => end(element.sample({ seed, numInferenceSteps: 4, onStep: () => element.cancel() })));
+    const abort = new AbortController();
+    const own = end(element.sample({ seed: 5, signal: abort.signal }));
+    abort.abort();
+    return { cancelledLoad, order, both, stopped: await Promise.all(stopped), own: await own, after: await end(element.sample({ seed: 6 })) };
+  });
+  assert.deepEqual(outcome, {
+    cancelledLoad: "AbortError", order: [1, 2], both: [1, 2], stopped: ["AbortError", "AbortError"], own: "AbortError", after: 6,
+  });
+  assert.deepEqual(await heard(page, "error"), [], "what was asked for is no error");
+  await page.context().close();
+});
+
+test("numbers that are none are typed errors, whichever attribute they stand in, and the next good one draws", async () => {
+  const page = await open(`<consistency-sampler model="${MODEL}" class-label="1" loading="eager"></consistency-sampler>`);
+  await events(page, "sample");
+  let errors = 0;
+  for (const name of ["seed", "steps", "count", "class-label", "timesteps"]) {
+    for (const value of ["NaN", "-1", "99999999999999999999999", "1.5", "", "1e400", "0x1", "9007199254740993"]) {
+      if (name === "seed" && value === "9007199254740993") continue; // a seed like any other
+      await page.evaluate(([name, value]) => document.querySelector("consistency-sampler").setAttribute(name, value), [name, value]);
+      errors++;
+      const { detail } = (await events(page, "error", errors)).at(-1);
+      assert.equal(detail.name, "ConsistencySamplerError");
+      assert.equal(detail.code, "input", `${name}=${value}: ${detail.message}`);
+      assert.match(detail.message, /^[^\n]+$/);
+      assert.equal(await page.getByRole("alert").textContent(), detail.message);
+      if (["", "NaN", "-1", "1.5"].includes(value)) assert.ok(detail.message.startsWith(`${name}: expected a whole number`), detail.message);
+    }
+    const [before, good] = await page.evaluate((name) => {
+      const element = document.querySelector("consistency-sampler");
+      const property = { "class-label": "classLabel" }[name] ?? name;
+      element.setAttribute(name, "x");
+      const bad = element[property];
+      element.removeAttribute(name);
+      if (name === "class-label") element.classLabel = 1;
+      return [Number.isNaN(bad), window.events.filter((e) => e.name === "sample").length];
+    }, name);
+    assert.ok(before, `${name}: no number is NaN`);
+    await events(page, "sample", good + 1);
+    assert.equal(await page.getByRole("alert").isVisible(), false, "the error is gone");
+  }
+  const rejected = await page.evaluate(() =>
+    document.querySelector("consistency-sampler").sample({ count: -3 }).catch(({ name, code }) => [name, code]),
+  );
+  assert.deepEqual(rejected, ["ConsistencySamplerError", "input"]);
+  assert.deepEqual(page.complaints, []);
+  await page.context().close();
+});
+
+test("a poster is to be seen until the first picture is there", async () => {
+  const weights = "/weights/mnist/unet/diffusion_pytorch_model.safetensors";
+  let go;
+  const held = new Promise((resolve) => (go = resolve));
+  server.routes.set(weights, async (request, response) => {
+    await held;
+    server.routes.delete(weights);
+    response.writeHead(302, { Location: weights }).end();
+  });
+  const page = await open(`<consistency-sampler model="${MODEL}" poster="${MODEL}poster.png" class-label="1" alt="Digits"></consistency-sampler>`);
+  const poster = page.getByRole("img", { name: "Digits" });
+  await until(() => poster.evaluate((img) => img.tagName === "IMG" && img.complete && img.naturalWidth > 0), "the poster");
+  assert.ok(await page.getByRole("progressbar").isVisible());
+  await page.screenshot({ path: path.join(SCREENSHOTS, "element-poster.png") });
+  go();
+  await events(page, "sample");
+  assert.equal(await poster.evaluate((element) => element.tagName), "CANVAS");
+  assert.equal(await page.getByRole("progressbar").count(), 0);
+  await page.context().close();
+});
+
+test("an error is an event and to be read, and Retry is another try", async () => {
+  const index = "/weights/mnist/model_index.json";
+  server.routes.set(index, { type: "text/html", status: 404, body: "not here" });
+  const page = await open(`<consistency-sampler model="${MODEL}" class-label="1"><p>An image of a digit.</p></consistency-sampler>`);
+  const [{ detail, bubbles, composed }] = await events(page, "error");
+  assert.deepEqual([detail.code, bubbles, composed], ["http", true, true]);
+  assert.match(detail.message, /model_index\.json: the server answered 404/);
+  assert.equal(await page.getByRole("alert").textContent(), detail.message);
+  assert.ok(await page.getByText("An image of a digit.").isVisible(), "what the tag holds takes the picture's place");
+  await page.screenshot({ path: path.join(SCREENSHOTS, "element-error.png") });
+  server.routes.delete(index);
+  await page.getByRole("button", { name: "Retry" }).click();
+  await events(page, "sample");
+  assert.equal(await page.getByRole("alert").isVisible(), false);
+  assert.equal(await page.getByText("An image of a digit.").isVisible(), false);
+  await page.context().close();
+});
+
+test("the controls are buttons: Generate draws another seed, Cancel stops", async () => {
+  const page = await open(`<consistency-sampler model="${MODEL}" class-label="1" controls steps="4" loading="manual"></consistency-sampler>`);
+  await page.getByRole("button", { name: "Generate" }).focus();
+  await page.keyboard.press("Enter");
+  const [{ detail }] = await events(page, "sample");
+  assert.ok(detail.seed > 0);
+  assert.equal(await page.evaluate(() => document.querySelector("consistency-sampler").getAttribute("seed")), String(detail.seed));
+  const status = page.getByRole("status");
+  assert.match(await status.textContent(), /^1 image in [\d.]+ s$/);
+  await page.evaluate(() => {
+    const button = (name) => document.querySelector("consistency-sampler").shadowRoot.querySelector(`[part~="${name}"]`);
+    button("generate").click();
+    // The click takes effect in a microtask; the cancel comes after the run has begun, and before its first step.
+    setTimeout(() => button("cancel").click());
+  });
+  await until(async () => (await status.textContent()) === "Cancelled", "Cancelled");
+  assert.equal((await heard(page, "sample")).length, 1);
+  await page.context().close();
+});
+
+test("parts, slots and custom properties reach from outside", async () => {
+  server.routes.set("/style.css", {
+    type: "text/css",
+    body: `consistency-sampler { --consistency-sampler-accent: rgb(1, 2, 3); --consistency-sampler-max-height: 100px; }
+      consistency-sampler::part(generate) { text-transform: uppercase; }`,
+  });
+  const page = await open(
+    `<consistency-sampler model="${MODEL}" class-label="1" controls><p slot="caption">A caption.</p></consistency-sampler>`,
+    { define: '<link rel="stylesheet" href="/style.css"><script type="module" src="/define.js"></script>' },
+  );
+  await events(page, "sample");
+  assert.ok(await page.getByText("A caption.").isVisible());
+  const style = await page.evaluate(() => {
+    const root = document.querySelector("consistency-sampler").shadowRoot;
+    const { backgroundColor, textTransform } = getComputedStyle(root.querySelector("[part~=generate]"));
+    return { backgroundColor, textTransform, height: root.querySelector("canvas").getBoundingClientRect().height };
+  });
+  assert.deepEqual(style, { backgroundColor: "rgb(1, 2, 3)", textTransform: "uppercase", height: 84 });
+  server.routes.delete("/style.css");
+  await page.context().close();
+});
+
+test("axe finds nothing, whatever is shown", async () => {
+  const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+  const page = await open(`<consistency-sampler model="${MODEL}" count="10" steps="2" class-label="0,1,2,3,4,5,6,7,8,9" controls loading="manual"></consistency-sampler>`);
+  const violations = async () => {
+    await page.evaluate(axe);
+    const { violations } = await page.evaluate(() => window.axe.run());
+    return violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(" ")}`);
+  };
+  const states = {
+    empty: () => null,
+    picture: async () => {
+      await page.evaluate(() => document.querySelector("consistency-sampler").sample());
+    },
+    wrong: async () => {
+      await page.evaluate(() => document.querySelector("consistency-sampler").sample({ count: 0 }).catch(() => {}));
+    },
+  };
+  for (const [name, reach] of Object.entries(states)) {
+    await reach();
+    for (const colorScheme of ["light", "dark"]) {
+      for (const [device, viewport] of Object.entries({ desktop: { width: 1280, height: 800 }, phone: { width: 360, height: 740 } })) {
+        await page.emulateMedia({ colorScheme });
+        await page.setViewportSize(viewport);
+        assert.deepEqual(await violations(), [], `${name}, ${colorScheme}, ${device}`);
+        await page.screenshot({ path: path.join(SCREENSHOTS, `element-${name}-${colorScheme}-${device}.png`) });
+        const room = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+        assert.equal(room, 0, "nothing overflows");
+      }
+    }
+  }
+  await page.context().close();
+});
+
+test("without WebGPU the error says so, and what the tag holds is shown", async () => {
+  const worker = readFileSync(path.join(import.meta.dirname, "../../www/worker.js"), "utf8");
+  server.routes.set("/worker.js", { type: "text/javascript", body: `Object.defineProperty(navigator, "gpu", { value: undefined });\n${worker}` });
+  const page = await open(`<consistency-sampler model="${MODEL}">Digits, as a picture.</consistency-sampler>`);
+  const [{ detail }] = await events(page, "error");
+  server.routes.delete("/worker.js");
+  assert.equal(detail.code, "unsupported");
+  assert.ok(await page.getByText("Digits, as a picture.").isVisible());
+  assert.equal(await page.getByRole("button", { name: "Retry" }).count(), 0);
+  await page.context().close();
+});

@@ -1,0 +1,60 @@
+//! The npm package in `target/package/`: the element, the JavaScript interface and the module, for any bundler or none.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{Project, run, site, tools};
+
+/// Below the target folder.
+const FOLDER: &str = "package";
+
+/// Builds and packs; prints where the tarball is.
+pub fn package(project: &Project) -> Result<()> {
+    tools::node(project)?;
+    site::build(project)?;
+    let folder = project.target.join(FOLDER);
+    run(tools::npm(project).args(["pack", "--loglevel=error"]).current_dir(&folder).stdout(Stdio::null()))?;
+    let tarball = fs::read_dir(&folder)?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| path.extension().is_some_and(|extension| extension == "tgz"))
+        .context("npm pack has left no tarball")?;
+    println!("packed {}", tarball.display());
+    Ok(())
+}
+
+/// Puts the files that `npm/package.json` lists together, as they were written: who bundles them minifies them, too.
+pub fn assemble(project: &Project) -> Result<()> {
+    let folder = project.target.join(FOLDER);
+    if folder.exists() {
+        fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;
+    }
+    let npm = project.root.join("npm");
+    for file in files(&npm.join("package.json"))? {
+        let source = ["npm", "www", ""].map(|place| project.root.join(place).join(&file));
+        let Some(source) = source.iter().find(|path| path.is_file()) else {
+            bail!("npm/package.json lists {file}, which is neither in npm/, in www/ nor in the root");
+        };
+        copy(source, &folder.join(&file))?;
+    }
+    copy(&npm.join("package.json"), &folder.join("package.json"))
+}
+
+/// The entries of "files".
+fn files(manifest: &Path) -> Result<Vec<String>> {
+    let read = || -> Result<Vec<String>> {
+        let json: serde_json::Value = serde_json::from_slice(&fs::read(manifest)?)?;
+        Ok(serde_json::from_value(json["files"].clone())?)
+    };
+    let files = read().with_context(|| format!("cannot read {}", manifest.display()))?;
+    ensure!(!files.is_empty(), "{} lists no files", manifest.display());
+    Ok(files)
+}
+
+fn copy(from: &PathBuf, to: &Path) -> Result<()> {
+    fs::create_dir_all(to.parent().expect("a file in a folder"))?;
+    fs::copy(from, to).with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
+    Ok(())
+}
