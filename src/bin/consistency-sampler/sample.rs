@@ -45,6 +45,10 @@ pub struct Arguments {
     #[arg(long, value_name = "A", allow_hyphen_values = true, requires = "blend_seed")]
     blend_amount: Option<f64>,
 
+    /// Samples in a row of the PNG [default: as many as make it about square]
+    #[arg(long, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    columns: Option<usize>,
+
     /// A .png (a grid of the samples) or a .safetensors (`images` [B,C,H,W] in [0,1])
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
@@ -87,7 +91,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
     let [height, width] = folder.unet.sample_size;
     let shape = [request.batch, folder.unet.in_channels, height, width];
-    let columns = (1..).find(|n| n * n >= request.batch).expect("some square is large enough");
+    let square = || (1..).find(|n| n * n >= request.batch).expect("some square is large enough");
+    let columns = arguments.columns.unwrap_or_else(square);
     file.write(&arguments.output, shape, columns, &samples)?;
     let classes = if labels.is_empty() { String::new() } else { format!(", classes {labels:?}") };
     let (calls, seconds) = (schedule.steps.len(), begin.elapsed().as_secs_f64());

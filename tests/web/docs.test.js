@@ -1,0 +1,124 @@
+// docs/element.md and the README against the code: what the one lists, the other has.
+
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import path from "node:path";
+import { after, before, test } from "node:test";
+
+import { ConsistencySampler, ConsistencySamplerError } from "../../www/consistency-sampler.js";
+import { ConsistencySamplerElement } from "../../www/element.js";
+import { launch, newPage } from "./browser.js";
+import { startServer } from "./server.js";
+
+const read = (file) => readFileSync(path.join(import.meta.dirname, "../..", file), "utf8");
+const docs = read("docs/element.md");
+const readme = read("README.md");
+
+/** What stands in backticks in the first column of a section's tables. */
+function listed(heading) {
+  const section = docs.split(`\n## ${heading}\n`)[1].split("\n## ")[0];
+  const rows = section.split("\n").filter((line) => line.startsWith("| ") && !line.startsWith("|---"));
+  return rows.slice(1).flatMap((row) => [...row.split(" | ")[0].matchAll(/`([^`]+)`/g)].map(([, name]) => name.replace(/\(.*/, ""))).toSorted();
+}
+
+const all = (text, pattern) => [...new Set([...text.matchAll(pattern)].map(([, name]) => name))];
+const members = Object.getOwnPropertyDescriptors(ConsistencySamplerElement.prototype);
+const named = (test) =>
+  Object.keys(members).filter((name) => !/^constructor$|Callback$/.test(name) && test(members[name])).toSorted();
+
+test("attributes, properties and methods", () => {
+  assert.deepEqual(listed("Attributes"), ConsistencySamplerElement.observedAttributes.toSorted());
+  assert.deepEqual(listed("Properties"), named(({ get }) => get));
+  assert.deepEqual(listed("Methods"), named(({ value }) => typeof value === "function"));
+});
+
+test("events", () => {
+  assert.deepEqual(listed("Events"), all(read("www/element.js"), /#emit\("(\w+)"/g).toSorted());
+});
+
+test("parts and slots", () => {
+  const view = read("www/element-view.js");
+  const parts = [...all(view, /part: "(\w+)"/g), ...all(view, /= button\("(\w+)"/g), "button"];
+  assert.deepEqual(listed("Parts"), parts.toSorted());
+  assert.deepEqual(listed("Slots"), all(view, /make\("slot", \{ name: "(\w+)"/g).toSorted());
+});
+
+test("custom properties", () => {
+  assert.deepEqual(listed("Custom properties"), all(read("www/element-style.js"), /var\((--consistency-sampler-[\w-]+)/g).toSorted());
+});
+
+test("error codes", () => {
+  const types = /type ErrorCode =([^;]+);/.exec(read("npm/consistency-sampler.d.ts"))[1];
+  assert.deepEqual(listed("Errors"), all(types, /"(\w+)"/g).toSorted());
+  const told = all(read("www/error.js"), /(\w+): /g).concat("config").filter((code) => listed("Errors").includes(code));
+  assert.deepEqual(told.toSorted(), listed("Errors"));
+  assert.equal(new ConsistencySamplerError("gpu", "no").code, "gpu");
+});
+
+test("the calls of the API", () => {
+  const names = Object.getOwnPropertyNames;
+  const instance = names(ConsistencySampler.prototype).filter((name) => name !== "constructor");
+  const statics = names(ConsistencySampler).filter((name) => !["length", "name", "prototype"].includes(name));
+  const expected = [...instance.map((name) => `sampler.${name}`), ...statics.map((name) => `ConsistencySampler.${name}`)];
+  assert.deepEqual(listed("The JavaScript API").filter((name) => /^(sampler|ConsistencySampler)\./.test(name)), expected.toSorted());
+});
+
+let server, browser;
+before(async () => {
+  server = await startServer();
+  browser = await launch();
+});
+after(async () => {
+  await browser?.close();
+  await server?.stop();
+});
+
+/** The lines of README's only block of code that begins so. */
+function block(start) {
+  const found = [...readme.matchAll(/```html\n([^]*?)```/g)].map(([, lines]) => lines).filter((lines) => lines.startsWith(start));
+  assert.equal(found.length, 1, `blocks of the README that begin with ${start}`);
+  assert.ok(found[0].trim().split("\n").length <= 3, "three lines");
+  return found[0];
+}
+
+test("a blank HTML file with the README's three lines shows samples", async () => {
+  server.routes.set("/mine.html", { type: "text/html", body: block("<script") });
+  const page = await newPage(browser);
+  await page.goto(`${server.origin}/mine.html`);
+  await page.getByRole("img", { name: /^10 images: seed 6, .*step 2 of 2$/ }).waitFor({ timeout: 240_000 });
+  const bright = await page.evaluate(() => {
+    const canvas = document.querySelector("consistency-sampler").shadowRoot.querySelector("canvas");
+    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    return data.filter((v, i) => i % 4 === 0 && v > 192).length;
+  });
+  assert.ok(bright > 300, `${bright} bright pixels`);
+  assert.deepEqual(page.complaints, []);
+  await page.context().close();
+});
+
+test("so does one with the README's iframe", async () => {
+  server.routes.set("/frame.html", { type: "text/html", body: `<!doctype html><title>Mine</title>${block("<iframe")}` });
+  const page = await newPage(browser);
+  await page.goto(`${server.origin}/frame.html`);
+  const frame = page.frameLocator("iframe");
+  await frame.getByRole("img", { name: /^10 images: seed 6, .*step 2 of 2$/ }).waitFor({ timeout: 240_000 });
+  assert.deepEqual(page.complaints, []);
+  await page.context().close();
+});
+
+test("an embedded address cannot name another site, and what it gets wrong is said", async () => {
+  const page = await newPage(browser);
+  const elsewhere = [];
+  page.on("request", (request) => request.url().startsWith(server.origin) || elsewhere.push(request.url()));
+  const query = "model=https%3A%2F%2Fexample.com%2Fmodel%2F&hub=https%3A%2F%2Fexample.com&poster=https%3A%2F%2Fexample.com%2Fa.png&sed=1";
+  await page.goto(`${server.origin}/embed.html?${query}`);
+  const note = page.locator("#refused");
+  await note.waitFor();
+  assert.equal(
+    await note.textContent(),
+    "Ignored in the address: model, which is not a folder of this site; hub, which is no option here; " +
+      "poster, which is not of this site; sed, which is no option here",
+  );
+  assert.deepEqual(elsewhere, []);
+  await page.context().close();
+});
