@@ -321,7 +321,8 @@ export class EditView {
       finish(answers, run);
       this.#showAnswers();
       this.#page.say(`${many(count, "answer")} in ${duration(run.milliseconds)} with ${many(run.networkCalls, "network call")}`);
-      this.#page.gallery.add(answers);
+      // The frames of an interpolation are much alike, and would crowd out what lies in the gallery.
+      if (kind !== "interpolate") this.#page.gallery.add(answers);
       this.#offerOthers();
       this.#page.note();
     });

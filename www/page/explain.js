@@ -155,7 +155,7 @@ export function explain({ runner, fail }) {
     },
     /** A sample to begin with; the first one of a model is taken. */
     begin(first) {
-      if (sample || !info || first.model !== info.name || first.edit) return;
+      if (sample || !info || first.model !== info.name) return;
       sample = first;
       const { width, height } = first;
       for (const canvas of [...noisy, ...answers, seen.canvas, answer.canvas]) Object.assign(canvas, { width, height });

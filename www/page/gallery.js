@@ -94,7 +94,7 @@ export function tile(sample, { kept = false, width = smallWidth(sample.width) } 
   if (sample.steps.length) paint(canvas, pixelsOf(sample));
   else Object.assign(canvas, { width: sample.width, height: sample.height });
   canvas.style.width = `${width}px`;
-  const caption = element("span", { class: "seed", "aria-hidden": "true", textContent: shortNoise(sample.recipe.noise) });
+  const caption = element("span", { class: "seed", "aria-hidden": "true", textContent: sample.edit ?? shortNoise(sample.recipe.noise) });
   const name = `${kept ? "Kept: " : ""}${nameOf(sample)}`;
   return element("button", { type: "button", class: kept ? "tile kept" : "tile", "aria-label": name, title: name }, canvas, caption);
 }

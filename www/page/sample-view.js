@@ -225,15 +225,15 @@ function placeholders({ sampleSize: [height, width] }, count) {
   return Array.from({ length: count }, () => ({ recipe: {}, steps: [], width, height }));
 }
 
-/** The number of columns that lets samples be largest; of equals, the one that leaves the fewest places empty. */
+/** The number of columns that lets samples be largest, though places that stay empty count against it. */
 function arrange(count, { width, height }, room, high) {
-  let best = { scale: 0 };
+  let best = { worth: 0 };
   for (let columns = 1; columns <= count; columns++) {
     const rows = Math.ceil(count / columns);
     const fits = Math.min((room - (columns - 1) * GAP) / columns / width, (high / rows - CAPTION - GAP) / height);
     const scale = (Math.floor(fits * devicePixelRatio) || fits * devicePixelRatio) / devicePixelRatio;
-    const empty = columns * rows - count;
-    if (scale > best.scale || (scale === best.scale && empty < best.empty)) best = { scale, columns, empty };
+    const worth = scale * (count / (columns * rows)) ** 2;
+    if (worth > best.worth) best = { scale, columns, worth };
   }
   return best;
 }
