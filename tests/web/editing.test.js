@@ -27,7 +27,12 @@ const SIZE = 28;
 const status = () => page.locator("#status");
 const tool = (name) => page.getByRole("group", { name: "Tool" }).getByLabel(name, { exact: true }).check();
 const press = (name) => page.locator("#panel-edit").getByRole("button", { name, exact: true }).click();
-const choose = (group, value) => page.locator("#panel-edit").getByRole("group", { name: group, exact: true }).getByLabel(value, { exact: true }).check();
+const choose = (group, value) =>
+  page
+    .locator("#panel-edit")
+    .getByRole("group", { name: group, exact: true })
+    .getByLabel(value, { exact: true })
+    .check();
 const answer = async () => (await canvases(page, "#answer"))[0].data;
 
 /** One grey value for each cell of the easel, where a cell is many pixels. */
@@ -62,7 +67,9 @@ async function stroke(...points) {
 
 async function generate() {
   await press("Generate");
-  await status().filter({ hasText: /answers? in .* network calls?$/ }).waitFor({ timeout: 120_000 });
+  await status()
+    .filter({ hasText: /answers? in .* network calls?$/ })
+    .waitFor({ timeout: 120_000 });
 }
 
 test("a sample that is chosen while editing is put on the easel", async () => {
@@ -70,7 +77,10 @@ test("a sample that is chosen while editing is put on the easel", async () => {
   await openTab(page, "Edit");
   const [sample] = await canvases(page, "#latest li:first-child canvas");
   await page.getByRole("list", { name: "Latest samples" }).getByRole("button", { name: "seed 6, class 3" }).click();
-  assert.deepEqual(await easel(), Array.from({ length: SIZE * SIZE }, (_, i) => sample.data[4 * i]));
+  assert.deepEqual(
+    await easel(),
+    Array.from({ length: SIZE * SIZE }, (_, i) => sample.data[4 * i]),
+  );
   assert.equal(await page.locator("#edit-class").inputValue(), "3", "its class is asked for");
 });
 
@@ -103,7 +113,10 @@ test("an answer goes to the gallery, and from there back to the easel", async ()
   const first = latest.getByRole("button", { name: "inpaint, seed 0, class 3" });
   await first.click();
   const data = await answer();
-  assert.deepEqual(await easel(), Array.from({ length: SIZE * SIZE }, (_, i) => data[4 * i]));
+  assert.deepEqual(
+    await easel(),
+    Array.from({ length: SIZE * SIZE }, (_, i) => data[4 * i]),
+  );
 });
 
 test("strokes are undone and cleared, and erasing closes a hole", async () => {
@@ -160,8 +173,13 @@ test("the keyboard alone paints a hole and fills it", async () => {
   await page.keyboard.press("Control+z");
   await page.locator("#edit").focus();
   await page.keyboard.press("Enter");
-  await status().filter({ hasText: /1 answer in .* with 8 network calls$/ }).waitFor({ timeout: 120_000 });
-  assert.deepEqual((await hole()).flatMap((isHole, i) => (isHole ? [i] : [])), [13 * SIZE + 14, 13 * SIZE + 15]);
+  await status()
+    .filter({ hasText: /1 answer in .* with 8 network calls$/ })
+    .waitFor({ timeout: 120_000 });
+  assert.deepEqual(
+    (await hole()).flatMap((isHole, i) => (isHole ? [i] : [])),
+    [13 * SIZE + 14, 13 * SIZE + 15],
+  );
   const after = await answer();
   assert.ok(clean.every((value, i) => [13 * SIZE + 14, 13 * SIZE + 15].includes(i) || after[4 * i] === value));
   await choose("Brush", "3");
@@ -193,7 +211,10 @@ test("strokes on a blank guide the model", async () => {
 });
 
 test("sharpening keeps the mean of each patch", async () => {
-  await page.getByRole("list", { name: "Latest samples" }).getByRole("button", { name: "seed 8, class 3", exact: true }).click();
+  await page
+    .getByRole("list", { name: "Latest samples" })
+    .getByRole("button", { name: "seed 8, class 3", exact: true })
+    .click();
   await tool("Sharpen");
   await choose("Known: the mean of each patch of", "4 × 4");
   const known = await easel();
@@ -226,7 +247,10 @@ test("an interpolation goes from one picture to another, with a slider along it"
   await tool("Interpolate");
   await press("Generate");
   await status().filter({ hasText: "Choose the other picture first" }).waitFor();
-  await page.getByRole("group", { name: "Take it from the gallery" }).getByRole("radio", { name: "seed 6, class 3" }).check({ force: true });
+  await page
+    .getByRole("group", { name: "Take it from the gallery" })
+    .getByRole("radio", { name: "seed 6, class 3" })
+    .check({ force: true });
   await generate();
   const frames = await canvases(page, "#answers canvas");
   assert.equal(frames.length, 9);
@@ -283,7 +307,8 @@ function png(width, height, rgba, declared = [width, height]) {
   header.set([8, 6, 0, 0, 0], 8);
   const rows = Buffer.alloc((width * 4 + 1) * height);
   for (let y = 0; y < height; y++) {
-    for (let x = 0; x < width; x++) rows.set(typeof rgba === "function" ? rgba(x, y) : rgba, y * (width * 4 + 1) + 1 + 4 * x);
+    for (let x = 0; x < width; x++)
+      rows.set(typeof rgba === "function" ? rgba(x, y) : rgba, y * (width * 4 + 1) + 1 + 4 * x);
   }
   return Buffer.concat([
     Buffer.from([137, 80, 78, 71, 13, 10, 26, 10]),
@@ -293,17 +318,23 @@ function png(width, height, rgba, declared = [width, height]) {
   ]);
 }
 
-const upload = (name, buffer, mimeType = "image/png") => page.locator("#upload").setInputFiles({ name, mimeType, buffer });
+const upload = (name, buffer, mimeType = "image/png") =>
+  page.locator("#upload").setInputFiles({ name, mimeType, buffer });
 
 test("an uploaded picture is cropped to its middle, scaled by areas and laid on black", async () => {
   // 168 × 84: the middle is 84 × 84, three pixels for each cell; white on its left half, half transparent on its right.
-  const picture = png(168, 84, (x) => (x < 42 || x >= 126 ? [255, 0, 0, 255] : x < 84 ? [255, 255, 255, 255] : [255, 255, 255, 128]));
+  const picture = png(168, 84, (x) =>
+    x < 42 || x >= 126 ? [255, 0, 0, 255] : x < 84 ? [255, 255, 255, 255] : [255, 255, 255, 128],
+  );
   await upload("wide.png", picture);
   await page.getByText("wide.png", { exact: true }).waitFor();
   const found = await easel();
   assert.equal(found[14 * SIZE], 255);
   assert.equal(found[14 * SIZE + 13], 255);
-  assert.ok(Math.abs(found[14 * SIZE + 14] - 128) <= 2, `half transparent white on black is grey, found ${found[14 * SIZE + 14]}`);
+  assert.ok(
+    Math.abs(found[14 * SIZE + 14] - 128) <= 2,
+    `half transparent white on black is grey, found ${found[14 * SIZE + 14]}`,
+  );
   assert.equal(found[14 * SIZE + 27], found[14 * SIZE + 14]);
 });
 
@@ -313,14 +344,29 @@ test("a saved picture that is uploaded again is the same", async () => {
   await press("Save PNG");
   await page.locator("#upload").setInputFiles(await (await download).path());
   await page.waitForFunction(() => document.getElementById("easel-caption").textContent !== "wide.png");
-  assert.deepEqual(await easel(), Array.from({ length: SIZE * SIZE }, (_, i) => before[4 * i]));
+  assert.deepEqual(
+    await easel(),
+    Array.from({ length: SIZE * SIZE }, (_, i) => before[4 * i]),
+  );
 });
 
 for (const [name, file, message] of [
   ["an empty file", ["empty.png", Buffer.alloc(0)], "empty.png: expected a picture, found an empty file"],
-  ["no picture", ["notes.txt", Buffer.from("hello, this is no picture at all"), "text/plain"], "notes.txt: expected a picture that this browser can read, found text/plain"],
-  ["a picture that breaks off", ["cut.png", png(64, 64, [1, 2, 3, 255]).subarray(0, 60)], "cut.png: expected a picture that this browser can read, found image/png"],
-  ["100 megapixels", ["huge.png", png(1, 1, [0, 0, 0, 255], [10_000, 10_000])], "huge.png: expected at most 50 megapixels, found 10000 × 10000 = 100 megapixels"],
+  [
+    "no picture",
+    ["notes.txt", Buffer.from("hello, this is no picture at all"), "text/plain"],
+    "notes.txt: expected a picture that this browser can read, found text/plain",
+  ],
+  [
+    "a picture that breaks off",
+    ["cut.png", png(64, 64, [1, 2, 3, 255]).subarray(0, 60)],
+    "cut.png: expected a picture that this browser can read, found image/png",
+  ],
+  [
+    "100 megapixels",
+    ["huge.png", png(1, 1, [0, 0, 0, 255], [10_000, 10_000])],
+    "huge.png: expected at most 50 megapixels, found 10000 × 10000 = 100 megapixels",
+  ],
 ]) {
   test(`${name} is refused in one line, and the easel keeps its picture`, async () => {
     const before = await easel();
@@ -361,7 +407,13 @@ test("with a model of colours: colours are found, the brightness of each pixel i
   await page.goto(`${server.origin}/?view=edit&model=/goldens/no-mid/`);
   await page.getByText(/16 × 16 pixels/).waitFor({ timeout: 120_000 });
   await tool("Colourise");
-  await page.locator("#upload").setInputFiles({ name: "grey.png", mimeType: "image/png", buffer: png(16, 16, (x) => [10 * x, 12 * x, 8 * x, 255]) });
+  await page
+    .locator("#upload")
+    .setInputFiles({
+      name: "grey.png",
+      mimeType: "image/png",
+      buffer: png(16, 16, (x) => [10 * x, 12 * x, 8 * x, 255]),
+    });
   await page.getByText("grey.png", { exact: true }).waitFor();
   await generate();
   const data = await answer();

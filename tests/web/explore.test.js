@@ -24,7 +24,11 @@ after(async () => {
 });
 
 const subject = async () => (await canvases(page, "#subject"))[0];
-const varied = () => page.locator("#status").filter({ hasText: /^8 variations in / }).waitFor({ timeout: 120_000 });
+const varied = () =>
+  page
+    .locator("#status")
+    .filter({ hasText: /^8 variations in / })
+    .waitFor({ timeout: 120_000 });
 const around = () => canvases(page, "#around .tile:not(.middle) canvas");
 const button = (name) => page.getByRole("button", { name, exact: true });
 const far = ({ data }, other) => data.reduce((sum, byte, i) => sum + Math.abs(byte - other.data[i]), 0) / data.length;
@@ -48,10 +52,15 @@ test("a sample that is chosen is kept, and variations lie around it", async () =
   await varied();
   const variations = await around();
   assert.equal(new Set(variations.map(({ data }) => data.toString("base64"))).size, 8, "they differ from one another");
-  assert.ok(variations.every(({ data }) => !data.equals(second.data)), "and from the sample");
+  assert.ok(
+    variations.every(({ data }) => !data.equals(second.data)),
+    "and from the sample",
+  );
 
   await page.getByLabel("How far", { exact: true }).fill("0.05");
-  await page.waitForFunction(() => new URLSearchParams(location.search).get("far") === "0.05", null, { timeout: 120_000 });
+  await page.waitForFunction(() => new URLSearchParams(location.search).get("far") === "0.05", null, {
+    timeout: 120_000,
+  });
   const nearer = await around();
   const mean = (all) => all.reduce((sum, picture) => sum + far(picture, second), 0) / all.length;
   assert.ok(mean(nearer) < mean(variations), `nearer ones are more alike: ${mean(nearer)}, ${mean(variations)}`);
@@ -65,7 +74,10 @@ test("a link reproduces what is explored", async () => {
   const [shown, variations] = [await subject(), await around()];
   const other = await newPage(browser);
   await other.goto(link);
-  await other.locator("#status").filter({ hasText: /^8 variations in / }).waitFor({ timeout: 120_000 });
+  await other
+    .locator("#status")
+    .filter({ hasText: /^8 variations in / })
+    .waitFor({ timeout: 120_000 });
   assert.equal(far((await canvases(other, "#subject"))[0], shown) < 1, true, "the sample");
   const again = await canvases(other, "#around .tile:not(.middle) canvas");
   again.forEach((variation, i) => assert.ok(far(variation, variations[i]) < 1, `variation ${i}`));
@@ -86,11 +98,16 @@ test("the way to another kept sample is walked with a slider, and its ends are t
   await page.getByRole("list", { name: "Latest samples" }).getByRole("button", { name: "seed 8, class 3" }).click();
   await varied();
   const end = await subject();
-  await page.getByRole("group", { name: "The other sample" }).getByRole("radio", { name: /^seed 101, 5 %/ }).check();
+  await page
+    .getByRole("group", { name: "The other sample" })
+    .getByRole("radio", { name: /^seed 101, 5 %/ })
+    .check();
   const slider = page.getByLabel("How far on the way");
   const walk = async (amount) => {
     await slider.fill(amount);
-    await page.waitForFunction((amount) => new URLSearchParams(location.search).get("amount") === amount, amount, { timeout: 60_000 });
+    await page.waitForFunction((amount) => new URLSearchParams(location.search).get("amount") === amount, amount, {
+      timeout: 60_000,
+    });
     return subject();
   };
   const middle = await walk("0.5");
@@ -111,14 +128,19 @@ test("a kept sample is let go of", async () => {
 });
 
 test("a saved PNG has the sample's pixels and says how it was made", async () => {
-  await page.getByRole("list", { name: "Latest samples" }).getByRole("button", { name: "Kept: seed 8, class 3" }).click();
+  await page
+    .getByRole("list", { name: "Latest samples" })
+    .getByRole("button", { name: "Kept: seed 8, class 3" })
+    .click();
   await varied();
   const download = page.waitForEvent("download");
   await button("Save PNG").and(page.locator("#explore-share button")).click();
   const file = await download;
   assert.equal(file.suggestedFilename(), "mnist-8.png");
   const { chunks, width, height, pixels } = readPng(await readFile(await file.path()));
-  const texts = Object.fromEntries(chunks.filter(({ type }) => type === "tEXt").map(({ data }) => data.toString("latin1").split("\0")));
+  const texts = Object.fromEntries(
+    chunks.filter(({ type }) => type === "tEXt").map(({ data }) => data.toString("latin1").split("\0")),
+  );
   assert.deepEqual(texts, {
     Software: "consistency-sampler",
     Model: `${server.origin}/weights/mnist/`,
@@ -130,7 +152,12 @@ test("a saved PNG has the sample's pixels and says how it was made", async () =>
   });
   assert.deepEqual([width, height], [280, 280]);
   const { data } = await subject();
-  for (const [x, y] of [[0, 0], [14, 14], [13, 9], [27, 27]]) {
+  for (const [x, y] of [
+    [0, 0],
+    [14, 14],
+    [13, 9],
+    [27, 27],
+  ]) {
     assert.equal(pixels(x * 10 + 5, y * 10 + 5), data[4 * (y * 28 + x)], `pixel ${x}, ${y}`);
   }
 });
@@ -167,7 +194,10 @@ test("what a link gets wrong is named", async () => {
   await page.goto(`${server.origin}/?view=explore&seed=8&steps=1&class=77&far=2&vary=5`);
   const alert = page.getByRole("alert");
   await alert.filter({ hasText: "ignored" }).waitFor({ timeout: 120_000 });
-  assert.equal(await alert.textContent(), "ignored in the address: class=77, expected a class below 10; far=2, expected 0 to 1");
+  assert.equal(
+    await alert.textContent(),
+    "ignored in the address: class=77, expected a class below 10; far=2, expected 0 to 1",
+  );
   await page.getByText(/^seed 8 · class 0 /).waitFor();
 });
 
@@ -184,7 +214,7 @@ test("the browser has nothing to complain about", () => assert.deepEqual(page.co
 /** The chunks of an 8-bit PNG with their CRCs checked, and the first channel of its pixels. */
 function readPng(bytes) {
   const chunks = [];
-  for (let at = 8; at < bytes.length; ) {
+  for (let at = 8; at < bytes.length;) {
     const length = bytes.readUInt32BE(at);
     const body = bytes.subarray(at + 4, at + 8 + length);
     assert.equal(bytes.readUInt32BE(at + 8 + length), crc32(body), "the CRC");

@@ -80,9 +80,14 @@ const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.mi
 export async function assertAccessible(page, state) {
   // The page's policy allows no script but its own; what a debugger evaluates is not under it.
   await page.evaluate(AXE);
-  const { violations, passes } = await page.evaluate(() => globalThis.axe.run(document, { resultTypes: ["violations"] }));
+  const { violations, passes } = await page.evaluate(() =>
+    globalThis.axe.run(document, { resultTypes: ["violations"] }),
+  );
   assert.ok(passes.length > 10, "axe has looked at the page");
-  const found = violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html, failureSummary }) => `${html.slice(0, 200)} (${failureSummary})`).join("; ")}`);
+  const found = violations.map(
+    ({ id, nodes }) =>
+      `${id}: ${nodes.map(({ html, failureSummary }) => `${html.slice(0, 200)} (${failureSummary})`).join("; ")}`,
+  );
   assert.deepEqual(found, [], state);
   const overflowing = await page.evaluate(() =>
     [...document.querySelectorAll("body *:not(.unseen, .unseen *, .skip)")]

@@ -1,12 +1,14 @@
 // The page, used as a person uses it.
 
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import path from "node:path";
 import { after, before, test } from "node:test";
 
 import { launch, newPage } from "./browser.js";
 import { PIXEL_TOLERANCE, assertNear, goldens } from "./goldens.js";
-import { LOOKS, assertAccessible, finished, generate, greys, look, sheet, shoot, visit } from "./page.js";
-import { startServer } from "./server.js";
+import { LOOKS, assertAccessible, canvases, finished, generate, greys, look, sheet, shoot, visit } from "./page.js";
+import { DIST, send, startServer } from "./server.js";
 
 let server, browser, page;
 
@@ -39,8 +41,8 @@ test("opening the page draws one digit of each class and names the picture in th
   const status = await visit(page, `${server.origin}/`);
 
   assert.match(status, /^10 images in [\d.]+ m?s with 2 network calls$/);
-  assert.equal(new URL(page.url()).search, "?seed=6&steps=2&class=each&count=10");
-  assert.match(await label(), /^10 images, seeds 6 to 15, classes 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, step 2 of 2, from σ /);
+  assert.equal(new URL(page.url()).search, "?seed=3&steps=2&class=each&count=10");
+  assert.match(await label(), /^10 images, seeds 3 to 12, classes 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, step 2 of 2, from σ /);
   const tiles = (await sheet(page)).map(greys);
   assert.equal(tiles.length, 10);
   tiles.forEach(assertDigit);
@@ -183,6 +185,41 @@ test("the address chooses the picture, and what it gets wrong is named", async (
   );
   assert.equal(await seed().inputValue(), "42");
   assert.match(await label(), /^10 images, seeds 42 to 51, classes 0, .*, step 1 of 1, from σ /);
+});
+
+test("the site's models are offered, and the one in use is marked", async () => {
+  const models = page.getByRole("group", { name: "Models of this site" }).getByRole("button");
+  assert.equal(await models.filter({ hasText: "mnist" }).getAttribute("aria-pressed"), "true");
+  assert.match(await models.filter({ hasText: "mnist" }).textContent(), /^mnist28 × 28 · grey · 10 classes$/);
+});
+
+test("the page can be used before the WebAssembly module is there", async () => {
+  const file = "/pkg/consistency_sampler_bg.wasm";
+  let release;
+  const released = new Promise((resolve) => (release = resolve));
+  server.routes.set(file, async (request, response) => {
+    await released;
+    server.routes.delete(file);
+    await send(request, response, readFileSync(path.join(DIST, file)), { type: "application/wasm" });
+  });
+  const early = await newPage(browser);
+  await early.goto(`${server.origin}/?seed=7&steps=1&count=1&class=4`);
+  await early.locator("#seed").fill("123");
+  await early.getByRole("button", { name: "Generate" }).click();
+  await early.getByText("The model is still loading; your picture comes as soon as it is there").waitFor();
+  await early.getByRole("tab", { name: "Edit" }).click();
+  const easel = early.locator("#easel");
+  const before = (await canvases(early, "#easel"))[0].data;
+  await easel.click();
+  assert.ok(!(await canvases(early, "#easel"))[0].data.equals(before), "one can paint");
+  await early.getByRole("tab", { name: "Sample" }).click();
+  await shoot(early, "loading");
+  await assertAccessible(early, "loading");
+  release();
+  assert.match(await finished(early), /^1 image in /);
+  assert.match(await early.locator("#sheet").getAttribute("aria-label"), /^1 image, seed 123, class 4/);
+  assert.deepEqual(early.complaints, []);
+  await early.context().close();
 });
 
 test("the browser has nothing to complain about", () => assert.deepEqual(page.complaints, []));

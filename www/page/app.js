@@ -133,7 +133,10 @@ function connectTabs() {
   const tabs = byId("tabs");
   roving(tabs, "[role=tab]");
   // The tab in focus is the one that is open, as long as it was the keyboard that moved there.
-  tabs.addEventListener("keydown", () => document.activeElement.matches("[role=tab]") && select(document.activeElement));
+  tabs.addEventListener(
+    "keydown",
+    () => document.activeElement.matches("[role=tab]") && select(document.activeElement),
+  );
   tabs.addEventListener("click", ({ target }) => target.matches("[role=tab]") && select(target));
   const select = ({ id }) => {
     const tab = id.slice("tab-".length);

@@ -39,7 +39,8 @@ export function roving(container, selector) {
   const keepOne = () => {
     const all = items();
     const stops = all.filter(({ tabIndex }) => tabIndex === 0);
-    if (all.length && stops.length !== 1) settle(all.includes(document.activeElement) ? document.activeElement : all[0]);
+    if (all.length && stops.length !== 1)
+      settle(all.includes(document.activeElement) ? document.activeElement : all[0]);
   };
   new MutationObserver(keepOne).observe(container, { childList: true, subtree: true });
   container.addEventListener("focusin", ({ target }) => target.matches(selector) && settle(target));
@@ -47,7 +48,8 @@ export function roving(container, selector) {
     const all = items();
     const at = all.indexOf(document.activeElement);
     if (at < 0 || event.ctrlKey || event.altKey || event.metaKey) return;
-    const to = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: all.length - 1 }[event.key] ?? rows(event.key, all, at);
+    const to =
+      { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: all.length - 1 }[event.key] ?? rows(event.key, all, at);
     if (to === undefined) return;
     event.preventDefault();
     all[Math.min(Math.max(to, 0), all.length - 1)].focus();

@@ -46,7 +46,8 @@ export class Easel {
     this.#onChange = onChange;
     canvas.addEventListener("pointerdown", (event) => this.#down(event));
     canvas.addEventListener("pointermove", (event) => this.#move(event));
-    for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) canvas.addEventListener(end, () => this.#up());
+    for (const end of ["pointerup", "pointercancel", "lostpointercapture"])
+      canvas.addEventListener(end, () => this.#up());
     canvas.addEventListener("keydown", (event) => this.#key(event));
     canvas.addEventListener("blur", () => {
       this.#cursor = null;
@@ -139,7 +140,8 @@ export class Easel {
   #lineTo([x, y]) {
     const [fromX, fromY] = this.#last;
     const stamps = Math.max(1, Math.ceil(Math.hypot(x - fromX, y - fromY) * 2));
-    for (let i = 1; i <= stamps; i++) this.#stamp(fromX + ((x - fromX) * i) / stamps, fromY + ((y - fromY) * i) / stamps);
+    for (let i = 1; i <= stamps; i++)
+      this.#stamp(fromX + ((x - fromX) * i) / stamps, fromY + ((y - fromY) * i) / stamps);
     this.#last = [x, y];
   }
 
@@ -242,7 +244,10 @@ export class Easel {
   #drawCursor(context, cell) {
     const radius = Math.max(this.size / 2, 0.5) * cell;
     const [x, y] = this.#cursor.map((at) => (at + 0.5) * cell);
-    for (const [style, width] of [["#000", 6], ["#ffc22e", 3]]) {
+    for (const [style, width] of [
+      ["#000", 6],
+      ["#ffc22e", 3],
+    ]) {
       Object.assign(context, { strokeStyle: style, lineWidth: width });
       context.strokeRect(x - radius, y - radius, 2 * radius, 2 * radius);
     }

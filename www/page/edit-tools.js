@@ -29,7 +29,9 @@ export function paletteOf(channels) {
 /** Sides of patches that tile a picture and leave something to be found, up to an eighth of it. */
 export function patchesOf(width, height) {
   const most = Math.min(width, height) / 2;
-  return [2, 4, 7, 8, 14, 16, 32].filter((patch) => patch <= most && width % patch === 0 && height % patch === 0).slice(0, 4);
+  return [2, 4, 7, 8, 14, 16, 32]
+    .filter((patch) => patch <= most && width % patch === 0 && height % patch === 0)
+    .slice(0, 4);
 }
 
 /** What the model gets to know of a picture, in place: RGBA in, RGBA out. */

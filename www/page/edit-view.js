@@ -26,7 +26,11 @@ const TOOLS = {
   },
   stroke: { mode: "colour", hint: "Paint roughly; the model makes a picture that follows your strokes.", steps: false },
   colorize: { mode: "none", hint: "The brightness of each pixel stays; the model finds colours.", steps: true },
-  "super-resolution": { mode: "none", hint: "Only the mean of each patch is known; the model finds the detail.", steps: true },
+  "super-resolution": {
+    mode: "none",
+    hint: "Only the mean of each patch is known; the model finds the detail.",
+    steps: true,
+  },
   denoise: { mode: "none", hint: "One call takes the noise away.", steps: false },
   interpolate: { mode: "none", hint: "Pictures from this one to another, under the same noise.", steps: false },
 };
@@ -71,9 +75,15 @@ export class EditView {
       if (sample) this.choose(sample);
       else page.say("There is no sample yet: generate some in the first tab");
     });
-    byId("upload").addEventListener("change", ({ target }) => this.#upload(target, (picture, name) => this.#put(picture, name)));
-    byId("upload-other").addEventListener("change", ({ target }) => this.#upload(target, (picture) => this.#putOther(picture)));
-    byId("others").addEventListener("change", ({ target }) => this.#putOther(this.#fitted(this.#page.gallery.latest[target.value])));
+    byId("upload").addEventListener("change", ({ target }) =>
+      this.#upload(target, (picture, name) => this.#put(picture, name)),
+    );
+    byId("upload-other").addEventListener("change", ({ target }) =>
+      this.#upload(target, (picture) => this.#putOther(picture)),
+    );
+    byId("others").addEventListener("change", ({ target }) =>
+      this.#putOther(this.#fitted(this.#page.gallery.latest[target.value])),
+    );
     byId("frames").addEventListener("input", ({ target }) => this.#showAnswer(Number(target.value)));
     addEventListener("paste", ({ clipboardData }) => {
       const file = [...(clipboardData?.files ?? [])].find(({ type }) => type.startsWith("image/"));
@@ -81,7 +91,11 @@ export class EditView {
     });
     roving(byId("answers"), ".tile");
     new ResizeObserver(() => this.#fit()).observe(byId("edit-well"));
-    offer(byId("edit-share"), { ...page, samples: () => this.#answers.slice(this.#shown, this.#shown + 1), link: () => page.link() });
+    offer(byId("edit-share"), {
+      ...page,
+      samples: () => this.#answers.slice(this.#shown, this.#shown + 1),
+      link: () => page.link(),
+    });
     const again = element("button", { type: "button", textContent: "Edit the answer" });
     again.addEventListener("click", () => {
       const answer = this.#answers[this.#shown];
@@ -99,7 +113,12 @@ export class EditView {
   /** Another model is there: what was painted is fitted to it. */
   use(info) {
     this.#info = info;
-    const { sampleSize: [height, width], channels, numClassEmbeds, classNames } = info;
+    const {
+      sampleSize: [height, width],
+      channels,
+      numClassEmbeds,
+      classNames,
+    } = info;
     byId("edit-class-field").hidden = numClassEmbeds === null;
     byId("edit-class").replaceChildren(
       ...Array.from({ length: numClassEmbeds ?? 0 }, (_, label) => new Option(classNames?.[label] ?? label, label)),
@@ -200,7 +219,8 @@ export class EditView {
 
   #painted() {
     byId("undo").disabled = !this.#easel.canUndo;
-    byId("easel-caption").textContent = this.#easel.canUndo && this.#easel.mode === "colour" ? `${this.#origin}, painted on` : this.#origin;
+    byId("easel-caption").textContent =
+      this.#easel.canUndo && this.#easel.mode === "colour" ? `${this.#origin}, painted on` : this.#origin;
   }
 
   // The tools.
@@ -233,7 +253,9 @@ export class EditView {
     };
     for (const [id, visible] of Object.entries(shown)) byId(id).hidden = !visible;
     byId("easel-help").textContent =
-      mode === "none" ? "" : "Paint with the mouse or a finger; or with arrow keys and Space, Shift with an arrow paints along. Ctrl+Z undoes.";
+      mode === "none"
+        ? ""
+        : "Paint with the mouse or a finger; or with arrow keys and Space, Shift with an arrow paints along. Ctrl+Z undoes.";
     byId("edit-sigma-value").textContent = sigma(this.#noise());
     const known = {
       colorize: () => kept.luma(easel.pixels.slice()),
@@ -253,7 +275,13 @@ export class EditView {
     const colours = paletteOf(channels);
     byId("palette").replaceChildren(
       ...colours.map(([name, colour], i) => {
-        const input = element("input", { type: "radio", name: "colour", value: colour.join(), checked: i === 0, "aria-label": name });
+        const input = element("input", {
+          type: "radio",
+          name: "colour",
+          value: colour.join(),
+          checked: i === 0,
+          "aria-label": name,
+        });
         const swatch = element("span", { title: name });
         swatch.style.backgroundColor = `rgb(${colour.join()})`;
         return element("label", {}, input, swatch);
@@ -267,7 +295,12 @@ export class EditView {
     const patches = patchesOf(width, height);
     field.querySelectorAll("label").forEach((label) => label.remove());
     patches.forEach((patch) => {
-      const input = element("input", { type: "radio", name: "patch", value: patch, checked: patch === (patches.includes(4) ? 4 : patches[0]) });
+      const input = element("input", {
+        type: "radio",
+        name: "patch",
+        value: patch,
+        checked: patch === (patches.includes(4) ? 4 : patches[0]),
+      });
       field.append(element("label", {}, input, element("span", { textContent: `${patch} × ${patch}` })));
     });
     form.querySelector("[value=super-resolution]").disabled = !patches.length;
@@ -317,10 +350,14 @@ export class EditView {
         }
         this.#showAnswer(this.#shown, step.index);
       };
-      const run = asked.adds ? await this.#denoise(sampler, options, signal, onStep) : await sampler.edit({ ...options, signal, onStep });
+      const run = asked.adds
+        ? await this.#denoise(sampler, options, signal, onStep)
+        : await sampler.edit({ ...options, signal, onStep });
       finish(answers, run);
       this.#showAnswers();
-      this.#page.say(`${many(count, "answer")} in ${duration(run.milliseconds)} with ${many(run.networkCalls, "network call")}`);
+      this.#page.say(
+        `${many(count, "answer")} in ${duration(run.milliseconds)} with ${many(run.networkCalls, "network call")}`,
+      );
       // The frames of an interpolation are much alike, and would crowd out what lies in the gallery.
       if (kind !== "interpolate") this.#page.gallery.add(answers);
       this.#offerOthers();
@@ -342,7 +379,8 @@ export class EditView {
     const kind = fields.kind.value;
     const { width, height, pixels, hole } = this.#easel;
     const image = new ImageData(pixels.slice(), width, height);
-    const count = kind === "interpolate" ? FRAMES : TOOLS[kind].steps || kind === "stroke" ? Number(fields.count.value) : 1;
+    const count =
+      kind === "interpolate" ? FRAMES : TOOLS[kind].steps || kind === "stroke" ? Number(fields.count.value) : 1;
     const options = { kind, image, count, seed: Number(fields.seed.value) };
     if (numClassEmbeds !== null) options.classLabels = [Number(fields.class.value)];
     if (TOOLS[kind].steps) options.numInferenceSteps = Number(fields.steps.value);
@@ -385,7 +423,9 @@ export class EditView {
   }
 
   #mark() {
-    [...byId("answers").querySelectorAll(".tile")].forEach((tile, i) => tile.setAttribute("aria-pressed", i === this.#shown));
+    [...byId("answers").querySelectorAll(".tile")].forEach((tile, i) =>
+      tile.setAttribute("aria-pressed", i === this.#shown),
+    );
     byId("frames").value = this.#shown;
   }
 
@@ -397,7 +437,10 @@ export class EditView {
     paint(canvas, pixelsOf(answer, step));
     if (changed) this.#strip.show(answer);
     else this.#strip.land(step, answer.steps[step].sigma, pixelsOf(answer, step));
-    const words = [TOOLS[answer.edit] && form.querySelector(`[value=${answer.edit}] + span`).textContent, `seed ${answer.recipe.noise}`];
+    const words = [
+      TOOLS[answer.edit] && form.querySelector(`[value=${answer.edit}] + span`).textContent,
+      `seed ${answer.recipe.noise}`,
+    ];
     if (this.#answers.length > 1) words.push(`${index + 1} of ${this.#answers.length}`);
     words.push(`from σ ${sigma(answer.steps[step].sigma)}`);
     byId("answer-caption").textContent = words.join(" · ");
@@ -418,7 +461,8 @@ export class EditView {
     const scale = Math.floor((most / width) * devicePixelRatio) / devicePixelRatio || most / width;
     for (const id of ["easel", "answer"]) byId(id).style.width = `${scale * width}px`;
     const answer = byId("answer");
-    if (!this.#answers.length && (answer.width !== width || answer.height !== height)) Object.assign(answer, { width, height });
+    if (!this.#answers.length && (answer.width !== width || answer.height !== height))
+      Object.assign(answer, { width, height });
   }
 
   // The address.
@@ -476,7 +520,11 @@ export class EditView {
       if (!parsed) refused.push(`${name}, expected ${width} × ${height} pixels`);
       return parsed;
     };
-    const [picture, other, hole] = [await read("picture", parsePicture), await read("to", parsePicture), await read("mask", parseMask)];
+    const [picture, other, hole] = [
+      await read("picture", parsePicture),
+      await read("to", parsePicture),
+      await read("mask", parseMask),
+    ];
     if (picture) this.#put(picture, "From the link");
     if (other) this.#putOther(other);
     if (hole) this.#easel.hole = hole;

@@ -52,7 +52,13 @@ export function explain({ runner, fail }) {
     const { pixels, width, height } = pixelsOf(sample);
     const { label } = sample.recipe;
     const image = new ImageData(pixels.slice(), width, height);
-    return sampler.denoise({ image, sigma: level(share), seed: SEED, classLabels: label === null ? undefined : [label], signal });
+    return sampler.denoise({
+      image,
+      sigma: level(share),
+      seed: SEED,
+      classLabels: label === null ? undefined : [label],
+      signal,
+    });
   };
 
   function compute() {
@@ -84,7 +90,10 @@ export function explain({ runner, fail }) {
       const { width, height } = sample;
       const { noisy: x, denoised } = await denoise(sampler, signal, share);
       const at = words(level(share));
-      for (const [{ canvas, name }, pixels] of [[seen, x], [answer, denoised]]) {
+      for (const [{ canvas, name }, pixels] of [
+        [seen, x],
+        [answer, denoised],
+      ]) {
         paint(canvas, { pixels, width, height });
         canvas.setAttribute("aria-label", `${name} at σ ${at}`);
       }

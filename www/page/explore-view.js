@@ -191,7 +191,8 @@ export class ExploreView {
   // Around it.
 
   #varySoon() {
-    if (this.#isExplorable(this.#subject)) this.#page.runner.latest("vary", (sampler, signal) => this.#vary(sampler, signal));
+    if (this.#isExplorable(this.#subject))
+      this.#page.runner.latest("vary", (sampler, signal) => this.#vary(sampler, signal));
   }
 
   async #vary(sampler, signal) {
@@ -262,7 +263,13 @@ export class ExploreView {
       const canvas = element("canvas");
       paint(canvas, pixelsOf(sample));
       canvas.style.width = `${smallWidth(sample.width, 48)}px`;
-      const input = element("input", { type: "radio", name: "end", value: i, checked: sample === this.#end, "aria-label": nameOf(sample) });
+      const input = element("input", {
+        type: "radio",
+        name: "end",
+        value: i,
+        checked: sample === this.#end,
+        "aria-label": nameOf(sample),
+      });
       field.append(element("label", { title: nameOf(sample) }, input, element("span", {}, canvas)));
     });
     byId("ends-hint").hidden = ends.length > 0;
@@ -285,7 +292,12 @@ export class ExploreView {
     this.#page.runner.latest("between", async (sampler, signal) => {
       if (subject !== this.#subject || end !== this.#end || !end) return;
       const nearer = amount < 0.5 ? subject : end;
-      const noise = amount === 0 ? subject.recipe.noise : amount === 1 ? end.recipe.noise : { from: subject.recipe.noise, to: end.recipe.noise, amount };
+      const noise =
+        amount === 0
+          ? subject.recipe.noise
+          : amount === 1
+            ? end.recipe.noise
+            : { from: subject.recipe.noise, to: end.recipe.noise, amount };
       const recipe = { noise, steps: subject.recipe.steps, label: nearer.recipe.label };
       const [walked] = await draw(sampler, [recipe], { signal });
       if (subject !== this.#subject || end !== this.#end) return;
@@ -308,7 +320,8 @@ export class ExploreView {
     const small = multiple(Math.min(beside ? room / 2 / 3 - 14 : room / 3 - 10, 0.2 * innerHeight), width);
     for (const canvas of byId("around").querySelectorAll("canvas")) canvas.style.width = `${small}px`;
     byId("around").style.width = `${3 * small + 2 * 8}px`;
-    byId("subject").style.width = `${multiple(beside ? 3 * small + 2 * 28 : Math.min(room, 0.5 * innerHeight), width)}px`;
+    byId("subject").style.width =
+      `${multiple(beside ? 3 * small + 2 * 28 : Math.min(room, 0.5 * innerHeight), width)}px`;
   }
 }
 

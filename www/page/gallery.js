@@ -61,7 +61,13 @@ export class Gallery {
     byId("kept-samples").replaceChildren(
       ...this.kept.map((sample) => {
         const name = `Let go of ${nameOf(sample)}`;
-        const away = element("button", { type: "button", class: "away", "aria-label": name, title: name, textContent: "×" });
+        const away = element("button", {
+          type: "button",
+          class: "away",
+          "aria-label": name,
+          title: name,
+          textContent: "×",
+        });
         away.addEventListener("click", () => {
           this.letGo(sample);
           (byId("kept-samples").querySelector(".tile") ?? byId("latest").querySelector(".tile"))?.focus();
@@ -94,9 +100,18 @@ export function tile(sample, { kept = false, width = smallWidth(sample.width) } 
   if (sample.steps.length) paint(canvas, pixelsOf(sample));
   else Object.assign(canvas, { width: sample.width, height: sample.height });
   canvas.style.width = `${width}px`;
-  const caption = element("span", { class: "seed", "aria-hidden": "true", textContent: sample.edit ?? shortNoise(sample.recipe.noise) });
+  const caption = element("span", {
+    class: "seed",
+    "aria-hidden": "true",
+    textContent: sample.edit ?? shortNoise(sample.recipe.noise),
+  });
   const name = `${kept ? "Kept: " : ""}${nameOf(sample)}`;
-  return element("button", { type: "button", class: kept ? "tile kept" : "tile", "aria-label": name, title: name }, canvas, caption);
+  return element(
+    "button",
+    { type: "button", class: kept ? "tile kept" : "tile", "aria-label": name, title: name },
+    canvas,
+    caption,
+  );
 }
 
 /** How wide a small picture of so many pixels is on the screen: a whole multiple, if it fits. */

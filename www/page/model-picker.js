@@ -64,9 +64,18 @@ export async function listModels(folder, take) {
   if (!response.ok) return; // A site of another make; its models are at their addresses all the same.
   const { models } = await response.json();
   const buttons = models.map(({ path, sampleSize: [height, width], channels, numClassEmbeds }) => {
-    const facts = [`${width} × ${height}`, channels === 1 ? "grey" : "colour", numClassEmbeds && `${numClassEmbeds} classes`];
+    const facts = [
+      `${width} × ${height}`,
+      channels === 1 ? "grey" : "colour",
+      numClassEmbeds && `${numClassEmbeds} classes`,
+    ];
     const name = element("b", { textContent: path });
-    const button = element("button", { type: "button", "data-model": `${folder}${path}/` }, name, facts.filter(Boolean).join(" · "));
+    const button = element(
+      "button",
+      { type: "button", "data-model": `${folder}${path}/` },
+      name,
+      facts.filter(Boolean).join(" · "),
+    );
     button.addEventListener("click", () => take(button.dataset.model));
     return button;
   });
@@ -121,7 +130,9 @@ export function describe({ name, revision, licence, parameters, sampleSize, numC
     GPU: device || "not named by the browser",
   };
   const rows = Object.entries(facts).filter(([, fact]) => fact);
-  byId("card").replaceChildren(...rows.flatMap(([term, fact]) => [element("dt", { textContent: term }), element("dd", { textContent: fact })]));
+  byId("card").replaceChildren(
+    ...rows.flatMap(([term, fact]) => [element("dt", { textContent: term }), element("dd", { textContent: fact })]),
+  );
 }
 
 function onProgress({ stage, bytes, total, bytesPerSecond, secondsLeft, retry }) {
@@ -148,7 +159,12 @@ async function showKept() {
   byId("kept-field").hidden = !models.length;
   byId("kept").replaceChildren(
     ...models.map(({ id, name, bytes, complete }) => {
-      const button = element("button", { type: "button", textContent: "Delete", "aria-label": `Delete ${name}`, "data-id": id });
+      const button = element("button", {
+        type: "button",
+        textContent: "Delete",
+        "aria-label": `Delete ${name}`,
+        "data-id": id,
+      });
       return element("li", {}, `${name}, ${megabytes(bytes)}${complete ? "" : ", in part"}`, button);
     }),
   );

@@ -30,7 +30,8 @@ export function withText(png, texts) {
 }
 
 function textChunk(keyword, text) {
-  if (!/^[\x21-\x7e](?:[\x20-\x7e]{0,77}[\x21-\x7e])?$/.test(keyword)) throw new Error(`not a keyword of PNG: ${keyword}`);
+  if (!/^[\x21-\x7e](?:[\x20-\x7e]{0,77}[\x21-\x7e])?$/.test(keyword))
+    throw new Error(`not a keyword of PNG: ${keyword}`);
   const name = latin1(keyword);
   if (/^[\n\x20-\x7e\xa1-\xff]*$/.test(text)) return chunk("tEXt", join([name, [0], latin1(text)]));
   // No compression, by method 0; no language, no translated keyword.

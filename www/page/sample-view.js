@@ -30,6 +30,8 @@ export class SampleView {
   #page;
   /** What is on the sheet: the request, its samples and which step of them is shown. */
   #picture = { samples: [], shown: 0 };
+  /** Names of the controls that a person has changed, which a link must not change back. */
+  #touched = new Set();
   #strip = new Strip(byId("shown"), 112, (step) => {
     this.#picture.shown = step;
     this.#paint();
@@ -42,6 +44,7 @@ export class SampleView {
       event.preventDefault();
       this.generate();
     });
+    form.addEventListener("input", ({ target }) => this.#touched.add(target.name));
     form.addEventListener("change", ({ target }) => target.name === "steps" && this.#showSigmas());
     byId("dice").addEventListener("click", () => {
       if (page.runner.busy) return;
@@ -106,7 +109,7 @@ export class SampleView {
     for (const name of ["seed", "steps", "class", "count"]) {
       const control = form.elements[name];
       const value = address.get(name);
-      if (value === null || (name === "class" && byId("class-field").hidden)) continue;
+      if (value === null || this.#touched.has(name) || (name === "class" && byId("class-field").hidden)) continue;
       const initial = control.value;
       control.value = value;
       // An input empties itself, a choice stays where it was, when they are given what they do not know.
@@ -145,7 +148,12 @@ export class SampleView {
         const canvas = element("canvas", { width, height });
         const seed = element("span", { class: "seed", "aria-hidden": "true", textContent: sample.recipe.noise ?? "" });
         const name = steps ? `Explore ${nameOf(sample)}` : "Not drawn yet";
-        const tile = element("button", { type: "button", class: "tile", "aria-label": name, disabled: !steps }, canvas, seed);
+        const tile = element(
+          "button",
+          { type: "button", class: "tile", "aria-label": name, disabled: !steps },
+          canvas,
+          seed,
+        );
         tile.addEventListener("click", () => this.#page.choose(sample));
         return element("li", {}, tile);
       }),
@@ -190,7 +198,8 @@ export class SampleView {
     const options = byId("class");
     const before = options.value;
     options.length = 1; // "each" stays
-    for (let label = 0; label < numClassEmbeds; label++) options.append(new Option(classNames?.[label] ?? label, label));
+    for (let label = 0; label < numClassEmbeds; label++)
+      options.append(new Option(classNames?.[label] ?? label, label));
     if (Number(before) < numClassEmbeds) options.value = before;
   }
 

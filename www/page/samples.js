@@ -60,7 +60,19 @@ export async function draw(sampler, recipes, { onStep, signal } = {}) {
 /** A sample of which nothing has been drawn yet. */
 export function blank({ name, sampleSize: [height, width], classNames }, recipe, count, edit = null) {
   const className = classNames?.[recipe.label] ?? null;
-  return { recipe, edit, model: name, className, width, height, steps: [], finished: false, networkCalls: 0, milliseconds: 0, count };
+  return {
+    recipe,
+    edit,
+    model: name,
+    className,
+    width,
+    height,
+    steps: [],
+    finished: false,
+    networkCalls: 0,
+    milliseconds: 0,
+    count,
+  };
 }
 
 /** Hands each sample its part of a step's pixels. */

@@ -86,6 +86,14 @@ function textsOf(samples) {
 
 function nameOf([{ model, edit, recipe }, ...more]) {
   const name = model.split("/").filter(Boolean).at(-1);
-  const seed = typeof recipe.noise === "number" ? recipe.noise : noiseText(recipe.noise).replace(/[^\d.]+/g, "-").replace(/^-|-$/g, "");
-  return [name, edit, seed, more.length ? `and-${more.length}-more` : ""].filter((part) => part || part === 0).join("-") + ".png";
+  const seed =
+    typeof recipe.noise === "number"
+      ? recipe.noise
+      : noiseText(recipe.noise)
+          .replace(/[^\d.]+/g, "-")
+          .replace(/^-|-$/g, "");
+  return (
+    [name, edit, seed, more.length ? `and-${more.length}-more` : ""].filter((part) => part || part === 0).join("-") +
+    ".png"
+  );
 }

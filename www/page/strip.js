@@ -26,7 +26,9 @@ export class Strip {
     this.#field.querySelectorAll("label").forEach((label) => label.remove());
     for (let i = 0; i < steps; i++) {
       const input = element("input", { type: "radio", name: this.#name, value: i, disabled: true });
-      this.#field.append(element("label", {}, input, element("span", {}, element("canvas"), element("b", { textContent: i + 1 }))));
+      this.#field.append(
+        element("label", {}, input, element("span", {}, element("canvas"), element("b", { textContent: i + 1 }))),
+      );
     }
     this.#field.hidden = false;
   }
