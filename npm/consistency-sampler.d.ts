@@ -75,10 +75,13 @@ export interface Blend {
   amount: number;
 }
 
+/** Where an image's noise comes from: a seed, or what lies between two noises; amount from 0 to 1. */
+export type Noise = number | bigint | { from: Noise; to: Noise; amount: number };
+
 /** Options that every call of the network has. */
 export interface CallOptions {
-  /** 0 to 2⁶⁴ − 1; 0 by default. */
-  seed?: number | bigint;
+  /** 0 to 2⁶⁴ − 1, 0 by default: one stream of noise for all images; or a noise for each image. */
+  seed?: number | bigint | Noise[];
   /** A class for each image, or one for all; drawn by the seed when left out. */
   classLabels?: number[];
   /** Stops after the network call under way. */

@@ -352,7 +352,7 @@ function split(pixels, width, height) {
 /** What made a picture, in words. */
 function describe({ seed, classLabels, kind }, { index, steps }) {
   const labels = [...new Set(classLabels ?? [])];
-  const parts = [kind, `seed ${seed}`, labels.length && `class ${labels.join(", ")}`, `step ${index + 1} of ${steps}`];
+  const parts = [kind, !Array.isArray(seed) && `seed ${seed}`, labels.length && `class ${labels.join(", ")}`, `step ${index + 1} of ${steps}`];
   return parts.filter(Boolean).join(", ");
 }
 

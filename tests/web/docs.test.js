@@ -82,6 +82,8 @@ function block(start) {
 }
 
 test("a blank HTML file with the README's three lines shows samples", async () => {
+  // Browsers ask for it unasked.
+  server.routes.set("/favicon.ico", { type: "image/x-icon", body: "" });
   server.routes.set("/mine.html", { type: "text/html", body: block("<script") });
   const page = await newPage(browser);
   await page.goto(`${server.origin}/mine.html`);

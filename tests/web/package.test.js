@@ -100,9 +100,12 @@ test("the types are right TypeScript, and mistakes are seen", () => {
   writeFileSync(path.join(folder, "bad.ts"), bad);
   const check = (file) => {
     const tsc = path.join(MODULES, "typescript/bin/tsc");
-    const options = ["--noEmit", "--strict", "--target", "es2022", "--module", "esnext", "--moduleResolution", "bundler", "--lib", "es2023,dom,dom.iterable", "--types", ""];
+    const compilerOptions = {
+      noEmit: true, strict: true, target: "es2022", module: "esnext", moduleResolution: "bundler", lib: ["es2023", "dom", "dom.iterable"], types: [],
+    };
+    writeFileSync(path.join(folder, "tsconfig.json"), JSON.stringify({ compilerOptions, files: [file] }));
     try {
-      execFileSync("node", [tsc, ...options, file], { cwd: folder, encoding: "utf8" });
+      execFileSync("node", [tsc], { cwd: folder, encoding: "utf8" });
       return [];
     } catch ({ stdout }) {
       return stdout.trim().split("\n").filter((line) => /error TS/.test(line));
@@ -134,7 +137,7 @@ test("Vite builds a page from it that draws", async () => {
   const write = (file, text) => writeFileSync(path.join(folder, file), text);
   write(
     "index.html",
-    `<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Vite</title></head><body>
+    `<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Vite</title><link rel="icon" href="data:,"></head><body>
      <consistency-sampler model="/weights/mnist/" seed="6" class-label="3" loading="eager"></consistency-sampler>
      <script type="module" src="/main.js"></script></body></html>`,
   );
