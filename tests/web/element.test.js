@@ -304,6 +304,17 @@ test("a poster is to be seen until the first picture is there", async () => {
   await until(() => poster.evaluate((img) => img.tagName === "IMG" && img.complete && img.naturalWidth > 0), "the poster");
   assert.ok(await page.getByRole("progressbar").isVisible());
   await page.screenshot({ path: path.join(SCREENSHOTS, "element-poster.png") });
+  // The poster in the repository shows what these weights draw.
+  const { tensors, cases } = goldens("shipped/mnist");
+  const { name } = cases.find(({ options }) => options.seed === 6 && options.count === 10 && options.numInferenceSteps === 2);
+  const drawn = await poster.evaluate((img) => {
+    const context = new OffscreenCanvas(img.naturalWidth, img.naturalHeight).getContext("2d");
+    context.drawImage(img, 0, 0);
+    const tile = (i) => Array.from(context.getImageData((i % 5) * 28, Math.floor(i / 5) * 28, 28, 28).data);
+    return [img.naturalWidth, img.naturalHeight, Array.from({ length: 10 }, (_, i) => tile(i)).flat()];
+  });
+  assert.deepEqual(drawn.slice(0, 2), [140, 56]);
+  assertNear(drawn[2], rgba(tensors[`${name}.images`]), PIXEL_TOLERANCE);
   go();
   await events(page, "sample");
   assert.equal(await poster.evaluate((element) => element.tagName), "CANVAS");
