@@ -16,14 +16,14 @@ use consistency_sampler::train::checkpoint::{read_state, write_model, write_stat
 use consistency_sampler::train::data::Batch;
 use consistency_sampler::train::initial::initial_weights;
 use consistency_sampler::train::objectives::CtSchedule;
-use consistency_sampler::train::recipe::Recipe;
+use consistency_sampler::train::recipe::{Recipe, Weighting};
 use consistency_sampler::train::trainer::{Denoiser, Engine, Settings, State, Trainer, average_decay};
 
 use common::TINY;
 
 const SCHEDULER: &str = r#"{"_class_name": "CMStochasticIterativeScheduler"}"#;
 
-const ECT: Recipe = Recipe::Ect { mean: -1.1, deviation: 2.0, q: 2.0, stages: [0, 3] };
+const ECT: Recipe = Recipe::Ect { mean: -1.1, deviation: 2.0, q: 2.0, stages: [0, 3], weighting: Weighting::Gap };
 const CT: Recipe = Recipe::Ct(CtSchedule { s0: 2.0, s1: 10.0, mu0: 0.9 });
 /// Wider than the paper, so that σ = 80, where one step begins, is learned too.
 const EDM: Recipe = Recipe::Edm { mean: 1.0, deviation: 2.0 };
@@ -45,7 +45,7 @@ fn trainer(recipe: Recipe, state: State) -> Trainer {
 }
 
 fn trainer_on(engine: Engine, recipe: Recipe, state: State) -> Trainer {
-    let settings = Settings { recipe, batch: 4, learning_rate: 1e-2, decay: 0.5, ema: 0.9, seed: 3 };
+    let settings = Settings { recipe, batch: 4, learning_rate: 1e-2, decay: 0.5, ema: 0.9, seed: 3, muon: false };
     let teacher = matches!(recipe, Recipe::Cd { .. })
         .then(|| (denoiser_on(engine), initial_weights(&denoiser().unet().parameters(), 6, &Device::flex())));
     Trainer::new(denoiser_on(engine), settings, state, teacher, Device::flex()).unwrap()
@@ -184,7 +184,8 @@ fn the_learning_rate_falls_to_nothing() {
 fn the_model_folder_reads_back() {
     let folder = scratch("model");
     let weights = initial_weights(&denoiser().unet().parameters(), 5, &Device::flex());
-    write_model(&folder, TINY, SCHEDULER, denoiser().unet(), &weights).unwrap();
+    let names = ["dark".to_owned(), "bright".to_owned()];
+    write_model(&folder, &names, TINY, SCHEDULER, denoiser().unet(), &weights).unwrap();
     let model = ModelFolder::open(&folder).unwrap();
     let mut found = Weights::new();
     model
@@ -194,6 +195,9 @@ fn the_model_folder_reads_back() {
         })
         .unwrap();
     assert_eq!(values(&found), values(&weights));
+    let index: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(folder.join("model_index.json")).unwrap()).unwrap();
+    assert_eq!(index["id2label"], serde_json::json!({"0": "dark", "1": "bright"}));
     std::fs::remove_dir_all(folder).unwrap();
 }
 
@@ -219,7 +223,7 @@ fn checkpoints_of_other_runs_are_refused() {
 #[test]
 fn distillation_needs_a_teacher() {
     let cd = Recipe::Cd { mu: 0.0 };
-    let settings = Settings { recipe: cd, batch: 4, learning_rate: 1e-2, decay: 0.5, ema: 0.9, seed: 3 };
+    let settings = Settings { recipe: cd, batch: 4, learning_rate: 1e-2, decay: 0.5, ema: 0.9, seed: 3, muon: false };
     let error = Trainer::new(denoiser(), settings, start(cd), None, Device::flex()).map(|_| ()).unwrap_err();
     assert!(error.to_string().contains("needs a teacher"));
 }

@@ -15,12 +15,19 @@ use crate::train::trainer::State;
 use crate::unet::{Parameter, UNet};
 use crate::weights::WeightStream;
 
-const INDEX: &str = r#"{
-  "_class_name": "ConsistencyModelPipeline",
-  "scheduler": ["diffusers", "CMStochasticIterativeScheduler"],
-  "unet": ["diffusers", "UNet2DModel"]
+/// `model_index.json`; classes that have more of a name than their label are named as other pipelines of diffusers do.
+fn index(class_names: &[String]) -> String {
+    let mut index = serde_json::json!({
+        "_class_name": "ConsistencyModelPipeline",
+        "scheduler": ["diffusers", "CMStochasticIterativeScheduler"],
+        "unet": ["diffusers", "UNet2DModel"],
+    });
+    if class_names.iter().enumerate().any(|(label, name)| *name != label.to_string()) {
+        let names = class_names.iter().enumerate().map(|(label, name)| (label.to_string(), name.as_str().into()));
+        index["id2label"] = serde_json::Value::Object(names.collect());
+    }
+    format!("{index:#}\n")
 }
-"#;
 
 /// Writes a file so that a reader sees the old contents or the new ones, never a part.
 ///
@@ -39,12 +46,20 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     fs::rename(&partial, path).map_err(failed)
 }
 
-/// Writes the model folder: `model_index.json`, the two configurations as given, and `weights` in f32.
+/// Writes the model folder: `model_index.json` with the names of the classes, if it has any, the two configurations as
+/// given, and `weights` in f32.
 ///
 /// # Errors
 /// [`Error::Io`].
-pub fn write_model(folder: &Path, unet_json: &str, scheduler_json: &str, unet: &UNet, weights: &Weights) -> Result<()> {
-    write_atomically(&folder.join("model_index.json"), INDEX.as_bytes())?;
+pub fn write_model(
+    folder: &Path,
+    class_names: &[String],
+    unet_json: &str,
+    scheduler_json: &str,
+    unet: &UNet,
+    weights: &Weights,
+) -> Result<()> {
+    write_atomically(&folder.join("model_index.json"), index(class_names).as_bytes())?;
     write_atomically(&folder.join("unet/config.json"), unet_json.as_bytes())?;
     write_atomically(&folder.join("scheduler/scheduler_config.json"), scheduler_json.as_bytes())?;
     write_weights(&folder.join("unet/diffusion_pytorch_model.safetensors"), &unet.parameters(), weights)

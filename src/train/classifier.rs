@@ -13,7 +13,7 @@ use crate::rng::Generator;
 use crate::train::checkpoint::{read_weights, write_weights};
 use crate::train::data::{Batch, Dataset};
 use crate::train::initial::initial_weights;
-use crate::train::optimizer::{RAdam, gradients, track};
+use crate::train::optimizer::{Matrices, RAdam, gradients, track};
 use crate::unet::Parameter;
 
 /// Length of the penultimate features.
@@ -61,7 +61,7 @@ impl Classifier {
             on_step(k, loss.clone().without_autodiff().into_scalar());
             let lr = LEARNING_RATE * (1.0 - k as f64 / iterations as f64);
             let gradients = gradients(&loss, &weights);
-            optimizer.update(&mut weights, &gradients, lr);
+            optimizer.update(&mut weights, &gradients, lr, &Matrices::new());
         }
         classifier.weights = weights.into_iter().map(|(n, w)| (n, w.without_autodiff())).collect();
         classifier

@@ -51,11 +51,11 @@ impl Source {
         }
     }
 
-    /// Number of classes.
-    pub fn classes(&self) -> usize {
+    /// Names of the classes, by label.
+    pub fn classes(&self) -> Vec<String> {
         match self {
-            Self::Images(images) => images.classes.len(),
-            Self::Heroes(_) => Heroes::classes().len(),
+            Self::Images(images) => images.classes.clone(),
+            Self::Heroes(_) => Heroes::classes(),
         }
     }
 

@@ -1,8 +1,11 @@
-//! RAdam and the exponential moving average, over parameters by name.
+//! RAdam, Muon and the exponential moving average, over parameters by name.
+
+use std::collections::HashMap;
 
 use burn::tensor::Tensor;
 
 use crate::reference::Weights;
+use crate::unet::Parameter;
 
 /// RAdam (Liu et al. 2020, algorithm 2) as PyTorch's `torch.optim.RAdam` computes it, without weight decay.
 pub struct RAdam {
@@ -45,20 +48,67 @@ impl RAdam {
 
     /// One update w ← w − lr·(rectified m/√v) of every weight that has a gradient.
     ///
-    /// The new weights are tracked leaves again.
-    pub fn update(&mut self, weights: &mut Weights, gradients: &Weights, lr: f64) {
+    /// Those in `matrices` are updated by [`muon`] instead. The new weights are tracked leaves again.
+    pub fn update(&mut self, weights: &mut Weights, gradients: &Weights, lr: f64, matrices: &Matrices) {
         self.step += 1;
         let (factor, divide) = self.rectified(self.step);
         for (name, weight) in weights.iter_mut() {
             let Some(g) = gradients.get(name).cloned() else { continue };
             let (m, v) = (self.first.get_mut(name), self.second.get_mut(name));
             let (m, v) = (m.expect("a moment per weight"), v.expect("a moment per weight"));
+            if let Some(&shape) = matrices.get(name) {
+                *weight = track(weight.clone().without_autodiff() - muon(m, g, shape) * lr);
+                continue;
+            }
             *m = m.clone() * self.beta1 + g.clone() * (1.0 - self.beta1);
             *v = v.clone() * self.beta2 + g.clone() * g * (1.0 - self.beta2);
             let change = if divide { m.clone() / (v.clone().sqrt() + self.eps) } else { m.clone() };
             *weight = track(weight.clone().without_autodiff() - change * (lr * factor));
         }
     }
+}
+
+/// Rows and columns of the weights that are updated as matrices.
+pub type Matrices = HashMap<String, [usize; 2]>;
+
+/// The weights that [`muon`] suits, (out, in·k·k): those of linear layers and convolutions between the network's inputs
+/// and its output.
+pub fn hidden_matrices(parameters: &[Parameter]) -> Matrices {
+    let is_edge = |name: &str| ["conv_in.", "conv_out.", "class_embedding."].iter().any(|edge| name.starts_with(edge));
+    let hidden = parameters.iter().filter(|p| p.shape.len() > 1 && !is_edge(&p.name));
+    hidden.map(|p| (p.name.clone(), [p.shape[0], p.shape[1..].iter().product()])).collect()
+}
+
+/// Momentum of Muon.
+const MOMENTUM: f64 = 0.95;
+
+/// Muon (Jordan et al. 2024): Nesterov momentum of the gradient, its singular values brought near 1; times
+/// 0.2·√max(rows, columns), which makes the step's root mean square that of an Adam step (Liu et al. 2025), so that one
+/// learning rate serves both.
+fn muon(momentum: &mut Tensor<1>, gradient: Tensor<1>, shape: [usize; 2]) -> Tensor<1> {
+    *momentum = momentum.clone() * MOMENTUM + gradient.clone() * (1.0 - MOMENTUM);
+    let ahead = momentum.clone() * MOMENTUM + gradient * (1.0 - MOMENTUM);
+    let [rows, columns] = shape;
+    let scale = 0.2 * (rows.max(columns) as f64).sqrt();
+    orthogonalised(ahead.reshape([rows, columns])).reshape([rows * columns]) * scale
+}
+
+/// U·S·Vᵀ of g = U·Σ·Vᵀ with S near the identity (0.7 to 1.2): five Newton–Schulz steps of the odd quintic whose
+/// coefficients Jordan et al. chose for a steep slope at 0.
+fn orthogonalised(g: Tensor<2>) -> Tensor<2> {
+    const QUINTIC: [f64; 3] = [3.4445, -4.775, 2.0315];
+    let [rows, columns] = g.dims();
+    // The products are squares of the smaller side.
+    let is_tall = rows > columns;
+    let g = if is_tall { g.transpose() } else { g };
+    let norm = g.clone().powi_scalar(2).sum().sqrt() + 1e-30;
+    let mut x = g / norm.reshape([1, 1]);
+    for _ in 0..5 {
+        let square = x.clone().matmul(x.clone().transpose());
+        let b = square.clone() * QUINTIC[1] + square.clone().matmul(square) * QUINTIC[2];
+        x = x.clone() * QUINTIC[0] + b.matmul(x);
+    }
+    if is_tall { x.transpose() } else { x }
 }
 
 /// ∂loss/∂w by burn's autodiff, for each tracked weight that the loss depends on.
@@ -97,11 +147,69 @@ mod tests {
         let mut radam = RAdam::new(&w);
         for step in 1..=10 {
             let g = gradients(&w["w"].clone().powi_scalar(2).sum(), &w);
-            radam.update(&mut w, &g, 0.1);
+            radam.update(&mut w, &g, 0.1, &Matrices::new());
             if let Some((_, e)) = expected.iter().find(|(s, _)| *s == step) {
                 assert!((scalar(&w) - e).abs() < 1e-6, "step {step}: found {}, expected {e}", scalar(&w));
             }
         }
+    }
+
+    /// A matrix of independent normal numbers.
+    fn normal(rows: usize, columns: usize) -> Tensor<2> {
+        let mut values = vec![0.0; rows * columns];
+        crate::rng::Generator::new(1).randn(&mut values);
+        Tensor::from_data(burn::tensor::TensorData::new(values, [rows, columns]), &Device::flex())
+    }
+
+    #[test]
+    fn singular_values_are_brought_near_1() {
+        for (rows, columns) in [(4, 9), (9, 4), (16, 16)] {
+            let x = orthogonalised(normal(rows, columns) * 1e-3);
+            // The trace of x·xᵀ is the sum of the squared singular values; that of its square bounds each of them.
+            let square = if rows < columns { x.clone().matmul(x.transpose()) } else { x.clone().transpose().matmul(x) };
+            let size = rows.min(columns) as f32;
+            let trace = |m: Tensor<2>| {
+                (0..rows.min(columns)).map(|i| m.clone().slice([i..i + 1, i..i + 1]).into_scalar::<f32>()).sum::<f32>()
+            };
+            let (mean, mean_square) = (trace(square.clone()) / size, trace(square.clone().matmul(square)) / size);
+            assert!((0.6..1.3).contains(&mean), "{rows}×{columns}: mean σ² = {mean}");
+            assert!(mean_square - mean * mean < 0.1, "{rows}×{columns}: σ² varies by {}", mean_square - mean * mean);
+        }
+    }
+
+    #[test]
+    fn muon_takes_steps_of_an_adam_step_and_goes_downhill() {
+        // ½·‖W − T‖², whose gradient is W − T.
+        let goal = normal(8, 18).reshape([144]);
+        let w = track(goal.clone().zeros_like());
+        let mut w = Weights::from([("w".into(), w)]);
+        let mut optimizer = RAdam::new(&w);
+        let matrices = Matrices::from([("w".into(), [8, 18])]);
+        let distance = |w: &Weights| -> f32 {
+            (w["w"].clone().without_autodiff() - goal.clone()).powi_scalar(2).mean().sqrt().into_scalar()
+        };
+        let before = distance(&w);
+        for step in 0..40 {
+            let old = w["w"].clone().without_autodiff();
+            let g = Weights::from([("w".into(), old.clone() - goal.clone())]);
+            optimizer.update(&mut w, &g, 0.1, &matrices);
+            let moved: f32 = (w["w"].clone().without_autodiff() - old).powi_scalar(2).mean().sqrt().into_scalar();
+            // 0.2·lr for singular values of 1.
+            assert!((0.012..0.026).contains(&moved), "step {step} moves by {moved}");
+        }
+        assert!(distance(&w) < 0.5 * before, "from {before} to {}", distance(&w));
+    }
+
+    #[test]
+    fn the_edges_of_the_network_are_no_hidden_matrices() {
+        let p = |name: &str, shape: &[usize]| Parameter { name: name.into(), shape: shape.to_vec() };
+        let parameters = [
+            p("conv_in.weight", &[8, 1, 3, 3]),
+            p("class_embedding.weight", &[10, 8]),
+            p("a.conv1.weight", &[8, 4, 3, 3]),
+            p("a.conv1.bias", &[8]),
+        ];
+        assert_eq!(hidden_matrices(&parameters), Matrices::from([("a.conv1.weight".into(), [8, 36])]));
     }
 
     #[test]

@@ -32,7 +32,19 @@ pub enum Recipe {
         q: f64,
         /// The first and the last stage; the run is divided evenly among them.
         stages: [usize; 2],
+        /// λ(t, r).
+        weighting: Weighting,
     },
+}
+
+/// How much a sample's distance counts in the loss of easy consistency tuning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weighting {
+    /// 1/(t − r), as in the paper: through c_out the network F is then pulled with a force ∝ 1/√(t² + σ_d²), so that
+    /// the high levels, which one step starts from, hardly count.
+    Gap,
+    /// √(t² + σ_d²)/(t·σ_d), the root of EDM's λ: F is pulled with the same force at every level.
+    Even,
 }
 
 /// Noise levels of one batch: t > r for each sample, r = 0 being the data; EDM has no r.
@@ -96,10 +108,15 @@ impl Recipe {
         self.target_decay(0.0) > 0.0
     }
 
-    /// λ of each sample: 1/(t − r) for ECT (its step's length), 1 for CD and CT.
-    pub fn weights(&self, levels: &Levels) -> Vec<f64> {
+    /// λ of each sample: by its [`Weighting`] for ECT, 1 for CD and CT.
+    pub fn weights(&self, levels: &Levels, sigma_data: f64) -> Vec<f64> {
         match self {
-            Self::Ect { .. } => levels.t.iter().zip(&levels.r).map(|(t, r)| 1.0 / (t - r)).collect(),
+            Self::Ect { weighting: Weighting::Gap, .. } => {
+                levels.t.iter().zip(&levels.r).map(|(t, r)| 1.0 / (t - r)).collect()
+            }
+            Self::Ect { weighting: Weighting::Even, .. } => {
+                levels.t.iter().map(|t| t.hypot(sigma_data) / (t * sigma_data)).collect()
+            }
             _ => vec![1.0; levels.t.len()],
         }
     }
@@ -118,7 +135,7 @@ fn neighbours(scheduler: &SchedulerConfig, count: usize, generator: &mut Generat
 mod tests {
     use super::*;
 
-    const ECT: Recipe = Recipe::Ect { mean: -1.1, deviation: 2.0, q: 2.0, stages: [3, 6] };
+    const ECT: Recipe = Recipe::Ect { mean: -1.1, deviation: 2.0, q: 2.0, stages: [3, 6], weighting: Weighting::Gap };
 
     #[test]
     fn stages_divide_the_run() {
@@ -137,7 +154,7 @@ mod tests {
                     assert!((0.002..=80.0 + 1e-9).contains(&t), "{recipe:?}: t = {t}");
                     assert!(r < t && (r == 0.0 || r > 0.002 - 1e-9), "{recipe:?}: r = {r}, t = {t}");
                 }
-                assert!(recipe.weights(&levels).iter().all(|w| w.is_finite() && *w > 0.0));
+                assert!(recipe.weights(&levels, 0.5).iter().all(|w| w.is_finite() && *w > 0.0));
             }
         }
     }

@@ -14,7 +14,7 @@ use crate::reference::{Weights, forward};
 use crate::rng::Generator;
 use crate::train::data::Batch;
 use crate::train::objectives::{Metric, Pair, column, consistency_loss, edm_loss, heun_step, perturb};
-use crate::train::optimizer::{RAdam, gradients, moving_average, track};
+use crate::train::optimizer::{Matrices, RAdam, gradients, hidden_matrices, moving_average, track};
 use crate::train::recipe::Recipe;
 use crate::unet::{UNet, time_features};
 
@@ -33,6 +33,8 @@ pub struct Settings {
     pub ema: f64,
     /// Seed of the run.
     pub seed: u64,
+    /// Whether the matrices inside the network are updated by Muon, and not, like all else, by RAdam.
+    pub muon: bool,
 }
 
 /// What changes from one iteration to the next.
@@ -210,6 +212,7 @@ pub struct Trainer {
     /// What changes.
     pub state: State,
     teacher: Option<(Denoiser, Weights)>,
+    matrices: Matrices,
     device: Device,
 }
 
@@ -239,7 +242,11 @@ impl Trainer {
             (_, Some(_)) => return Err(Error::Input("only distillation (cd) takes a teacher".into())),
             (_, None) => {}
         }
-        Ok(Self { denoiser, settings, state, teacher, device })
+        let matrices = match settings.muon {
+            true => hidden_matrices(&denoiser.unet.parameters()),
+            false => Matrices::new(),
+        };
+        Ok(Self { denoiser, settings, state, teacher, matrices, device })
     }
 
     /// The generator of the next iteration's random numbers; a function of the seed and the iteration alone.
@@ -268,7 +275,7 @@ impl Trainer {
         let gradients = self.gradients(&loss, recorded);
         let lr = self.learning_rate(progress);
         let state = &mut self.state;
-        state.optimizer.update(&mut state.weights, &gradients, lr);
+        state.optimizer.update(&mut state.weights, &gradients, lr, &self.matrices);
         moving_average(&mut state.ema, &state.weights, average_decay(self.settings.ema, state.optimizer.step));
         if let Some(target) = &mut state.target {
             moving_average(target, &state.weights, self.settings.recipe.target_decay(progress));
@@ -340,7 +347,10 @@ impl Trainer {
         };
         let pair = Pair { x_t: &x_t, t, x_r: &x_r, r };
         let online = |x: &Tensor<4>, s: &[f64]| online(Scalings::new, x, s);
-        (consistency_loss(online, target, &pair, &recipe.weights(&levels), metric), recorded.take())
+        (
+            consistency_loss(online, target, &pair, &recipe.weights(&levels, scheduler.sigma_data), metric),
+            recorded.take(),
+        )
     }
 }
 

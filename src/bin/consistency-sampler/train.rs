@@ -18,7 +18,7 @@ use consistency_sampler::train::checkpoint::{read_state, write_atomically, write
 use consistency_sampler::train::data::{Batch, Source};
 use consistency_sampler::train::initial::initial_weights;
 use consistency_sampler::train::objectives::CtSchedule;
-use consistency_sampler::train::recipe::Recipe;
+use consistency_sampler::train::recipe::{Recipe, Weighting};
 use consistency_sampler::train::trainer::{Denoiser, Engine, Settings, State, Trainer};
 use consistency_sampler::{Error, Result};
 use indicatif::ProgressBar;
@@ -80,9 +80,13 @@ pub struct Arguments {
     #[arg(long, value_name = "B", default_value_t = 64)]
     batch: usize,
 
-    /// Learning rate of RAdam
+    /// Learning rate
     #[arg(long, default_value_t = 1e-4)]
     lr: f64,
+
+    /// What updates the matrices inside the network; all else is updated by RAdam
+    #[arg(long, value_enum, default_value_t = OptimizerName::Radam)]
+    optimizer: OptimizerName,
 
     /// Share of the run over which, at its end, the learning rate falls to 0
     #[arg(long, value_name = "SHARE", default_value_t = 0.3)]
@@ -128,6 +132,10 @@ pub struct Arguments {
     #[arg(long, value_name = "FIRST,LAST", value_delimiter = ',', default_values_t = [0, 7])]
     stages: Vec<usize>,
 
+    /// How much a noise level counts in the loss (ect)
+    #[arg(long, value_enum, default_value_t = WeightingName::Gap)]
+    weighting: WeightingName,
+
     /// μ of the target network (cd)
     #[arg(long, default_value_t = 0.0)]
     mu: f64,
@@ -143,6 +151,22 @@ enum RecipeName {
     Cd,
     /// Consistency training from nothing
     Ct,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OptimizerName {
+    /// RAdam, too
+    Radam,
+    /// Muon: momentum with its singular values brought near 1
+    Muon,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum WeightingName {
+    /// 1/(t − r), as published
+    Gap,
+    /// √(t² + σ_d²)/(t·σ_d): every level pulls equally, which helps one and two steps
+    Even,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -234,6 +258,10 @@ impl Arguments {
                 deviation: deviation.unwrap_or(2.0),
                 q: self.q,
                 stages: [first, last],
+                weighting: match self.weighting {
+                    WeightingName::Gap => Weighting::Gap,
+                    WeightingName::Even => Weighting::Even,
+                },
             },
         })
     }
@@ -252,6 +280,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         decay: arguments.decay,
         ema: arguments.ema,
         seed: arguments.seed,
+        muon: arguments.optimizer == OptimizerName::Muon,
     };
     let (unet_json, scheduler_json) = match (&arguments.init, &arguments.config) {
         (Some(dir), _) => (read(&dir.join("unet/config.json"))?, read(&dir.join("scheduler/scheduler_config.json"))?),
@@ -283,6 +312,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let teacher = arguments.teacher.as_ref().map(|dir| Denoiser::read(dir, engine, &device)).transpose()?;
     let mut run = Run {
         output: &arguments.output,
+        class_names: config.num_class_embeds.map(|_| data.classes()).unwrap_or_default(),
         unet_json,
         scheduler_json,
         description,
@@ -296,6 +326,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 /// A run with its files.
 struct Run<'a> {
     output: &'a Path,
+    class_names: Vec<String>,
     unet_json: String,
     scheduler_json: String,
     description: String,
@@ -366,7 +397,7 @@ impl Run<'_> {
         let state = &self.trainer.state;
         write_state(&self.output.join("training/state.safetensors"), state, &self.description)?;
         let unet = self.trainer.denoiser.unet();
-        write_model(self.output, &self.unet_json, &self.scheduler_json, unet, &state.ema)?;
+        write_model(self.output, &self.class_names, &self.unet_json, &self.scheduler_json, unet, &state.ema)?;
         self.losses.write()
     }
 
@@ -465,8 +496,8 @@ fn check_data(data: &Source, config: &UNetConfig) -> Result<()> {
         return Err(Error::Input(format!("--data: expected images [C,H,W] {expected:?}, found {found:?}")));
     }
     match config.num_class_embeds {
-        Some(n) if n < data.classes() => {
-            let found = data.classes();
+        Some(n) if n < data.classes().len() => {
+            let found = data.classes().len();
             Err(Error::Input(format!("--data: expected at most {n} classes, found {found}")))
         }
         _ => Ok(()),
