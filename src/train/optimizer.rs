@@ -172,8 +172,10 @@ mod tests {
                 (0..rows.min(columns)).map(|i| m.clone().slice([i..i + 1, i..i + 1]).into_scalar::<f32>()).sum::<f32>()
             };
             let (mean, mean_square) = (trace(square.clone()) / size, trace(square.clone().matmul(square)) / size);
-            assert!((0.6..1.3).contains(&mean), "{rows}×{columns}: mean σ² = {mean}");
-            assert!(mean_square - mean * mean < 0.1, "{rows}×{columns}: σ² varies by {}", mean_square - mean * mean);
+            // Singular values of 0.7 to 1.2 have squares of 0.49 to 1.44; those of the random matrix vary by 0.44 to 1.
+            let variance = mean_square - mean * mean;
+            assert!((0.49..1.44).contains(&mean), "{rows}×{columns}: mean σ² = {mean}");
+            assert!(variance < 0.475f32.powi(2), "{rows}×{columns}: σ² varies by {variance}");
         }
     }
 
