@@ -2,25 +2,29 @@
 //!
 //! burn's autodiff composes a normalisation of ten passes over memory and a convolution's weight gradient of a
 //! convolution with a kernel as large as the map; here each operation has one kernel with one gradient, and the
-//! matrix products are faer's. [`crate::reference`] is what its answers and gradients are compared with.
+//! matrix products are faer's, or our own in WebAssembly. [`crate::reference`] is what its answers and gradients are
+//! compared with.
 //!
 //! A batch is cut into groups of [`GROUP`] samples, which know nothing of each other: groups are what threads share
 //! out, and their gradients are summed in order, so that a result does not depend on the number of threads. Within a
 //! group a map is (C, n, H·W) and a vector (C, n), rows contiguous; weights are one flat slice in the order of
 //! [`UNet::parameters`].
 //!
-//! This file records the operations and walks them forwards and backwards; [`kernels`] computes.
+//! This file records the operations and walks them forwards and backwards; [`kernels`] computes, [`product`] multiplies
+//! matrices. In WebAssembly there is one thread.
 
 mod kernels;
+mod product;
 
 use std::collections::HashMap;
 use std::ops::Range;
 
+#[cfg(not(target_arch = "wasm32"))]
 use rayon::prelude::*;
 
 use crate::config::UNetConfig;
 use crate::consistency::Step;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::network::{self, ForwardInput, Network};
 use crate::sampler::ConsistencyFunction;
 use crate::unet::{Conv2d, Embedding, GroupNorm, Linear, Ops, Parameter, SelfAttention, UNet, time_features};
@@ -204,20 +208,17 @@ impl HostUNet {
         let features = self.graph.values[1].1.len();
         let batch = sample.len() / per_sample;
         assert_eq!((sample.len(), time.len()), (batch * per_sample, batch * features), "whole samples");
-        let groups: Vec<Group> = (0..batch.div_ceil(GROUP))
-            .into_par_iter()
-            .map(|g| {
-                let from = g * GROUP;
-                let to = (from + GROUP).min(batch);
-                let input = GroupInput {
-                    sample: &sample[from * per_sample..to * per_sample],
-                    time: &time[from * features..to * features],
-                    labels: labels.get(from..to).unwrap_or_default(),
-                    count: to - from,
-                };
-                self.group_forward(weights, &input, keep)
-            })
-            .collect();
+        let groups = shared_out((0..batch.div_ceil(GROUP)).collect(), |g: usize| {
+            let from = g * GROUP;
+            let to = (from + GROUP).min(batch);
+            let input = GroupInput {
+                sample: &sample[from * per_sample..to * per_sample],
+                time: &time[from * features..to * features],
+                labels: labels.get(from..to).unwrap_or_default(),
+                count: to - from,
+            };
+            self.group_forward(weights, &input, keep)
+        });
         let shape = self.graph.values[self.graph.values.len() - 1].1;
         let mut output = Vec::with_capacity(batch * shape.len());
         for group in &groups {
@@ -280,20 +281,15 @@ impl HostUNet {
     pub fn gradient(&self, weights: &[f32], tape: Tape, gradient: &[f32]) -> Vec<f32> {
         let shape = self.graph.values[self.graph.values.len() - 1].1;
         let labels = &tape.labels;
-        let parts: Vec<Vec<f32>> = tape
-            .groups
-            .into_par_iter()
-            .enumerate()
-            .map(|(g, group)| {
-                let n = group.values[0].len() / self.graph.values[0].1.len();
-                let own = &gradient[g * GROUP * shape.len()..][..n * shape.len()];
-                let rows = to_rows(own, n, shape);
-                let labels = labels.get(g * GROUP..g * GROUP + n).unwrap_or_default();
-                self.group_gradient(weights, group, labels, rows, n)
-            })
-            .collect();
+        let parts = shared_out(tape.groups.into_iter().enumerate().collect(), |(g, group): (usize, Group)| {
+            let n = group.values[0].len() / self.graph.values[0].1.len();
+            let own = &gradient[g * GROUP * shape.len()..][..n * shape.len()];
+            let rows = to_rows(own, n, shape);
+            let labels = labels.get(g * GROUP..g * GROUP + n).unwrap_or_default();
+            self.group_gradient(weights, group, labels, rows, n)
+        });
         let mut sum = vec![0.0; self.places.total];
-        sum.par_chunks_mut(1 << 14).enumerate().for_each(|(i, sum)| {
+        shared_out(sum.chunks_mut(1 << 14).enumerate().collect(), |(i, sum): (usize, &mut [f32])| {
             parts.iter().for_each(|part| kernels::accumulate(&part[i << 14..][..sum.len()], sum));
         });
         sum
@@ -362,6 +358,17 @@ impl HostUNet {
     }
 }
 
+/// The results of some pieces of work, in order, on as many threads as there are.
+#[cfg(not(target_arch = "wasm32"))]
+fn shared_out<T: Send, R: Send>(work: Vec<T>, each: impl Fn(T) -> R + Sync + Send) -> Vec<R> {
+    work.into_par_iter().map(each).collect()
+}
+
+#[cfg(target_arch = "wasm32")]
+fn shared_out<T, R>(work: Vec<T>, each: impl Fn(T) -> R) -> Vec<R> {
+    work.into_iter().map(each).collect()
+}
+
 /// The arguments of a forward for one group.
 struct GroupInput<'a> {
     sample: &'a [f32],
@@ -403,6 +410,21 @@ impl HostNetwork {
         let weights = vec![0.0; unet.weight_count()];
         Self { config: config.clone(), unet, weights, state: Default::default() }
     }
+
+    /// Takes the rows `first ..` of a parameter, slices along the first axis of its checkpoint shape.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] when the network has no such rows.
+    pub fn load_rows(&mut self, name: &str, first: usize, values: &[f32]) -> Result<()> {
+        let parameter = self.unet.parameters().iter().find(|p| p.name == name);
+        let start = parameter.map(|p| first * p.shape.iter().skip(1).product::<usize>());
+        let place = self.unet.places.ranges.get(name).and_then(|r| self.weights.get_mut(r.clone()));
+        match start.zip(place).and_then(|(start, place)| place.get_mut(start..start + values.len())) {
+            Some(rows) => rows.copy_from_slice(values),
+            None => return Err(Error::Weights(format!("unexpected rows of {name}: the configuration has none such"))),
+        }
+        Ok(())
+    }
 }
 
 impl Network for HostNetwork {
@@ -411,8 +433,7 @@ impl Network for HostNetwork {
     }
 
     fn load(&mut self, name: &str, values: &[f32]) -> Result<()> {
-        self.weights[self.unet.place(name)].copy_from_slice(values);
-        Ok(())
+        self.load_rows(name, 0, values)
     }
 
     async fn forward(&mut self, input: ForwardInput<'_>) -> Result<Vec<f32>> {

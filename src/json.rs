@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-#[cfg(all(feature = "web", target_arch = "wasm32"))]
+#[cfg(all(feature = "javascript", target_arch = "wasm32"))]
 pub(crate) use crate::web::json::{number, parse};
 
 /// A JSON value. Numbers are f64, as in JavaScript: sizes and offsets are exact up to 2⁵³.
@@ -87,7 +87,7 @@ impl fmt::Display for Value {
 }
 
 /// A number as people write it. The page's code formats floats by this alone: `{}` would bring 20 KB with it.
-#[cfg(not(all(feature = "web", target_arch = "wasm32")))]
+#[cfg(not(all(feature = "javascript", target_arch = "wasm32")))]
 pub(crate) fn number(n: f64) -> String {
     n.to_string()
 }
@@ -96,7 +96,7 @@ pub(crate) fn number(n: f64) -> String {
 ///
 /// # Errors
 /// What the parser says, in one line.
-#[cfg(not(all(feature = "web", target_arch = "wasm32")))]
+#[cfg(not(all(feature = "javascript", target_arch = "wasm32")))]
 pub(crate) fn parse(json: &[u8]) -> Result<Value, String> {
     use serde_json::Value as Parsed;
 

@@ -10,7 +10,8 @@
 //! - `host` (feature `host`): the interpreter on the CPU, with gradients.
 //! - `reference` (features `burn`: on the CPU, `burn-wgpu`: on a GPU): the interpreter on burn tensors.
 //! - `train` (feature `train`): data, objectives, optimizer, checkpoints.
-//! - `web` (feature `web`): the only place that knows JavaScript exists, but for `bench`.
+//! - `web` (features `web`: on WebGPU, `web-cpu`: on the CPU): the only place that knows JavaScript exists, but for
+//!   `bench`.
 //! - `bench` (feature `bench`): the burn interpreter for the browser benchmark; it is in no page.
 
 #[cfg(all(feature = "bench", target_arch = "wasm32"))]
@@ -23,7 +24,7 @@ pub mod error;
 pub mod folder;
 #[cfg(feature = "gpu")]
 pub mod gpu;
-#[cfg(all(feature = "host", not(target_arch = "wasm32")))]
+#[cfg(feature = "host")]
 pub mod host;
 pub mod image;
 mod json;
@@ -38,7 +39,7 @@ pub mod sampler;
 #[cfg(all(feature = "train", not(target_arch = "wasm32")))]
 pub mod train;
 pub mod unet;
-#[cfg(all(feature = "web", target_arch = "wasm32"))]
+#[cfg(all(feature = "javascript", any(feature = "gpu", feature = "host"), target_arch = "wasm32"))]
 pub mod web;
 pub mod weights;
 

@@ -2,6 +2,9 @@
 //!
 //! Everything here is meant for a Web Worker. No panic crosses over: what can fail throws an `Error` whose `message`
 //! is one line and whose `code` is [`crate::Error::code`].
+//!
+//! With feature `gpu` this is the page's module; without it, the same API computes on the CPU (`web/cpu.rs`), in a module
+//! of its own for browsers without WebGPU.
 
 use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
@@ -14,14 +17,19 @@ use wasm_bindgen::prelude::*;
 use crate::config::{SchedulerConfig, UNetConfig, check_model_index};
 use crate::edit::{self, Edit, EditRequest, STROKE_SIGMAS, Task};
 use crate::error::Error;
-use crate::gpu::{Gpu, GpuUNet};
+#[cfg(feature = "gpu")]
+use crate::gpu::{Gpu as Processor, GpuUNet as Interpreter};
 use crate::image::{from_rgba, to_rgba};
 use crate::network::{ForwardInput, Network};
 use crate::noise::Noise;
 use crate::sampler::{Blend, Progress, Request};
 use crate::unet::UNet;
 use crate::weights::WeightStream;
+#[cfg(not(feature = "gpu"))]
+use cpu::{Cpu as Processor, CpuUNet as Interpreter};
 
+#[cfg(not(feature = "gpu"))]
+mod cpu;
 pub(crate) mod json;
 #[cfg(feature = "gpu")]
 pub(crate) mod webgpu;
@@ -34,23 +42,23 @@ pub fn start() {
     console_error_panic_hook::set_once();
 }
 
-/// A WebGPU device.
+/// A WebGPU device, or the CPU.
 #[wasm_bindgen]
 pub struct Device {
-    gpu: Gpu,
+    processor: Processor,
 }
 
 #[wasm_bindgen]
 impl Device {
     /// Asks the browser for its fastest GPU; throws when there is none.
     pub async fn request() -> JsResult<Device> {
-        let gpu = Gpu::request().await.map_err(to_js)?;
-        Ok(Device { gpu })
+        let processor = Processor::request().await.map_err(to_js)?;
+        Ok(Device { processor })
     }
 
     /// The adapter's name, as far as the browser tells it.
     pub fn description(&self) -> String {
-        self.gpu.description().to_owned()
+        self.processor.description().to_owned()
     }
 
     /// Forgets the errors so far, of which one failure can bring several over some time; returns whether the device still
@@ -63,7 +71,7 @@ impl Device {
 /// A model whose weights are arriving.
 #[wasm_bindgen]
 pub struct Loader {
-    network: GpuUNet,
+    network: Interpreter,
     stream: WeightStream,
     hash: Sha256,
     scheduler: SchedulerConfig,
@@ -84,7 +92,7 @@ impl Loader {
         check_model_index(model_index_json).map_err(to_js)?;
         let config = UNetConfig::parse(unet_config_json).map_err(to_js)?;
         let scheduler = SchedulerConfig::parse(scheduler_config_json).map_err(to_js)?;
-        let network = GpuUNet::new(&device.gpu, &config).map_err(to_js)?;
+        let network = Interpreter::new(&device.processor, &config).map_err(to_js)?;
         let parameters = UNet::new(&config).parameters();
         let stream = WeightStream::in_pieces(&parameters, single_file, |name| network.piece_granularity(name));
         Ok(Loader { network, stream, hash: Sha256::new(), scheduler })
@@ -129,7 +137,7 @@ pub struct Model {
     config: UNetConfig,
     scheduler: SchedulerConfig,
     /// Taken out while a call runs, so that a second one is refused instead of disturbing the first.
-    network: RefCell<Option<GpuUNet>>,
+    network: RefCell<Option<Interpreter>>,
     cancelled: Rc<Cell<bool>>,
 }
 
@@ -154,8 +162,9 @@ impl Model {
     /// What a network call costs the GPU, at the batch size of the last one: `{batch, dispatches, submits, pipelines,
     /// weightBytes, activationBytes, liveBytes, otherBytes}`, or null before the first call. `liveBytes` is the
     /// largest set of activations that are alive together, which `activationBytes` cannot be less than.
+    #[cfg(feature = "gpu")]
     pub fn report(&self) -> JsResult<JsValue> {
-        let Some(report) = self.network.borrow().as_ref().and_then(GpuUNet::report) else {
+        let Some(report) = self.network.borrow().as_ref().and_then(Interpreter::report) else {
             return Ok(JsValue::NULL);
         };
         let entries = [
@@ -277,7 +286,7 @@ impl Model {
         result.map_err(to_js)
     }
 
-    fn take(&self) -> JsResult<GpuUNet> {
+    fn take(&self) -> JsResult<Interpreter> {
         let busy = || Error::Input("the model is busy: wait for the running call, or cancel it".into());
         self.network.take().ok_or_else(|| to_js(busy()))
     }

@@ -6,12 +6,10 @@
 
 use std::ops::Range;
 
-use faer::linalg::matmul::matmul;
-use faer::{Accum, MatMut, MatRef, Par};
-
 use super::Shape;
+use super::product::{Matrix, MatrixMut, Onto, product};
 
-/// Columns of a convolution's unfolded input that are made at a time: those of a sample at 28×28.
+/// Columns of a convolution's unfolded input that are made at a time: those of a sample at 28×28, 16 rows at 64×64.
 const COLUMNS: usize = 1024;
 
 /// A convolution with zero padding; a linear layer is one of kernel 1 on one pixel.
@@ -36,13 +34,25 @@ impl Convolution {
         self.input.channels * self.kernel * self.kernel
     }
 
-    /// Ranges of samples whose columns are computed together.
-    fn chunks(&self, n: usize) -> impl Iterator<Item = Range<usize>> {
-        let samples = match self.is_product() {
-            true => n,
-            false => (COLUMNS / self.output.pixels()).clamp(1, n),
+    fn chunks(&self, n: usize) -> impl Iterator<Item = Chunk> {
+        let Shape { height, width, .. } = self.output;
+        let (samples, lines) = match self.is_product() {
+            true => (n, height),
+            false if self.output.pixels() <= COLUMNS => ((COLUMNS / self.output.pixels()).min(n), height),
+            false => (1, (COLUMNS / width).max(1)),
         };
-        (0..n).step_by(samples).map(move |from| from..(from + samples).min(n))
+        (0..n).step_by(samples).flat_map(move |s| {
+            let samples = s..(s + samples).min(n);
+            (0..height)
+                .step_by(lines)
+                .map(move |y| Chunk { samples: samples.clone(), lines: y..(y + lines).min(height) })
+        })
+    }
+
+    /// The first column of a chunk and how many there are.
+    fn span(&self, chunk: &Chunk) -> (usize, usize) {
+        let start = chunk.samples.start * self.output.pixels() + chunk.lines.start * self.output.width;
+        (start, chunk.samples.len() * chunk.lines.len() * self.output.width)
     }
 
     /// W·unfold(x) + b. `columns` is scratch, grown as needed.
@@ -50,12 +60,12 @@ impl Convolution {
         let pixels = self.output.pixels();
         let mut out = Vec::with_capacity(self.output.channels * n * pixels);
         weights[self.bias.clone()].iter().for_each(|b| out.resize(out.len() + n * pixels, *b));
-        let weight = MatRef::from_row_major_slice(&weights[self.weight.clone()], self.output.channels, self.depth());
-        for samples in self.chunks(n) {
-            let (start, width) = (samples.start * pixels, samples.len() * pixels);
-            let unfolded = self.unfolded(x, n, samples, columns);
-            let out = MatMut::from_row_major_slice_mut(&mut out, self.output.channels, n * pixels);
-            matmul(out.subcols_mut(start, width), Accum::Add, weight, unfolded, 1.0, Par::Seq);
+        let weight = Matrix::new(&weights[self.weight.clone()], self.output.channels, self.depth());
+        for chunk in self.chunks(n) {
+            let (start, width) = self.span(&chunk);
+            let unfolded = self.unfolded(x, n, &chunk, columns);
+            let out = MatrixMut::new(&mut out, self.output.channels, n * pixels);
+            product(out.block(0, start, self.output.channels, width), Onto::Sum, weight, unfolded, 1.0);
         }
         out
     }
@@ -77,58 +87,50 @@ impl Convolution {
         for (row, db) in g.chunks_exact(n * pixels).zip(&mut dw[self.bias.clone()]) {
             *db += sum(row);
         }
-        let weight = MatRef::from_row_major_slice(&weights[self.weight.clone()], rows, depth);
-        for samples in self.chunks(n) {
-            let (start, width) = (samples.start * pixels, samples.len() * pixels);
-            let g = MatRef::from_row_major_slice(g, rows, n * pixels).subcols(start, width);
-            let unfolded = self.unfolded(x, n, samples.clone(), columns);
-            let dw = MatMut::from_row_major_slice_mut(&mut dw[self.weight.clone()], rows, depth);
-            matmul(dw, Accum::Add, g, unfolded.transpose(), 1.0, Par::Seq);
+        let weight = Matrix::new(&weights[self.weight.clone()], rows, depth);
+        for chunk in self.chunks(n) {
+            let (start, width) = self.span(&chunk);
+            let g = Matrix::new(g, rows, n * pixels).block(0, start, rows, width);
+            let unfolded = self.unfolded(x, n, &chunk, columns);
+            let dw = MatrixMut::new(&mut dw[self.weight.clone()], rows, depth);
+            product(dw, Onto::Sum, g, unfolded.transposed(), 1.0);
             let Some(dx) = &mut dx else { continue };
             if self.is_product() {
-                let dx = MatMut::from_row_major_slice_mut(dx, depth, n * pixels);
-                matmul(dx, Accum::Add, weight.transpose(), g, 1.0, Par::Seq);
+                let dx = MatrixMut::new(dx, depth, n * pixels);
+                product(dx, Onto::Sum, weight.transposed(), g, 1.0);
             } else {
                 let folded = &mut columns[..depth * width];
-                let product = MatMut::from_row_major_slice_mut(folded, depth, width);
-                matmul(product, Accum::Replace, weight.transpose(), g, 1.0, Par::Seq);
-                self.fold(folded, n, samples, dx);
+                product(MatrixMut::new(folded, depth, width), Onto::Nothing, weight.transposed(), g, 1.0);
+                self.fold(folded, n, &chunk, dx);
             }
         }
         dx
     }
 
-    /// The patches that the kernel sees, (in·k·k, samples·pixels), in `columns` where they must be copied.
-    fn unfolded<'a>(
-        &self,
-        x: &'a [f32],
-        n: usize,
-        samples: Range<usize>,
-        columns: &'a mut Vec<f32>,
-    ) -> MatRef<'a, f32> {
-        let pixels = self.output.pixels();
+    /// The patches that the kernel sees, (in·k·k, columns of the chunk), in `columns` where they must be copied.
+    fn unfolded<'a>(&self, x: &'a [f32], n: usize, chunk: &Chunk, columns: &'a mut Vec<f32>) -> Matrix<'a> {
         if self.is_product() {
-            return MatRef::from_row_major_slice(x, self.input.channels, n * pixels)
-                .subcols(samples.start * pixels, samples.len() * pixels);
+            return Matrix::new(x, self.input.channels, n * self.output.pixels());
         }
-        let len = self.depth() * samples.len() * pixels;
+        let (_, count) = self.span(chunk);
+        let len = self.depth() * count;
         if columns.len() < len {
             columns.resize(len, 0.0);
         }
         let columns = &mut columns[..len];
         let width = self.output.width;
         if self.keeps_size() {
-            for ((offset, kx, from), plane) in self.planes(n, samples.clone()).zip(columns.chunks_exact_mut(pixels)) {
-                let (inside, source) = overlap(offset, pixels);
-                plane[..inside.start].fill(0.0);
-                plane[inside.end..].fill(0.0);
-                plane[inside].copy_from_slice(&x[from + source.start..from + source.end]);
-                clear_wrapped(plane, kx, width);
+            let planes = columns.chunks_exact_mut(chunk.lines.len() * width);
+            for (view, plane) in self.views(n, chunk).zip(planes) {
+                plane[..view.inside.start].fill(0.0);
+                plane[view.inside.end..].fill(0.0);
+                plane[view.inside.clone()].copy_from_slice(&x[view.source]);
+                clear_wrapped(plane, view.kx, width);
             }
-            return MatRef::from_row_major_slice(columns, self.depth(), samples.len() * pixels);
+            return Matrix::new(columns, self.depth(), count);
         }
         let mut lines = columns.chunks_exact_mut(width);
-        self.for_each_line(n, samples.clone(), |source, skip| {
+        self.for_each_line(n, chunk, |source, skip| {
             let line = lines.next().expect("a line for each");
             let Some((from, count)) = source else { return line.fill(0.0) };
             line[..skip].fill(0.0);
@@ -139,22 +141,21 @@ impl Convolution {
                 stride => line.iter_mut().zip(x[from..].iter().step_by(stride)).for_each(|(l, x)| *l = *x),
             }
         });
-        MatRef::from_row_major_slice(columns, self.depth(), samples.len() * pixels)
+        Matrix::new(columns, self.depth(), count)
     }
 
     /// Adds each column's entries to the pixels that they were copied from; what came from none is lost.
-    fn fold(&self, columns: &mut [f32], n: usize, samples: Range<usize>, dx: &mut [f32]) {
+    fn fold(&self, columns: &mut [f32], n: usize, chunk: &Chunk, dx: &mut [f32]) {
         if self.keeps_size() {
-            let pixels = self.output.pixels();
-            for ((offset, kx, from), plane) in self.planes(n, samples).zip(columns.chunks_exact_mut(pixels)) {
-                clear_wrapped(plane, kx, self.output.width);
-                let (inside, source) = overlap(offset, pixels);
-                accumulate(&plane[inside], &mut dx[from + source.start..from + source.end]);
+            let planes = columns.chunks_exact_mut(chunk.lines.len() * self.output.width);
+            for (view, plane) in self.views(n, chunk).zip(planes) {
+                clear_wrapped(plane, view.kx, self.output.width);
+                accumulate(&plane[view.inside], &mut dx[view.source]);
             }
             return;
         }
         let mut lines = columns.chunks_exact(self.output.width);
-        self.for_each_line(n, samples, |source, skip| {
+        self.for_each_line(n, chunk, |source, skip| {
             let line = lines.next().expect("a line for each");
             let Some((from, count)) = source else { return };
             let line = &line[skip..skip + count];
@@ -170,20 +171,32 @@ impl Convolution {
         self.kernel == 3 && self.stride == 1 && self.padding == 1 && self.output.pixels() == self.input.pixels()
     }
 
-    /// The shifted planes in the order of the columns: shift in pixels, kx, and where the plane begins in x.
-    fn planes(&self, n: usize, samples: Range<usize>) -> impl Iterator<Item = (isize, usize, usize)> {
-        let (pixels, width) = (self.input.pixels(), self.input.width as isize);
+    /// What the taps see of the planes, in the order of the columns.
+    fn views(&self, n: usize, chunk: &Chunk) -> impl Iterator<Item = View> {
+        let (pixels, width) = (self.input.pixels() as isize, self.input.width as isize);
+        let (begin, end) = (chunk.lines.start as isize * width, chunk.lines.end as isize * width);
+        let samples = chunk.samples.clone();
         (0..self.input.channels * 9).flat_map(move |row| {
             let (c, tap) = (row / 9, row % 9);
             let offset = (tap as isize / 3 - 1) * width + tap as isize % 3 - 1;
-            samples.clone().map(move |s| (offset, tap % 3, (c * n + s) * pixels))
+            // Pixels p of the chunk for which p + offset lies in the plane.
+            let first = (-offset).clamp(begin, end);
+            let last = (pixels - offset).clamp(first, end);
+            samples.clone().map(move |s| {
+                let from = ((c * n + s) as isize * pixels + first + offset) as usize;
+                View {
+                    kx: tap % 3,
+                    inside: (first - begin) as usize..(last - begin) as usize,
+                    source: if first < last { from..from + (last - first) as usize } else { 0..0 },
+                }
+            })
         })
     }
 
     /// Visits the output rows of each tap of the kernel in the order of the columns: where in x the row's first pixel
     /// inside the map lies and how many there are (None where the whole row is padding), and how many padded ones
     /// come before.
-    fn for_each_line(&self, n: usize, samples: Range<usize>, mut visit: impl FnMut(Option<(usize, usize)>, usize)) {
+    fn for_each_line(&self, n: usize, chunk: &Chunk, mut visit: impl FnMut(Option<(usize, usize)>, usize)) {
         let Shape { height, width, .. } = self.input;
         let (k, stride, padding) = (self.kernel, self.stride, self.padding);
         for c in 0..self.input.channels {
@@ -191,8 +204,8 @@ impl Convolution {
                 // Output columns whose input column ox·stride + kx − padding lies in 0..width.
                 let skip = padding.saturating_sub(kx).div_ceil(stride);
                 let end = (width + padding).saturating_sub(kx).div_ceil(stride).min(self.output.width);
-                for s in samples.clone() {
-                    for oy in 0..self.output.height {
+                for s in chunk.samples.clone() {
+                    for oy in chunk.lines.clone() {
                         let y = (oy * stride + ky).wrapping_sub(padding); // above the map it wraps to beyond it
                         let source = (y < height && end > skip).then(|| {
                             let from = ((c * n + s) * height + y) * width + skip * stride + kx - padding;
@@ -206,13 +219,18 @@ impl Convolution {
     }
 }
 
-/// Pixels p of a plane for which p + offset lies in it too, and those p + offset.
-fn overlap(offset: isize, pixels: usize) -> (Range<usize>, Range<usize>) {
-    let shift = offset.unsigned_abs().min(pixels);
-    match offset < 0 {
-        true => (shift..pixels, 0..pixels - shift),
-        false => (0..pixels - shift, shift..pixels),
-    }
+/// Columns of the unfolded input that are made together: whole samples, or some rows of one.
+struct Chunk {
+    samples: Range<usize>,
+    /// Rows of the output.
+    lines: Range<usize>,
+}
+
+/// What one tap of a 3×3 kernel sees of one plane: `inside` of the chunk's pixels it finds `source` in x, padding else.
+struct View {
+    kx: usize,
+    inside: Range<usize>,
+    source: Range<usize>,
 }
 
 /// Clears the column that a shift to the left (kx = 2) or right (kx = 0) filled from the neighbouring row.
@@ -313,10 +331,10 @@ impl Attention {
         for (head, s) in self.parts(n) {
             let [q, k, v] = qkv.map(|x| self.part(x, n, pixels, head, s));
             self.probabilities(q, k, &mut p);
-            let part = MatMut::from_row_major_slice_mut(&mut out, channels, n * pixels);
-            let part = part.submatrix_mut(head * self.head_dim, s * pixels, self.head_dim, pixels);
-            let p = MatRef::from_row_major_slice(&p, pixels, pixels);
-            matmul(part, Accum::Replace, v, p.transpose(), 1.0, Par::Seq);
+            let part = MatrixMut::new(&mut out, channels, n * pixels);
+            let part = part.block(head * self.head_dim, s * pixels, self.head_dim, pixels);
+            let p = Matrix::new(&p, pixels, pixels);
+            product(part, Onto::Nothing, v, p.transposed(), 1.0);
         }
         out
     }
@@ -333,21 +351,21 @@ impl Attention {
             let g = self.part(g, n, pixels, head, s);
             self.probabilities(q, k, &mut p);
             let [dq, dk, dv] = gradients.each_mut().map(|d| {
-                let d = MatMut::from_row_major_slice_mut(d, channels, n * pixels);
-                d.submatrix_mut(head * self.head_dim, s * pixels, self.head_dim, pixels)
+                let d = MatrixMut::new(d, channels, n * pixels);
+                d.block(head * self.head_dim, s * pixels, self.head_dim, pixels)
             });
-            let square = MatRef::from_row_major_slice(&p, pixels, pixels);
-            matmul(dv, Accum::Replace, g, square, 1.0, Par::Seq);
-            let to_dp = MatMut::from_row_major_slice_mut(&mut dp, pixels, pixels);
-            matmul(to_dp, Accum::Replace, g.transpose(), v, 1.0, Par::Seq);
+            let square = Matrix::new(&p, pixels, pixels);
+            product(dv, Onto::Nothing, g, square, 1.0);
+            let to_dp = MatrixMut::new(&mut dp, pixels, pixels);
+            product(to_dp, Onto::Nothing, g.transposed(), v, 1.0);
             // Of a softmax: ds = p·(dp − Σ p·dp), row by row.
             for (p, dp) in p.chunks_exact(pixels).zip(dp.chunks_exact_mut(pixels)) {
                 let mean = dot(p, dp);
                 dp.iter_mut().zip(p).for_each(|(d, p)| *d = (*d - mean) * p * factor);
             }
-            let ds = MatRef::from_row_major_slice(&dp, pixels, pixels);
-            matmul(dq, Accum::Replace, k, ds.transpose(), 1.0, Par::Seq);
-            matmul(dk, Accum::Replace, q, ds, 1.0, Par::Seq);
+            let ds = Matrix::new(&dp, pixels, pixels);
+            product(dq, Onto::Nothing, k, ds.transposed(), 1.0);
+            product(dk, Onto::Nothing, q, ds, 1.0);
         }
         gradients
     }
@@ -357,17 +375,17 @@ impl Attention {
     }
 
     /// The rows of a head and the columns of a sample: (head_dim, pixels).
-    fn part<'a>(&self, x: &'a [f32], n: usize, pixels: usize, head: usize, s: usize) -> MatRef<'a, f32> {
-        let x = MatRef::from_row_major_slice(x, self.heads * self.head_dim, n * pixels);
-        x.submatrix(head * self.head_dim, s * pixels, self.head_dim, pixels)
+    fn part<'a>(&self, x: &'a [f32], n: usize, pixels: usize, head: usize, s: usize) -> Matrix<'a> {
+        let x = Matrix::new(x, self.heads * self.head_dim, n * pixels);
+        x.block(head * self.head_dim, s * pixels, self.head_dim, pixels)
     }
 
     /// p (queries, keys) of one head of one sample.
-    fn probabilities(&self, q: MatRef<'_, f32>, k: MatRef<'_, f32>, p: &mut [f32]) {
-        let pixels = q.ncols();
+    fn probabilities(&self, q: Matrix<'_>, k: Matrix<'_>, p: &mut [f32]) {
+        let pixels = q.columns();
         let factor = 1.0 / (self.head_dim as f32).sqrt();
-        let scores = MatMut::from_row_major_slice_mut(p, pixels, pixels);
-        matmul(scores, Accum::Replace, q.transpose(), k, factor, Par::Seq);
+        let scores = MatrixMut::new(p, pixels, pixels);
+        product(scores, Onto::Nothing, q.transposed(), k, factor);
         for row in p.chunks_exact_mut(pixels) {
             let largest = row.iter().copied().fold(f32::MIN, f32::max);
             row.iter_mut().for_each(|p| *p = exp(*p - largest));

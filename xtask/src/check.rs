@@ -89,7 +89,8 @@ impl Stage {
             Self::Clippy => {
                 tools::wasm_target(project)?;
                 run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
-                run(cargo().arg("clippy").args(wasm::LIBRARY).args(["--", "-D", "warnings"]))
+                run(cargo().arg("clippy").args(wasm::LIBRARY).args(["--", "-D", "warnings"]))?;
+                run(cargo().arg("clippy").args(wasm::LIBRARY_CPU).args(["--", "-D", "warnings"]))
             }
             Self::Audit => audit::audit(project),
             Self::Native => {

@@ -1,4 +1,4 @@
-//! From the library's source to `www/pkg/`: cargo, wasm-bindgen, wasm-opt.
+//! From the library's source to `www/pkg/` and `www/pkg-cpu/`: cargo, wasm-bindgen, wasm-opt.
 
 use std::fs;
 use std::path::Path;
@@ -16,6 +16,9 @@ pub const TARGET: &str = "wasm32-unknown-unknown";
 /// Cargo's arguments for the browser's variant of the library; `build` and `clippy` share them.
 pub const LIBRARY: [&str; 6] = ["--lib", "--target", TARGET, "--no-default-features", "--features", "web"];
 
+/// Cargo's arguments for the same library on the CPU, for browsers without WebGPU.
+pub const LIBRARY_CPU: [&str; 6] = ["--lib", "--target", TARGET, "--no-default-features", "--features", "web-cpu"];
+
 /// Cargo's arguments for the benchmark's module.
 const BURN: [&str; 6] = ["--lib", "--target", TARGET, "--no-default-features", "--features", "bench"];
 
@@ -23,7 +26,15 @@ const BURN: [&str; 6] = ["--lib", "--target", TARGET, "--no-default-features", "
 pub fn build(project: &Project, pkg: &Path) -> Result<()> {
     tools::wasm_target(project)?;
     run(project.command("cargo").arg("build").args(LIBRARY).args(["--profile", "wasm"]))?;
-    bind(project, &project.target.join(TARGET).join("wasm"), pkg)
+    bind(project, &project.target.join(TARGET).join("wasm"), pkg, SIZE)
+}
+
+/// Builds the library that computes on the CPU, with vector instructions, and leaves the same things in `pkg`.
+pub fn build_cpu(project: &Project, pkg: &Path) -> Result<()> {
+    tools::wasm_target(project)?;
+    let vectors = format!("target.{TARGET}.rustflags=[\"-Ctarget-feature=+simd128\"]");
+    run(project.command("cargo").arg("build").args(LIBRARY_CPU).args(["--profile", "wasm-cpu", "--config", &vectors]))?;
+    bind(project, &project.target.join(TARGET).join("wasm-cpu"), pkg, SPEED)
 }
 
 /// Builds the benchmark's module, which runs the U-Net on burn-wgpu, and leaves the same things in `pkg`.
@@ -38,11 +49,17 @@ pub fn build_burn(project: &Project, pkg: &Path) -> Result<()> {
         .args(BURN)
         .args(["--profile", "wasm-burn", "--target-dir"])
         .arg(&target))?;
-    bind(project, &target.join(TARGET).join("wasm-burn"), pkg)
+    bind(project, &target.join(TARGET).join("wasm-burn"), pkg, SIZE)
 }
 
+/// wasm-opt's arguments where every byte counts.
+const SIZE: &[&str] = &["-Oz", "--gufa", "-Oz", "--type-merging", "-Oz"];
+
+/// wasm-opt's arguments where the module does arithmetic.
+const SPEED: &[&str] = &["-O3"];
+
 /// From the compiler's output folder to a package that a page imports.
-fn bind(project: &Project, output: &Path, pkg: &Path) -> Result<()> {
+fn bind(project: &Project, output: &Path, pkg: &Path, passes: &[&str]) -> Result<()> {
     let compiled = output.join(NAME).with_extension("wasm");
     if pkg.exists() {
         fs::remove_dir_all(pkg).with_context(|| format!("cannot empty {}", pkg.display()))?;
@@ -57,15 +74,13 @@ fn bind(project: &Project, output: &Path, pkg: &Path) -> Result<()> {
         .generate(pkg)
         .with_context(|| format!("wasm-bindgen cannot process {}", compiled.display()))?;
 
-    optimise(project, &pkg.join(format!("{NAME}_bg.wasm")))
+    optimise(project, &pkg.join(format!("{NAME}_bg.wasm")), passes)
 }
 
 /// Shrinks the module in place; without node and npm the module stays as the compiler left it, which works as well.
-fn optimise(project: &Project, module: &Path) -> Result<()> {
+fn optimise(project: &Project, module: &Path, passes: &[&str]) -> Result<()> {
     match tools::wasm_opt(project)? {
-        Ok(mut wasm_opt) => {
-            run(wasm_opt.args(["-Oz", "--gufa", "-Oz", "--type-merging", "-Oz"]).arg(module).arg("-o").arg(module))
-        }
+        Ok(mut wasm_opt) => run(wasm_opt.args(passes).arg(module).arg("-o").arg(module)),
         Err(lacking) => {
             println!("notice: {lacking}, so wasm-opt is skipped and the module stays larger than it need be");
             Ok(())

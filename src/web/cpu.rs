@@ -1,0 +1,101 @@
+//! The CPU in place of a GPU, for browsers without WebGPU: what [`super`] needs of a device and of a network on it.
+
+use js_sys::{Function, Promise};
+use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::JsFuture;
+
+use crate::config::UNetConfig;
+use crate::consistency::Step;
+use crate::error::{Error, Result};
+use crate::host::HostNetwork;
+use crate::network::{ForwardInput, Network};
+use crate::sampler::ConsistencyFunction;
+use crate::unet::UNet;
+
+/// The processor that the worker runs on.
+pub(super) struct Cpu;
+
+impl Cpu {
+    /// There always is one.
+    #[expect(clippy::unused_async, reason = "a GPU has to be waited for")]
+    pub async fn request() -> Result<Self> {
+        Ok(Self)
+    }
+
+    /// What it is called where a GPU's name would stand.
+    pub fn description(&self) -> &'static str {
+        "CPU"
+    }
+}
+
+/// The U-Net on the CPU. Its calls let the worker read its messages first, so that a run can be cancelled between them.
+pub(super) struct CpuUNet(HostNetwork);
+
+impl CpuUNet {
+    /// Makes room for the weights.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when the browser does not give the module that much memory.
+    pub fn new(_: &Cpu, config: &UNetConfig) -> Result<Self> {
+        let parameters = UNet::new(config).parameter_count();
+        // Asked for once and given back: what fails later would end the module.
+        let mut room: Vec<f32> = Vec::new();
+        room.try_reserve_exact(parameters).map_err(|_| {
+            Error::Input(format!(
+                "the model needs {} MB of memory, which this browser refuses",
+                parameters * 4 / 1_000_000
+            ))
+        })?;
+        drop(room);
+        Ok(Self(HostNetwork::new(config)))
+    }
+
+    /// As [`crate::gpu::GpuUNet::piece_granularity`]: rows come as they like.
+    #[expect(clippy::unused_self, reason = "a GPU's answer depends on the name")]
+    pub fn piece_granularity(&self, _name: &str) -> Option<usize> {
+        Some(1)
+    }
+
+    /// Takes the rows `first ..` of a parameter, slices along the first axis of its checkpoint shape.
+    pub fn load_rows(&mut self, name: &str, first: usize, values: &[f32]) -> Result<()> {
+        self.0.load_rows(name, first, values)
+    }
+}
+
+impl Network for CpuUNet {
+    fn config(&self) -> &UNetConfig {
+        self.0.config()
+    }
+
+    fn load(&mut self, name: &str, values: &[f32]) -> Result<()> {
+        self.0.load(name, values)
+    }
+
+    async fn forward(&mut self, input: ForwardInput<'_>) -> Result<Vec<f32>> {
+        read_messages().await;
+        self.0.forward(input).await
+    }
+}
+
+impl ConsistencyFunction for CpuUNet {
+    fn set_state(&mut self, x: &[f32], labels: &[u32]) -> Result<()> {
+        self.0.set_state(x, labels)
+    }
+
+    async fn step(&mut self, step: &Step, clip: bool, z: &[f32]) -> Result<Vec<f32>> {
+        read_messages().await;
+        self.0.step(step, clip, z).await
+    }
+}
+
+/// Goes on behind what waits in the worker's queue.
+async fn read_messages() {
+    let turn = Promise::new(&mut |resolve, _| set_timeout(&resolve));
+    let _ = JsFuture::from(turn).await; // it is never rejected
+}
+
+#[wasm_bindgen]
+extern "C" {
+    #[wasm_bindgen(js_name = setTimeout)]
+    fn set_timeout(callback: &Function);
+}
