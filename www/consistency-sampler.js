@@ -1,5 +1,5 @@
 /**
- * Samples of a consistency model, made in a Web Worker on the GPU.
+ * Samples of a consistency model, made in a Web Worker on the GPU, or on the CPU in browsers without WebGPU.
  *
  *     const sampler = await ConsistencySampler.load("weights/mnist/");
  *     await sampler.sample({ seed: 7, count: 4, numInferenceSteps: 2, onStep: ({ pixels }) => draw(pixels) });
@@ -22,7 +22,8 @@ export { ConsistencySamplerError };
  * @property {?string} licence  where the model says it
  * @property {?string[]} classNames  where the folder gives them (`id2label` in model_index.json)
  * @property {number} bytes  of the weights' files
- * @property {string} device  the GPU, in the browser's words; may be empty
+ * @property {"gpu" | "cpu"} processor  what computes: the GPU through WebGPU, or one core of the CPU in WebAssembly
+ * @property {string} device  the GPU, in the browser's words, which may be none; or "CPU"
  * @property {number} parameters  how many weights the network has
  * @property {[number, number]} sampleSize  height and width of an image, in pixels
  * @property {number} channels  1 for grey, 3 for red, green, blue
@@ -96,15 +97,17 @@ export class ConsistencySampler {
    * @param {string | URL} [options.hub]  the hub's address, for mirrors
    * @param {boolean} [options.cache]  whether to keep the model in the browser, and to look for it there first; true by
    *   default. Files are never kept
+   * @param {"gpu" | "cpu"} [options.device]  what must compute; by default the GPU and, in a browser without WebGPU, the
+   *   CPU, with a notice
    * @param {Partial<import("./download.js").Patience>} [options.patience]  with connections that break or stall
    * @param {(progress: LoadProgress) => void} [options.onProgress]  called a few times a second
    * @param {(notice: string) => void} [options.onNotice]  told what a person should know though the load goes on: that
-   *   the model could not be kept, or that there is no connection and the kept copy is used
+   *   the model could not be kept, that there is no connection and the kept copy is used, or that the CPU computes
    * @param {AbortSignal} [options.signal]  stops the load at once and frees the GPU; what has come stays in the cache,
    *   and the next load goes on from there
    * @returns {Promise<ConsistencySampler>}
    */
-  static async load(model, { revision, hub, cache = true, patience, onProgress, onNotice, signal } = {}) {
+  static async load(model, { revision, hub, cache = true, device, patience, onProgress, onNotice, signal } = {}) {
     signal?.throwIfAborted();
     let source;
     try {
@@ -116,7 +119,7 @@ export class ConsistencySampler {
     const abort = () => sampler.#end(signal.reason);
     signal?.addEventListener("abort", abort);
     sampler.#onEvent = (event) => (event.notice ? onNotice?.(event.notice) : onProgress?.(event));
-    sampler.#model = SharedModel.hold(source, { cached: cache, patience }, sampler.#onEvent);
+    sampler.#model = SharedModel.hold(source, { cached: cache, device, patience }, sampler.#onEvent);
     try {
       sampler.info = await sampler.#until({ answer: sampler.#model.loaded, cancel() {} });
       return sampler;

@@ -29,11 +29,13 @@ export class SharedModel {
    * The model of a source for one more holder, who leaves it by `leave`. Files are nobody else's.
    *
    * @param {object} source  as `sourceOf` makes it
-   * @param {{ cached: boolean, patience?: object }} options  which count when it is not being loaded yet
+   * @param {{ cached: boolean, device?: string, patience?: object }} options  which, but for the device, count when it is
+   *   not being loaded yet
    * @param {(event: object) => void} holder  told of the load's progress and notices
    */
   static hold(source, options, holder) {
-    const key = keyOf(source) ?? Symbol("files");
+    const place = keyOf(source);
+    const key = place ? `${options.device ?? "any"} ${place}` : Symbol("files");
     if (!models.has(key)) models.set(key, new SharedModel(key, source, options));
     const model = models.get(key);
     model.#holders.add(holder);

@@ -1,5 +1,5 @@
-// The worker that owns the WebAssembly module, the GPU and every model of the page; `runtime.js` is the other end of its
-// messages.
+// The worker that owns the WebAssembly module, the GPU (or CPU) and every model of the page; `runtime.js` is the other end
+// of its messages.
 //
 // In come { id, model, method, params }, where `id` names the call and `model` the model, { method: "cancel", id } and
 // { method: "dispose", model }; out go { id, event } any number of times, then { id, result } or
@@ -8,7 +8,7 @@
 import { Download, Failure, RESTART, codeOf, failing } from "./download.js";
 import { Shelf } from "./model-cache.js";
 import { CONFIGS, describe, isPinned, keyOf } from "./model-source.js";
-import init, { Device, Loader } from "./pkg/consistency_sampler.js";
+import { openProcessor } from "./processor.js";
 
 /** How often the download is reported, in milliseconds. */
 const PROGRESS_INTERVAL = 100;
@@ -17,8 +17,6 @@ const PROGRESS_INTERVAL = 100;
 const models = new Map();
 /** What cancels a call of the network that waits or runs, by the call's id. */
 const cancels = new Map();
-/** The GPU, once it was asked for. */
-let device = null;
 
 const methods = { load, schedule, sample, denoise };
 
@@ -33,13 +31,14 @@ self.onmessage = async ({ data: { id, model, method, params } }) => {
   }
 };
 
-async function load(number, { source, cached, patience }, emit) {
+async function load(number, { source, cached, patience, device: wanted }, emit) {
   const abort = new AbortController();
   // `turn` is when the last of its calls of the network will be over.
   const entry = { abort, model: null, turn: Promise.resolve() };
   models.set(number, entry);
   const shelf = await Shelf.open(cached ? keyOf(source) : null, (notice) => emit({ notice }));
-  const [device, about] = await Promise.all([requestDevice(), describeOrRecall(source, shelf)]);
+  const opening = openProcessor(wanted, (notice) => emit({ notice }));
+  const [{ Loader, device, kind }, about] = await Promise.all([opening, describeOrRecall(source, shelf)]);
   const { name, revision, licence, classNames, texts, single, weights } = about;
   const configs = CONFIGS.map((path) => texts[path]);
   const meter = new Meter(weights, emit);
@@ -56,7 +55,7 @@ async function load(number, { source, cached, patience }, emit) {
       owner = loader.finish();
       await shelf.complete();
       // The browser compiles the GPU's programs when they first run: now, and not at the cost of the first picture.
-      await owner.sample({ seed: 0, count: 1, numInferenceSteps: 1 }, () => {});
+      if (kind === "gpu") await owner.sample({ seed: 0, count: 1, numInferenceSteps: 1 }, () => {});
       abort.signal.throwIfAborted();
       entry.model = owner;
     } catch (error) {
@@ -66,7 +65,7 @@ async function load(number, { source, cached, patience }, emit) {
       throw error;
     }
   });
-  return { device: device.description(), ...entry.model.info(), name, revision, licence, classNames, bytes: meter.bytes };
+  return { device: device.description(), processor: kind, ...entry.model.info(), name, revision, licence, classNames, bytes: meter.bytes };
 }
 
 /** Frees a model's GPU memory, as soon as nothing uses it. */
@@ -103,17 +102,6 @@ function inTurn(number, id, action) {
   });
   entry.turn = answer.then(() => {}, () => {});
   return Promise.race([skip, answer]).finally(() => cancels.delete(id));
-}
-
-/** The one device of all models; another try after a failure. */
-function requestDevice() {
-  device ??= failing("network", "the WebAssembly module", () => init())
-    .then(() => failing("unsupported", "WebGPU", () => Device.request()))
-    .catch((error) => {
-      device = null;
-      throw error;
-    });
-  return device;
 }
 
 /** What the source says of the model, or, without a connection, what the cache knows of it. */

@@ -112,24 +112,3 @@ test("weights that lack a tensor", async () => {
   const body = join({ header, data: data.subarray(0, start) });
   assert.ok((await message({ [WEIGHTS]: { body } })).includes(name));
 });
-
-test("a browser without WebGPU", async () => {
-  const page = await newPage(browser);
-  // The worker is where the GPU is asked for, so that is where it must be missing.
-  const worker = readFileSync(new URL("../../www/worker.js", import.meta.url), "utf8");
-  const body = `Object.defineProperty(navigator, "gpu", { value: undefined });\n${worker}`;
-  server.routes.set("/worker.js", { type: "text/javascript", body });
-  try {
-    await page.goto(`${server.origin}/`);
-    const alert = page.getByRole("alert");
-    await alert.waitFor();
-    assert.match(
-      await alert.textContent(),
-      /^WebGPU: .+ — Try a recent Chrome, Edge or Safari, or Firefox on Windows or macOS\.$/,
-    );
-    assert.equal(await page.getByRole("button", { name: "Generate" }).isEnabled(), false);
-  } finally {
-    server.routes.clear();
-    await page.context().close();
-  }
-});

@@ -1,4 +1,4 @@
-// The WebAssembly module against what diffusers computes from the same weights: tests/goldens/.
+// The WebAssembly modules, for the GPU and for the CPU, against what diffusers computes from the same weights: tests/goldens/.
 
 import assert from "node:assert/strict";
 import { existsSync, readdirSync } from "node:fs";
@@ -28,10 +28,11 @@ before(async () => {
   page = await newPage(browser);
   await page.goto(`${server.origin}/blank`);
   await page.evaluate(async () => {
-    const { default: init, Device, Loader } = await import("/pkg/consistency_sampler.js");
-    await init();
-    const device = await Device.request();
-    window.loadModel = async (folder) => {
+    const devices = {};
+    window.loadModel = async (pkg, folder) => {
+      const { default: init, Device, Loader } = await import(`/${pkg}/consistency_sampler.js`);
+      await init();
+      const device = (devices[pkg] ??= await Device.request());
       const fetched = async (file) => {
         const response = await fetch(folder + file);
         if (!response.ok) throw new Error(`${file}: ${response.status}`);
@@ -55,15 +56,18 @@ after(async () => {
 
 test("there are goldens to compare with", () => assert.ok(names.length >= 7, `found ${names.length}`));
 
-for (const name of names) {
-  describe(name, () => {
+for (const [name, pkg] of names.flatMap((name) => [[name, "pkg"], [name, "pkg-cpu"]])) {
+  describe(`${name} in ${pkg}`, () => {
     const { tensors, cases } = goldens(`${name}/goldens`);
     const values = (key) => tensors[key] && Array.from(tensors[key].values, Number);
 
     before(() =>
-      page.evaluate(async (folder) => {
-        window.model = await window.loadModel(folder);
-      }, `/goldens/${name}/`),
+      page.evaluate(
+        async ([pkg, folder]) => {
+          window.model = await window.loadModel(pkg, folder);
+        },
+        [pkg, `/goldens/${name}/`],
+      ),
     );
     after(() => page.evaluate(() => window.model?.free()));
 

@@ -119,7 +119,7 @@ export async function load(model) {
 }
 
 /** Says what the model is. */
-export function describe({ name, revision, licence, parameters, sampleSize, numClassEmbeds, bytes, device }) {
+export function describe({ name, revision, licence, parameters, sampleSize, numClassEmbeds, bytes, processor, device }) {
   const facts = {
     Name: name,
     Revision: revision?.slice(0, 12),
@@ -127,7 +127,7 @@ export function describe({ name, revision, licence, parameters, sampleSize, numC
     Parameters: `${(parameters / 1e6).toFixed(2)} million, ${megabytes(bytes)}`,
     Images: `${sampleSize.join(" × ")} pixels`,
     Classes: numClassEmbeds ?? "none",
-    GPU: device || "not named by the browser",
+    "Runs on": processor === "cpu" ? "the CPU" : device || "a GPU that the browser does not name",
   };
   const rows = Object.entries(facts).filter(([, fact]) => fact);
   byId("card").replaceChildren(

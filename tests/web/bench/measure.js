@@ -7,7 +7,13 @@ import { startServer } from "../server.js";
 import { packedSizes } from "./sizes.js";
 
 /** Each runtime's worker in `page/`, by its key in the result. */
-export const RUNTIMES = { ours: "ours", onnxruntime_web: "onnx", burn_wgpu: "burn" };
+export const RUNTIMES = {
+  ours: "ours",
+  onnxruntime_web: "onnx",
+  burn_wgpu: "burn",
+  ours_cpu: "cpu",
+  onnxruntime_wasm: "onnx-wasm",
+};
 
 /** How far apart two runtimes' outputs may be, in units of the largest value (at least 1), to be timed at all. */
 const TOLERANCE = 1e-3;
@@ -42,7 +48,7 @@ export async function measure(server, { models, batches, runtimes, rounds, secon
     for (const model of models) {
       const described = await describe(server, model);
       let contenders = runtimes.flatMap((runtime) =>
-        runtime === "onnxruntime_web"
+        runtime.startsWith("onnxruntime")
           ? Object.keys(model.onnx).map((graph) => ({ runtime, graph, onnx: model.onnx[graph] }))
           : [{ runtime }],
       );
@@ -176,7 +182,7 @@ async function steadyForwards(browser, server, model, batch, contenders, { round
         }
         entry.times = [];
       } catch (error) {
-        if (runtime === "ours") throw error;
+        if (runtime.startsWith("ours")) throw error;
         log(`${what}: ${error.message}`);
         entry.error = error.message.split("\n")[0];
         if (entry.worker !== undefined) await page.evaluate((i) => window.workers[i].stop(), entry.worker);

@@ -28,13 +28,13 @@ export function tables({ machine, load_average, browser, adapter, cases }) {
         return [entry.model, entry.batch, named(name, r), ...cells];
       }),
   );
-  const others = runtimes.filter((name) => name !== "ours");
+  const others = runtimes.filter((name) => !name.startsWith("ours"));
   const ratios = cases.map((entry) => [
     entry.model,
     entry.batch,
     ...others.flatMap((name) =>
       ["forward_ms", "first_image_ms"].map((key) => {
-        const ratio = entry.ours?.[key] / entry[name]?.[key];
+        const ratio = (entry.ours ?? entry.ours_cpu)?.[key] / entry[name]?.[key];
         return Number.isFinite(ratio) ? ratio.toFixed(3) : "";
       }),
     ),
