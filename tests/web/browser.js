@@ -4,7 +4,6 @@ import { chromium } from "playwright-core";
 
 const ARGS = [
   "--no-sandbox",
-  "--enable-unsafe-webgpu",
   "--no-first-run",
   "--disable-background-networking",
   "--disable-component-update",
@@ -12,14 +11,22 @@ const ARGS = [
   "--disable-quic",
 ];
 
+/** Without it Chromium gives out no adapter here. */
+const WEBGPU = "--enable-unsafe-webgpu";
+
 /** Launches the browser that CHROME names, with its usual switches and `more`. */
 export async function launch(more = []) {
+  return launchWithoutWebGpu([WEBGPU, ...more]);
+}
+
+/** Launches it as one that has no adapter for WebGPU to offer. */
+export async function launchWithoutWebGpu(more = []) {
   return chromium.launch({ executablePath: executable(), args: [...ARGS, ...more], headless: true });
 }
 
 /** Launches it with a profile on the disk, and returns that profile's context. */
 export async function launchProfile(folder) {
-  return chromium.launchPersistentContext(folder, { executablePath: executable(), args: ARGS, headless: true });
+  return chromium.launchPersistentContext(folder, { executablePath: executable(), args: [...ARGS, WEBGPU], headless: true });
 }
 
 function executable() {

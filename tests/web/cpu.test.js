@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 
-import { launch, newPage } from "./browser.js";
+import { launch, launchWithoutWebGpu, newPage } from "./browser.js";
 import { PIXEL_TOLERANCE, assertNear, goldens, rgba } from "./goldens.js";
 import { finished, generate } from "./page.js";
 import { startServer } from "./server.js";
@@ -23,10 +23,10 @@ describe("without WebGPU", () => {
   let browser, page;
 
   before(async () => {
-    browser = await launch(["--disable-blink-features=WebGPU"]);
+    browser = await launchWithoutWebGpu();
     page = await newPage(browser);
     await page.goto(`${server.origin}/weights/mnist/model_index.json`);
-    assert.equal(await page.evaluate(() => navigator.gpu), undefined, "the switch takes WebGPU away");
+    assert.equal(await page.evaluate(async () => (await navigator.gpu?.requestAdapter()) ?? null), null);
     await page.evaluate(async () => {
       const { ConsistencySampler } = await import("/consistency-sampler.js");
       window.load = (options) => ConsistencySampler.load("/weights/mnist/", { cache: false, ...options });
