@@ -14,11 +14,16 @@ use crate::unet::Parameter;
 use crate::weights::WeightStream;
 
 /// Where weights may be, the first that is there being taken: on a disk the full precision costs no download.
-const WEIGHTS: [&str; 2] =
-    ["unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors"];
+const WEIGHTS: [&str; 3] = [
+    "unet/diffusion_pytorch_model.safetensors",
+    "unet/diffusion_pytorch_model.fp16.safetensors",
+    "unet/diffusion_pytorch_model.int8.safetensors",
+];
 const INDICES: [&str; 2] =
     ["unet/diffusion_pytorch_model.safetensors.index.json", "unet/diffusion_pytorch_model.safetensors.index.fp16.json"];
 const PICKLES: [&str; 2] = ["unet/diffusion_pytorch_model.bin", "unet/diffusion_pytorch_model.fp16.bin"];
+/// The small files of a model.
+pub(crate) const CONFIGS: [&str; 3] = ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json"];
 /// SHA-256 of the folder's files, as `sha256sum` writes it; may be missing.
 const SUMS: &str = "SHA256SUMS";
 
@@ -46,6 +51,11 @@ impl ModelFolder {
         let unet = UNetConfig::parse(&read(&path.join("unet/config.json"))?)?;
         let scheduler = SchedulerConfig::parse(&read(&path.join("scheduler/scheduler_config.json"))?)?;
         Ok(Self { path, unet, scheduler })
+    }
+
+    /// Where the folder is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Streams the weights, one file or a sharded set, into `sink`, which gets each tensor's name and values.

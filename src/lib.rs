@@ -18,6 +18,8 @@
 pub mod bench;
 pub mod config;
 pub mod consistency;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod convert;
 pub mod edit;
 pub mod error;
 #[cfg(not(target_arch = "wasm32"))]

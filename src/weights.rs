@@ -4,6 +4,10 @@
 //! pieces. It checks everything that can be checked before it hands values on: the header's length and JSON, the
 //! offsets (contiguous, in file order, no overlap), and each tensor's name, dtype and shape against what the network
 //! needs.
+//!
+//! Besides F32, F16 and BF16 there are 8-bit weights, as `consistency-sampler convert` writes them: a tensor `NAME` of I8
+//! and, before it in the same file, its scales `NAME_scale` of F32, one for each row, which is an output channel. A value
+//! is integer · scale.
 
 use crate::error::{Error, Result};
 use crate::json::{self, Value, number};
@@ -22,7 +26,12 @@ enum Dtype {
     F32,
     F16,
     Bf16,
+    /// Whole numbers that rows have scales for.
+    I8,
 }
+
+/// What follows a tensor's name in that of its scales.
+pub const SCALE: &str = "_scale";
 
 impl Dtype {
     fn parse(name: &str) -> Option<Self> {
@@ -30,6 +39,7 @@ impl Dtype {
             "F32" => Some(Self::F32),
             "F16" => Some(Self::F16),
             "BF16" => Some(Self::Bf16),
+            "I8" => Some(Self::I8),
             _ => None,
         }
     }
@@ -38,6 +48,7 @@ impl Dtype {
         match self {
             Self::F32 => 4,
             Self::F16 | Self::Bf16 => 2,
+            Self::I8 => 1,
         }
     }
 
@@ -46,6 +57,7 @@ impl Dtype {
             Self::F32 => bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
             Self::F16 => bytes.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f32()).collect(),
             Self::Bf16 => bytes.as_chunks().0.iter().map(|&b| bf16::from_le_bytes(b).to_f32()).collect(),
+            Self::I8 => bytes.iter().map(|&b| f32::from(b as i8)).collect(),
         }
     }
 }
@@ -61,6 +73,16 @@ struct Entry {
     end: usize,
     /// How many rows are handed on at a time.
     piece_rows: usize,
+    /// What becomes of the values.
+    role: Role,
+}
+
+#[derive(Debug, PartialEq)]
+enum Role {
+    /// They are the network's.
+    Weights,
+    /// They multiply the rows of the tensor of this name, which comes later in the file.
+    ScalesOf(String),
 }
 
 impl Entry {
@@ -114,7 +136,8 @@ enum FileState {
     Header(Vec<u8>),
     /// Collecting the next piece of the first of `entries`, reversed so that the next one is last; `row` is the first
     /// of that piece.
-    Data { entries: Vec<Entry>, row: usize, buffer: Vec<u8>, total: usize },
+    /// `scales` has the rows' factors of the 8-bit tensors that are still to come.
+    Data { entries: Vec<Entry>, row: usize, buffer: Vec<u8>, total: usize, scales: Vec<(String, Vec<f32>)> },
 }
 
 impl WeightStream {
@@ -168,9 +191,9 @@ impl WeightStream {
                     let mut entries = self.check_header(&header[8..])?;
                     let total = entries.last().map_or(0, |e| e.end);
                     entries.reverse();
-                    self.file = FileState::Data { entries, row: 0, buffer: Vec::new(), total };
+                    self.file = FileState::Data { entries, row: 0, buffer: Vec::new(), total, scales: Vec::new() };
                 }
-                FileState::Data { entries, row, buffer, .. } => {
+                FileState::Data { entries, row, buffer, scales, .. } => {
                     let Some(entry) = entries.last() else {
                         return match chunk.len() {
                             0 => Ok(()),
@@ -182,16 +205,30 @@ impl WeightStream {
                     let rows = entry.piece_rows.min(entry.rows() - *row);
                     let length = rows * entry.row_bytes();
                     let missing = length - buffer.len();
-                    if buffer.is_empty() && chunk.len() >= length {
-                        sink(&entry.name, *row, &entry.decode(&chunk[..length])?)?; // no copy when it came whole
+                    let mut values = if buffer.is_empty() && chunk.len() >= length {
+                        entry.decode(&chunk[..length])? // no copy when it came whole
                     } else {
                         buffer.reserve_exact(missing);
                         buffer.extend_from_slice(&chunk[..missing.min(chunk.len())]);
                         if buffer.len() < length {
                             return Ok(());
                         }
-                        sink(&entry.name, *row, &entry.decode(buffer)?)?;
+                        let values = entry.decode(buffer)?;
                         buffer.clear();
+                        values
+                    };
+                    if let Role::ScalesOf(name) = &entry.role {
+                        scales.push((name.clone(), values));
+                    } else {
+                        if entry.dtype == Dtype::I8 {
+                            let at = scales.iter().position(|(name, _)| *name == entry.name);
+                            let factors = &scales[at.expect("the header has been checked")].1;
+                            let length = entry.row_bytes();
+                            for (row, factor) in values.chunks_exact_mut(length).zip(&factors[*row..]) {
+                                row.iter_mut().for_each(|v| *v *= factor);
+                            }
+                        }
+                        sink(&entry.name, *row, &values)?;
                     }
                     chunk = &chunk[missing..];
                     *row += rows;
@@ -214,7 +251,7 @@ impl WeightStream {
                 "the file ends after {} bytes, inside its header: expected a safetensors file",
                 header.len()
             ))),
-            FileState::Data { entries, row, buffer, total } => match entries.last() {
+            FileState::Data { entries, row, buffer, total, .. } => match entries.last() {
                 None => Ok(()),
                 Some(entry) => Err(Error::Weights(format!(
                     "the file is truncated in {}: expected {total} bytes of tensors, found {}",
@@ -246,6 +283,11 @@ impl WeightStream {
                 continue;
             }
             let Some(at) = self.wanted.iter().position(|(of, _)| of == name) else {
+                if let Some(weights) = name.strip_suffix(SCALE) {
+                    let role = Role::ScalesOf(weights.to_owned());
+                    entries.push(Entry { role, ..Entry::parse(name, value)? });
+                    continue;
+                }
                 return Err(Error::Weights(format!("unexpected tensor {name}: the configuration has no such layer")));
             };
             let wanted = self.wanted.remove(at); // in order, so that it is the first of the missing that is named
@@ -273,6 +315,7 @@ impl WeightStream {
             }
             end = entry.end;
         }
+        check_scales(&entries)?;
         Ok(entries)
     }
 }
@@ -283,7 +326,7 @@ impl Entry {
         let dtype_name =
             value.get("dtype").and_then(Value::as_str).ok_or_else(|| bad("its header entry has no dtype"))?;
         let dtype = Dtype::parse(dtype_name)
-            .ok_or_else(|| bad(&format!("expected dtype F32, F16 or BF16, found {dtype_name}")))?;
+            .ok_or_else(|| bad(&format!("expected dtype F32, F16, BF16 or I8 with scales, found {dtype_name}")))?;
         let numbers = |key: &str| -> Result<Vec<usize>> {
             value
                 .get(key)
@@ -300,8 +343,35 @@ impl Entry {
             return Err(bad(&format!("data_offsets {start}..{end} do not fit shape {shape:?} of {dtype_name}")));
         }
         let piece_rows = shape.first().copied().unwrap_or(1);
-        Ok(Self { name: name.to_owned(), shape, dtype, start, end, piece_rows })
+        Ok(Self { name: name.to_owned(), shape, dtype, start, end, piece_rows, role: Role::Weights })
     }
+}
+
+/// Checks that every 8-bit tensor has its scales before it, and that there are no other scales; `entries` are in file
+/// order.
+fn check_scales(entries: &[Entry]) -> Result<()> {
+    for (at, entry) in entries.iter().enumerate() {
+        let (name, shape) = (&entry.name, &entry.shape);
+        if let Role::ScalesOf(weights) = &entry.role {
+            let owner = entries[at..].iter().find(|e| e.role == Role::Weights && e.name == *weights);
+            let Some(owner) = owner.filter(|owner| owner.dtype == Dtype::I8) else {
+                let message = format!("unexpected tensor {name}: no 8-bit tensor {weights} follows it");
+                return Err(Error::Weights(message));
+            };
+            if entry.dtype != Dtype::F32 || *shape != [owner.rows()] {
+                let (rows, dtype) = (owner.rows(), entry.dtype);
+                let message = format!("{name}: expected {rows} scales of F32, found shape {shape:?} of {dtype:?}");
+                return Err(Error::Weights(message));
+            }
+        } else if entry.dtype == Dtype::I8 {
+            let scaled = |e: &Entry| matches!(&e.role, Role::ScalesOf(weights) if weights == name);
+            if !entries[..at].iter().any(scaled) {
+                let message = format!("{name}: expected its scales {name}{SCALE} before an 8-bit tensor, found none");
+                return Err(Error::Weights(message));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// How many bytes the length field and the header take, as far as is known.
@@ -487,7 +557,7 @@ mod tests {
             error(r#"{"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}}"#),
             "missing tensor b: expected shape [2], found none (and 1 more)"
         );
-        assert!(error(&HEADER.replace("\"F16\"", "\"I8\"")).contains("found I8"));
+        assert!(error(&HEADER.replace("\"F16\"", "\"I64\"")).contains("found I64"));
         assert!(error(&HEADER.replace("[24,28]", "[22,26]")).contains("at offset 24, found 22"));
         assert!(error(&HEADER.replace("[24,28]", "[24,29]")).contains("do not fit"));
         assert!(error(&HEADER.replace("[2,3]", "[9223372036854775807,3]")).contains("do not fit"));
@@ -505,6 +575,56 @@ mod tests {
         assert_eq!(spoilt(8, &f32::NAN.to_le_bytes()), "a: expected finite numbers, found NaN");
         assert_eq!(spoilt(24, &f16::INFINITY.to_le_bytes()), "b: expected finite numbers, found inf");
         assert_eq!(spoilt(28, &bf16::NEG_INFINITY.to_le_bytes()), "c: expected finite numbers, found -inf");
+    }
+
+    const EIGHT_BIT: &str = r#"{"a_scale":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},
+        "a":{"dtype":"I8","shape":[2,3],"data_offsets":[8,14]},
+        "b":{"dtype":"F16","shape":[2],"data_offsets":[14,18]},"c":{"dtype":"BF16","shape":[1],"data_offsets":[18,20]}}"#;
+
+    /// A file with `a` in 8 bits behind its scales.
+    fn eight_bit(header: &str) -> Vec<u8> {
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend_from_slice(header.as_bytes());
+        bytes.extend([0.5f32, 0.25].iter().flat_map(|s| s.to_le_bytes()));
+        bytes.extend([-127i8, 0, 1, 127, -2, 3].iter().map(|&v| v as u8));
+        bytes.extend([0; 6]);
+        bytes
+    }
+
+    #[test]
+    fn eight_bit_tensors_are_multiplied_by_their_rows_scales() {
+        for chunk in [1, 3, 8, 1000] {
+            let read = read(&eight_bit(EIGHT_BIT), chunk).unwrap();
+            assert_eq!(read.len(), 3, "scales are not handed on");
+            assert_eq!(read[0], ("a".into(), vec![-63.5, 0.0, 0.5, 31.75, -0.5, 0.75]), "in chunks of {chunk}");
+        }
+    }
+
+    #[test]
+    fn scales_that_do_not_fit_are_refused() {
+        let error = |changes: &[[&str; 2]]| {
+            let header = changes.iter().fold(EIGHT_BIT.to_owned(), |header, [from, to]| header.replacen(from, to, 1));
+            read(&eight_bit(&header), 7).unwrap_err().to_string()
+        };
+        let none = "unexpected tensor b_scale: no 8-bit tensor b follows it";
+        assert_eq!(error(&[["a_scale", "b_scale"]]), none);
+        assert_eq!(error(&[["a_scale", "x_scale"]]), "unexpected tensor x_scale: no 8-bit tensor x follows it");
+        assert_eq!(
+            error(&[["F32", "F16"], ["[2]", "[4]"]]),
+            "a_scale: expected 2 scales of F32, found shape [4] of F16"
+        );
+        assert_eq!(
+            error(&[["[8,14]", "[0,6]"], ["[0,8]", "[6,14]"]]),
+            "unexpected tensor a_scale: no 8-bit tensor a follows it"
+        );
+        assert_eq!(
+            error(&[["a_scale", "__metadata__"], ["[8,14]", "[0,6]"]]),
+            "b: expected its data at offset 6, found 14"
+        );
+        assert_eq!(
+            error(&[["a_scale", "__metadata__"], ["[8,14]", "[0,6]"], ["[14,18]", "[6,10]"], ["[18,20]", "[10,12]"]]),
+            "a: expected its scales a_scale before an 8-bit tensor, found none"
+        );
     }
 
     #[test]

@@ -6,12 +6,13 @@
 import { Failure, fetchOptional, fetchText, probe } from "./download.js";
 
 const STEM = "unet/diffusion_pytorch_model";
-/** Where weights may be, in the order of preference: half precision is half the download. */
+/** Where weights may be, in the order of preference: half precision is half the download, 8 bits are for those who ask. */
 const CANDIDATES = [
   `${STEM}.fp16.safetensors`,
   `${STEM}.safetensors.index.fp16.json`,
   `${STEM}.safetensors`,
   `${STEM}.safetensors.index.json`,
+  `${STEM}.int8.safetensors`,
 ];
 const FULL = `${STEM}.safetensors`;
 const PICKLES = [`${STEM}.bin`, `${STEM}.fp16.bin`];

@@ -1,5 +1,6 @@
 //! The command line: the library's interpreters over files.
 
+mod convert;
 mod device;
 mod edit;
 #[cfg(feature = "train")]
@@ -33,6 +34,8 @@ enum Command {
     Edit(edit::Arguments),
     /// Call the bare U-Net, as diffusers' UNet2DModel is called
     Forward(forward::Arguments),
+    /// Store a model's weights in fewer bits: half precision, or 8 bits with a scale for each output channel
+    Convert(convert::Arguments),
     /// Train a consistency model, or the denoiser that teaches one
     #[cfg(feature = "train")]
     Train(train::Arguments),
@@ -46,6 +49,7 @@ fn run(command: &Command) -> Result<()> {
         Command::Sample(arguments) => sample::run(arguments),
         Command::Edit(arguments) => edit::run(arguments),
         Command::Forward(arguments) => forward::run(arguments),
+        Command::Convert(arguments) => convert::run(arguments),
         #[cfg(feature = "train")]
         Command::Train(arguments) => train::run(arguments),
         #[cfg(feature = "train")]

@@ -1,0 +1,80 @@
+//! `consistency-sampler convert`.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use consistency_sampler::Result;
+use consistency_sampler::convert::{self, Precision};
+use consistency_sampler::folder::ModelFolder;
+use consistency_sampler::image::to_unit;
+use consistency_sampler::sampler::Request;
+use indicatif::ProgressBar;
+
+use crate::device::{ModelArguments, style};
+
+#[derive(Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    model: ModelArguments,
+
+    /// The folder to write
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+
+    /// How the weights are stored
+    #[arg(long, value_enum)]
+    precision: Bits,
+
+    /// Compare so many pictures of both models, of one call each; 0: only the weights
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    samples: usize,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Bits {
+    /// Half precision, which diffusers reads too
+    F16,
+    /// 8 bits with a scale for each output channel
+    Int8,
+}
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let precision = match arguments.precision {
+        Bits::F16 => Precision::F16,
+        Bits::Int8 => Precision::Int8,
+    };
+    let folder = arguments.model.folder()?;
+    let bar = ProgressBar::new(0).with_style(style("converting {wide_bar} {bytes}/{total_bytes}"));
+    let mut read = 0;
+    let report = convert::convert(&folder, &arguments.output, precision, |done, total| {
+        read = total;
+        bar.set_length(total);
+        bar.set_position(done);
+    })?;
+    bar.finish_and_clear();
+    let (worst, error) = &report.worst;
+    println!("{}: {} bytes, before {read}", arguments.output.join(precision.file()).display(), report.bytes);
+    println!("error of the weights: {:.2e} of their size; the largest {error:.2e}, of {worst}", report.relative_error);
+    if arguments.samples > 0 {
+        let before = pictures(arguments, &folder)?;
+        let after = pictures(arguments, &ModelFolder::open(&arguments.output)?)?;
+        let psnr = psnr(&before, &after);
+        println!("{} pictures of one call each: PSNR {psnr:.1} dB against the model before", arguments.samples);
+    }
+    Ok(())
+}
+
+/// Samples in [0, 1], the same noise and classes for both models.
+fn pictures(arguments: &Arguments, folder: &ModelFolder) -> Result<Vec<f32>> {
+    let request = Request { batch: arguments.samples, ..Default::default() };
+    let mut network = arguments.model.network(folder, &folder.unet)?;
+    let run = request.run(&mut network, &folder.unet, &folder.scheduler, |_| ControlFlow::Continue(()));
+    Ok(pollster::block_on(run)?.iter().map(|&v| to_unit(v)).collect())
+}
+
+/// 10·log₁₀(1 / mean square difference), in decibels, of values in [0, 1].
+fn psnr(a: &[f32], b: &[f32]) -> f64 {
+    let squares: f64 = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+    10.0 * (a.len() as f64 / squares).log10()
+}
