@@ -95,7 +95,9 @@ fn of_faer(to: MatrixMut<'_>, onto: Onto, a: Matrix<'_>, b: Matrix<'_>, factor: 
         let stored = MatRef::from_row_major_slice_with_stride(m.values, m.rows, m.columns, m.stride);
         if m.transposed { stored.transpose() } else { stored }
     });
-    let to = MatMut::from_row_major_slice_with_stride_mut(to.values, to.rows, to.columns, to.stride);
+    // By columns and across: faer 0.24.4 takes the strides of `from_row_major_slice_with_stride_mut` for those of columns,
+    // and writes beyond the slice.
+    let to = MatMut::from_column_major_slice_with_stride_mut(to.values, to.columns, to.rows, to.stride).transpose_mut();
     let accum = if onto == Onto::Sum { Accum::Add } else { Accum::Replace };
     matmul(to, accum, a, b, factor, Par::Seq);
 }

@@ -1,0 +1,120 @@
+//! `consistency-sampler convert` on the shipped models: smaller files, the same pictures to the eye, on both devices.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use safetensors::{Dtype, SafeTensors};
+
+use common::*;
+
+/// The least signal-to-noise ratio of pictures in [0, 1], in decibels, at which a change cannot be seen.
+const PSNR: f64 = 40.0;
+
+fn scratch(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = std::fs::remove_dir_all(&path);
+    path
+}
+
+fn shipped() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/mnist")
+}
+
+fn succeeds(arguments: &[&str]) -> String {
+    let ran = run(arguments);
+    assert!(ran.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&ran.stderr));
+    String::from_utf8(ran.stdout).unwrap()
+}
+
+/// Sixteen samples of one call, in [0, 1].
+fn pictures(model: &Path, device: &str, output: &Path) -> Vec<f32> {
+    let [model, file] = [model, output].map(|p| p.to_str().unwrap());
+    succeeds(&["sample", "--model", model, "--device", device, "--batch", "16", "--seed", "5", "--output", file]);
+    let bytes = std::fs::read(output).unwrap();
+    f32s(SafeTensors::deserialize(&bytes).unwrap().tensor("images").unwrap().data())
+}
+
+fn psnr(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let squares: f64 = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+    10.0 * (a.len() as f64 / squares).log10()
+}
+
+fn converted(precision: &str) -> PathBuf {
+    let output = scratch(&format!("convert-{precision}"));
+    let (model, to) = (shipped(), output.to_str().unwrap());
+    let arguments = ["convert", "--model", model.to_str().unwrap(), "--device", "cpu", "--precision", precision];
+    let said = succeeds(&[&arguments[..], &["--output", to, "--samples", "4"]].concat());
+    assert!(said.contains("error of the weights") && said.contains("PSNR"), "{said}");
+    output
+}
+
+#[test]
+fn shipped_models_keep_their_pictures_in_fewer_bits() {
+    let exact = pictures(&shipped(), "cpu", &scratch("convert-exact.safetensors"));
+    let full = std::fs::metadata(shipped().join("unet/diffusion_pytorch_model.safetensors")).unwrap().len();
+    for (precision, name, bytes) in [("f16", "fp16", 0.51), ("int8", "int8", 0.28)] {
+        let folder = converted(precision);
+        let file = folder.join(format!("unet/diffusion_pytorch_model.{name}.safetensors"));
+        let size = std::fs::metadata(&file).unwrap().len();
+        assert!((size as f64) < bytes * full as f64, "{precision}: {size} of {full} bytes");
+        for device in ["cpu", "gpu"] {
+            let output = scratch(&format!("convert-{precision}-{device}.safetensors"));
+            let psnr = psnr(&exact, &pictures(&folder, device, &output));
+            println!("{precision} on {device}: {psnr:.1} dB");
+            assert!(psnr >= PSNR, "{precision} on {device}: expected at least {PSNR} dB, found {psnr:.1}");
+        }
+    }
+}
+
+#[test]
+fn eight_bit_weights_are_off_by_half_a_scale_at_most() {
+    let folder = converted("int8");
+    let exact = std::fs::read(shipped().join("unet/diffusion_pytorch_model.safetensors")).unwrap();
+    let exact = SafeTensors::deserialize(&exact).unwrap();
+    let stored = std::fs::read(folder.join("unet/diffusion_pytorch_model.int8.safetensors")).unwrap();
+    let stored = SafeTensors::deserialize(&stored).unwrap();
+    for (name, tensor) in exact.tensors() {
+        let values = f32s(tensor.data());
+        let found = stored.tensor(&name).unwrap();
+        assert_eq!(found.shape(), tensor.shape(), "{name}");
+        if tensor.shape().len() < 2 {
+            assert_eq!((found.dtype(), f32s(found.data())), (Dtype::F32, values), "{name}");
+            continue;
+        }
+        assert_eq!(found.dtype(), Dtype::I8, "{name}");
+        let scales = f32s(stored.tensor(&format!("{name}_scale")).unwrap().data());
+        let length = values.len() / scales.len();
+        for (i, (&v, &q)) in values.iter().zip(found.data()).enumerate() {
+            let scale = scales[i / length];
+            assert!((v - f32::from(q as i8) * scale).abs() <= 0.5001 * scale, "{name} at {i}");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_overwritten_and_what_does_not_fit_is_named() {
+    let folder = converted("f16");
+    let (model, to) = (shipped(), folder.to_str().unwrap());
+    let arguments = ["convert", "--model", model.to_str().unwrap(), "--precision", "f16", "--output", to];
+    let refused = error(&arguments);
+    assert!(refused.contains("fp16.safetensors: expected a new folder, found converted weights"), "{refused}");
+
+    // A model with one weight beyond half precision.
+    let large = scratch("convert-large");
+    for name in ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json"] {
+        std::fs::create_dir_all(large.join(name).parent().unwrap()).unwrap();
+        std::fs::copy(model.join(name), large.join(name)).unwrap();
+    }
+    let mut bytes = std::fs::read(model.join("unet/diffusion_pytorch_model.safetensors")).unwrap();
+    let end = bytes.len() - 4;
+    bytes[end..].copy_from_slice(&1e6f32.to_le_bytes());
+    std::fs::write(large.join("unet/diffusion_pytorch_model.safetensors"), bytes).unwrap();
+    let output = scratch("convert-refused");
+    let (model, to) = (large.to_str().unwrap(), output.to_str().unwrap());
+    let refused = error(&["convert", "--model", model, "--precision", "f16", "--output", to]);
+    assert!(refused.contains("1000000 is too large for half precision, at most 65504"), "{refused}");
+    let left: Vec<_> = std::fs::read_dir(output.join("unet")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["config.json"], "no half-written weights");
+}
