@@ -55,7 +55,8 @@ impl GpuUNet {
     /// [`Network::expect`] says how they are stored.
     ///
     /// # Errors
-    /// [`Error::Gpu`] when the device fails, or a weight does not fit into its largest buffer even in bytes.
+    /// [`Error::Gpu`] when the device fails, or with both numbers when a weight, even in bytes, or what one image takes does
+    /// not fit into its largest buffer.
     pub fn new(gpu: &Gpu, config: &UNetConfig) -> Result<Self> {
         Self::of_graph(gpu, config, &Graph::record(config, &UNet::new(config)), gpu.choice)
     }
@@ -69,6 +70,10 @@ impl GpuUNet {
             gpu.pipeline(shader);
         }
         gpu.check()?;
+        // What would fail at the first picture should fail before the weights come.
+        for &floats in &arenas.lengths {
+            gpu.fits("one image", floats as u64 * 4, Role::Scratch)?;
+        }
         let store = Store::new(gpu, &program)?;
         Ok(Self { gpu: gpu.clone(), config: config.clone(), program, arenas, store, plan: None })
     }

@@ -2,6 +2,8 @@
 //
 // Knows no DOM, no cache and no model. This is the only place of the page that sends requests for a model.
 
+import { ByteReader } from "./bytes.js";
+
 /** An error with a code of ConsistencySamplerError. */
 export class Failure extends Error {
   constructor(code, message) {
@@ -63,7 +65,7 @@ export class Download {
   }
 
   /**
-   * The file's remaining bytes.
+   * The file's remaining bytes, each chunk valid until the next one is asked for.
    *
    * @param {object} [listeners]
    * @param {() => Promise<void>} [listeners.onVersion]  awaited before the first bytes of a version
@@ -189,17 +191,15 @@ class Connection {
 
   async fetch(url, headers) {
     const response = await this.#patiently(fetch(url, { headers, cache: "no-store", signal: this.#abort.signal }));
-    this.#reader = response.body?.getReader();
+    this.#reader = response.body && new ByteReader(response.body);
     return response;
   }
 
   async *chunks() {
-    for (;;) {
-      const { done, value } = await this.#patiently(this.#reader.read());
-      if (done) return;
-      this.#came += value.length;
+    for (let chunk; (chunk = await this.#patiently(this.#reader.read())); ) {
+      this.#came += chunk.length;
       if (this.#came >= TRICKLE) this.#came = this.#waited = 0;
-      yield value;
+      yield chunk;
     }
   }
 

@@ -4,6 +4,8 @@
 // bytes that have come; the entry is `complete` once all of them have been verified. Knows no DOM and no network;
 // writing takes a worker.
 
+import { bytesOf } from "./bytes.js";
+
 const ROOT = "consistency-sampler";
 const ENTRY = "entry.json";
 /** The length of a part of a file in Cache Storage, which knows no appending. */
@@ -276,10 +278,7 @@ class PrivateFiles {
   }
 
   async *chunks(id, path) {
-    const file = await this.#file(id, path);
-    for (let at = 0; at < file.size; at += PART) {
-      yield new Uint8Array(await file.slice(at, at + PART).arrayBuffer());
-    }
+    yield* bytesOf((await this.#file(id, path)).stream());
   }
 
   async appender(id, path) {

@@ -5,6 +5,7 @@
 // { method: "dispose", model }; out go { id, event } any number of times, then { id, result } or
 // { id, error: { code, message } }. A model's calls of the network are run in turn.
 
+import { ByteReader } from "./bytes.js";
 import { Download, Failure, RESTART, codeOf, failing } from "./download.js";
 import { Shelf } from "./model-cache.js";
 import { CONFIGS, describe, isPinned, keyOf } from "./model-source.js";
@@ -175,12 +176,8 @@ async function receiveFrom(stored, file, loader, shelf, meter, { patience, signa
 
 /** The bytes of a file of one's own. */
 async function* chunksOf(file) {
-  const reader = file.stream().getReader();
-  for (;;) {
-    const { done, value } = await failing("input", file.name, () => reader.read());
-    if (done) return;
-    yield value;
-  }
+  const reader = new ByteReader(file.stream());
+  for (let chunk; (chunk = await failing("input", file.name, () => reader.read())); ) yield chunk;
 }
 
 /** Counts bytes and tells how fast they come. */

@@ -172,9 +172,8 @@ impl Gpu {
             _ => limits.buffer,
         };
         if bytes > most {
-            return Err(Error::Gpu(format!(
-                "{what} needs a buffer of {bytes} bytes, but this GPU's largest is {most}: try fewer samples at once"
-            )));
+            let message = format!("{what} needs a buffer of {bytes} bytes, but this GPU's largest is {most}");
+            return Err(Error::Gpu(message));
         }
         Ok(())
     }

@@ -99,7 +99,15 @@ impl Plan {
     ) -> Result<Self> {
         let [h, w] = config.sample_size;
         let pixels = h * w;
-        let floats = |what: &str, count: usize, role| gpu.buffer(what, (batch * count * 4) as u64, role);
+        let floats = |what: &str, count: usize, role| {
+            let bytes = (batch * count * 4) as u64;
+            // One sample fits, or the network would not have been made.
+            let fewer = |e| match e {
+                Error::Gpu(message) if batch > 1 => Error::Gpu(format!("{message}: try fewer samples at once")),
+                other => other,
+            };
+            gpu.buffer(what, bytes, role).map_err(fewer)
+        };
         let image = config.in_channels * pixels;
         let state = floats("the noisy batch", image, Role::Input)?;
         let noise = floats("the noise", image, Role::Input)?;

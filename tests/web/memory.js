@@ -5,9 +5,11 @@
 //
 // The load ends when every tensor is on the GPU; the network is not run, which takes minutes on a software GPU. What is
 // counted is the private memory of the renderer processes (RssAnon in /proc, so Linux only): the heaps of JavaScript and
-// WebAssembly in page and worker, and all that the browser keeps beside them there.
+// WebAssembly in page and worker, garbage included, and all that the browser keeps beside them there. With --heap it is
+// what the page itself is told, `performance.measureUserAgentSpecificMemory()`: what is reachable of both heaps.
+// --no-cache loads without the cache; DIST names another assembled site, so that two builds can be measured in turn.
 
-import { createReadStream, readFileSync, statSync } from "node:fs";
+import { createReadStream, existsSync, readFileSync, statSync } from "node:fs";
 import path from "node:path";
 
 import { launch, newPage } from "./browser.js";
@@ -15,26 +17,32 @@ import { startServer } from "./server.js";
 
 const model = path.resolve(process.argv[2]);
 const cache = !process.argv.includes("--no-cache");
-const server = await startServer();
-server.routes.set("/blank", { type: "text/html", body: "<!doctype html><title>blank</title>" });
+const heap = process.argv.includes("--heap");
+// A page is told its memory only when it is isolated from others.
+const headers = { "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp" };
+const server = await startServer({ headers });
+server.routes.set("/blank", { type: "text/html", body: "<!doctype html><title>blank</title>", headers });
 for (const name of ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json"]) {
   server.routes.set(`/model/${name}`, { type: "application/json", body: readFileSync(path.join(model, name)) });
 }
-const weights = path.join(model, "unet/diffusion_pytorch_model.safetensors");
+const names = ["", ".fp16", ".int8"].map((variant) => `unet/diffusion_pytorch_model${variant}.safetensors`);
+const name = names.find((name) => existsSync(path.join(model, name)));
+const weights = path.join(model, name);
 const { size } = statSync(weights);
-server.routes.set("/model/unet/diffusion_pytorch_model.safetensors", (request, response) => {
+server.routes.set(`/model/${name}`, (request, response) => {
   response.writeHead(200, { "Content-Type": "application/octet-stream", "Content-Length": size, ETag: '"1"' });
   if (request.method === "HEAD") response.end();
   else createReadStream(weights, { highWaterMark: 1 << 20 }).pipe(response);
 });
 
-const browser = await launch();
+const browser = await launch(heap ? ["--enable-blink-features=ForceEagerMeasureMemory"] : []);
 const page = await newPage(browser);
 await page.goto(`${server.origin}/blank`);
 const cdp = await browser.newBrowserCDPSession();
 
-/** Private memory of all renderers together, in bytes. */
+/** Private memory of all renderers together, or the page's own count, in bytes. */
 async function memory() {
+  if (heap) return page.evaluate(async () => (await performance.measureUserAgentSpecificMemory()).bytes);
   const { processInfo } = await cdp.send("SystemInfo.getProcessInfo");
   let sum = 0;
   for (const { type, id } of processInfo) {
@@ -51,7 +59,13 @@ await page.evaluate(async () => {
 await new Promise((resolve) => setTimeout(resolve, 2000));
 const before = await memory();
 let peak = before;
-const samples = setInterval(async () => (peak = Math.max(peak, await memory())), 100);
+let measuring = false;
+const samples = setInterval(async () => {
+  if (measuring) return;
+  measuring = true;
+  peak = Math.max(peak, await memory().catch(() => 0));
+  measuring = false;
+}, 100);
 const begin = performance.now();
 const { last, notices, error } = await page.evaluate(async (cache) => {
   const abort = new AbortController();
@@ -70,6 +84,7 @@ clearInterval(samples);
 const megabytes = (bytes) => Math.round(bytes / 1e5) / 10;
 console.log(
   JSON.stringify({
+    counted: heap ? "page" : "renderers",
     cache,
     file_mb: megabytes(size),
     loaded_mb: megabytes(last.bytes),

@@ -1,0 +1,50 @@
+// A GPU that is too small for a model says so, with both numbers, before any weights are fetched.
+
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { after, before, test } from "node:test";
+
+import { launch, newPage } from "./browser.js";
+import { DIST, startServer } from "./server.js";
+
+let server, browser;
+
+before(async () => {
+  server = await startServer();
+  browser = await launch();
+});
+after(async () => {
+  await browser?.close();
+  await server?.stop();
+});
+
+for (const [what, most] of [
+  ["a weight", 1000],
+  ["one image", 150_000],
+]) {
+  test(`buffers of at most ${most} bytes`, async () => {
+    // The adapter is asked in the worker, so that is where its limits must be lower.
+    const worker = readFileSync(`${DIST}/worker.js`, "utf8");
+    const lower = `for (const limit of ["maxBufferSize", "maxStorageBufferBindingSize"])
+      Object.defineProperty(GPUSupportedLimits.prototype, limit, { get: () => ${most} });`;
+    server.routes.set("/worker.js", { type: "text/javascript", body: `${lower}\n${worker}` });
+    server.log.length = 0;
+    const page = await newPage(browser);
+    try {
+      await page.goto(`${server.origin}/weights/mnist/model_index.json`);
+      const [code, message] = await page.evaluate(async () => {
+        const { ConsistencySampler } = await import("/consistency-sampler.js");
+        const loading = ConsistencySampler.load("/weights/mnist/", { cache: false });
+        return loading.then(() => ["loaded"], (error) => [error.code, error.message]);
+      });
+      assert.equal(code, "gpu");
+      const [, bytes] = new RegExp(`: ${what} needs a buffer of (\\d+) bytes, but this GPU's largest is ${most}$`).exec(message) ?? [];
+      assert.ok(Number(bytes) > most, message);
+      const fetched = server.log.filter(({ method, path }) => method === "GET" && path.endsWith(".safetensors"));
+      assert.deepEqual(fetched, [], "weights were fetched");
+    } finally {
+      server.routes.clear();
+      await page.context().close();
+    }
+  });
+}
