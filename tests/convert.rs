@@ -27,10 +27,10 @@ fn succeeds(arguments: &[&str]) -> String {
     String::from_utf8(ran.stdout).unwrap()
 }
 
-/// Sixteen samples of one call, in [0, 1].
+/// Eight samples of one call, in [0, 1].
 fn pictures(model: &Path, device: &str, output: &Path) -> Vec<f32> {
     let [model, file] = [model, output].map(|p| p.to_str().unwrap());
-    succeeds(&["sample", "--model", model, "--device", device, "--batch", "16", "--seed", "5", "--output", file]);
+    succeeds(&["sample", "--model", model, "--device", device, "--batch", "8", "--seed", "5", "--output", file]);
     let bytes = std::fs::read(output).unwrap();
     f32s(SafeTensors::deserialize(&bytes).unwrap().tensor("images").unwrap().data())
 }
