@@ -615,7 +615,7 @@ mod tests {
         );
         assert_eq!(
             error(&[["[8,14]", "[0,6]"], ["[0,8]", "[6,14]"]]),
-            "unexpected tensor a_scale: no 8-bit tensor a follows it"
+            "a: expected its scales a_scale before an 8-bit tensor, found none"
         );
         assert_eq!(
             error(&[["a_scale", "__metadata__"], ["[8,14]", "[0,6]"]]),
