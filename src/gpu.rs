@@ -72,7 +72,7 @@ impl GpuUNet {
         gpu.check()?;
         // What would fail at the first picture should fail before the weights come.
         for &floats in &arenas.lengths {
-            gpu.fits("one image", floats as u64 * 4, Role::Scratch)?;
+            gpu.fits("one image", floats as u64 * 4, device::Role::Scratch)?;
         }
         let store = Store::new(gpu, &program)?;
         Ok(Self { gpu: gpu.clone(), config: config.clone(), program, arenas, store, plan: None })

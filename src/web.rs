@@ -64,7 +64,7 @@ impl Device {
     /// Forgets the errors so far, of which one failure can bring several over some time; returns whether the device still
     /// works. One that was lost does not: it, and every model on it, must be made anew.
     pub fn forgive(&self) -> bool {
-        self.gpu.forgive()
+        self.processor.forgive()
     }
 }
 

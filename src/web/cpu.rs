@@ -22,6 +22,12 @@ impl Cpu {
         Ok(Self)
     }
 
+    /// It is never lost.
+    #[expect(clippy::unused_self, reason = "a GPU may be")]
+    pub fn forgive(&self) -> bool {
+        true
+    }
+
     /// What it is called where a GPU's name would stand.
     pub fn description(&self) -> &'static str {
         "CPU"
