@@ -86,12 +86,24 @@ describe("without WebGPU", () => {
 
   test("code that does not come is a network error", async () => {
     server.routes.set("/pkg-cpu/consistency_sampler_bg.wasm", { status: 404, body: "not here" });
+    // Another page has another worker, which has not opened the module yet.
+    const page = await newPage(browser);
     try {
-      const [code, message] = await page.evaluate(() => window.load().catch((error) => [error.code, error.message]));
+      await page.goto(`${server.origin}/weights/mnist/model_index.json`);
+      const load = () =>
+        page.evaluate(async () => {
+          const { ConsistencySampler } = await import("/consistency-sampler.js");
+          const loading = ConsistencySampler.load("/weights/mnist/", { cache: false });
+          return loading.then(({ info }) => [info.processor, ""], (error) => [error.code, error.message]);
+        });
+      const [code, message] = await load();
       assert.equal(code, "network");
       assert.match(message, /^the WebAssembly module for the CPU: /);
+      server.routes.clear();
+      assert.deepEqual(await load(), ["cpu", ""], "another try is another try");
     } finally {
       server.routes.clear();
+      await page.context().close();
     }
   });
 
