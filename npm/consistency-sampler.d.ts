@@ -12,7 +12,9 @@ export interface ModelInfo {
   classNames: string[] | null;
   /** Of the weights' files. */
   bytes: number;
-  /** The GPU, in the browser's words; may be empty. */
+  /** What computes: the GPU through WebGPU, or one core of the CPU in WebAssembly. */
+  processor: "gpu" | "cpu";
+  /** The GPU, in the browser's words, which may be none; or "CPU". */
   device: string;
   /** How many weights the network has. */
   parameters: number;
@@ -134,6 +136,8 @@ export interface LoadOptions {
   hub?: string | URL;
   /** Whether to keep the model in the browser, and to look for it there first; true by default. */
   cache?: boolean;
+  /** What must compute; by default the GPU and, in a browser without WebGPU, the CPU, with a notice. */
+  device?: "gpu" | "cpu";
   /** With connections that break or stall. */
   patience?: { tries?: number; delay?: number; stall?: number };
   /** Called a few times a second. */

@@ -2,7 +2,7 @@
 export class ConsistencySamplerError extends Error {
   /**
    * @param {string} code
-   *   unsupported: the browser has no usable WebGPU; network: no answer, or one that broke off; http: a status other than
+   *   unsupported: no usable WebGPU, and the CPU not wanted; network: no answer, or one that broke off; http: a status other than
    *   success, or a web page in place of a file; config, weights: a file of the model that is not what it should be, by
    *   its form, its length or its SHA-256;
    *   input: bad options; gpu: the GPU is too small, or gave up; busy: another call of this sampler is running;
