@@ -415,14 +415,15 @@ test("axe finds nothing, whatever is shown", async () => {
   await page.context().close();
 });
 
-test("without WebGPU the error says so, and what the tag holds is shown", async () => {
+test("with neither WebGPU nor the code for the CPU the error says so, and what the tag holds is shown", async () => {
   const worker = readFileSync(path.join(import.meta.dirname, "../../www/worker.js"), "utf8");
   server.routes.set("/worker.js", { type: "text/javascript", body: `Object.defineProperty(navigator, "gpu", { value: undefined });\n${worker}` });
+  server.routes.set("/pkg-cpu/consistency_sampler.js", { status: 404, body: "not here" });
   const page = await open(`<consistency-sampler model="${MODEL}">Digits, as a picture.</consistency-sampler>`);
   const [{ detail }] = await events(page, "error");
-  server.routes.delete("/worker.js");
-  assert.equal(detail.code, "unsupported");
+  ["/worker.js", "/pkg-cpu/consistency_sampler.js"].forEach((path) => server.routes.delete(path));
+  assert.equal(detail.code, "network");
+  assert.match(detail.message, /the WebAssembly module for the CPU/);
   assert.ok(await page.getByText("Digits, as a picture.").isVisible());
-  assert.equal(await page.getByRole("button", { name: "Retry" }).count(), 0);
   await page.context().close();
 });
