@@ -14,12 +14,8 @@ const CSS = `
 :host([hidden]), [hidden] { display: none !important; }
 * { box-sizing: border-box; }
 [part~="stage"] { display: grid; place-items: center; max-height: var(--consistency-sampler-max-height, 30rem); min-height: 3rem; }
-[part~="stage"] > * { grid-area: 1 / 1; }
 [part~="canvas"], [part~="poster"] { image-rendering: pixelated; border-radius: var(--radius); background: var(--tile); }
-[part~="poster"] { width: 100%; max-height: inherit; object-fit: contain; background: none; }
-slot[name="poster"] { max-height: inherit; }
-[part~="progress"] { align-self: end; width: min(100%, 24rem); padding: 0.5rem; }
-[part~="progress"]:not([hidden]) { display: block; }
+[part~="progress"] { width: min(100%, 24rem); margin: 0.5rem auto 0; }
 [part~="bar"] { display: block; width: 100%; height: 0.5rem; accent-color: var(--consistency-sampler-accent, auto); }
 [part~="status"], [part~="amount"], [part~="error"], [part~="notice"] { margin: 0.5rem 0 0; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 [part~="status"], [part~="amount"], [part~="notice"] { color: var(--muted); font-size: 0.875em; }

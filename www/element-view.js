@@ -16,7 +16,7 @@ export class View {
   #barText = make("p", { part: "amount", id: "bar-text" });
   #bar = make("progress", { part: "bar", "aria-labelledby": "bar-text" });
   #progress = make("div", { part: "progress", hidden: true }, this.#bar, this.#barText);
-  #stage = make("div", { part: "stage" }, this.#posterSlot, this.#canvas, this.#progress);
+  #stage = make("div", { part: "stage" }, this.#posterSlot, this.#canvas);
   #status = make("p", { part: "status", role: "status" });
   #error = make("p", { part: "error", role: "alert", hidden: true });
   #notice = make("p", { part: "notice", role: "note", hidden: true });
@@ -32,12 +32,13 @@ export class View {
   constructor(root, { generate, cancel, retry }) {
     root.adoptedStyleSheets = [styles()];
     const caption = make("slot", { name: "caption" });
-    root.append(this.#stage, caption, this.#status, this.#error, this.#fallback, this.#retry, this.#notice, this.#controls);
+    root.append(this.#stage, this.#progress, caption, this.#status, this.#error, this.#fallback, this.#retry, this.#notice, this.#controls);
     // The default slot is for where nothing else can be shown; see `fail`.
     this.#retry.hidden = true;
     this.#retry.addEventListener("click", retry);
     this.#generate.addEventListener("click", () => enabled(this.#generate) && generate());
     this.#cancel.addEventListener("click", () => enabled(this.#cancel) && cancel());
+    this.#poster.addEventListener("load", () => this.#fit());
     this.busy(false);
     new ResizeObserver(() => this.#fit()).observe(this.#stage);
   }
@@ -116,11 +117,16 @@ export class View {
 
   /** Gives each pixel of an image as many whole pixels of the screen as there is room for. */
   #fit() {
-    const { width, height } = this.#canvas;
     const tallest = parseFloat(getComputedStyle(this.#stage).maxHeight) || Infinity;
-    const room = Math.min(this.#stage.clientWidth / width, tallest / height);
-    const whole = Math.floor(room * devicePixelRatio) / devicePixelRatio;
-    this.#canvas.style.width = `${width * (whole || room)}px`;
+    const { naturalWidth, naturalHeight } = this.#poster;
+    for (const [picture, width, height] of [
+      [this.#canvas, this.#canvas.width, this.#canvas.height],
+      [this.#poster, naturalWidth, naturalHeight],
+    ]) {
+      const room = Math.min(this.#stage.clientWidth / width, tallest / height);
+      const whole = Math.floor(room * devicePixelRatio) / devicePixelRatio;
+      picture.style.width = `${width * (whole || room)}px`;
+    }
   }
 }
 

@@ -4,6 +4,7 @@ import { ConsistencySampler, ConsistencySamplerError } from "./consistency-sampl
 import { View, many } from "./element-view.js";
 
 const TEXTS = ["model", "revision", "hub", "poster", "alt", "loading"];
+const LOADING = ["lazy", "eager", "manual"];
 /** Attributes that hold a whole number, with the least one and the one that counts when there is none. */
 const NUMBERS = { seed: [0, 0], steps: [1, 1], count: [1, 1], columns: [1, null] };
 /** Attributes that hold whole numbers separated by commas, and their properties. */
@@ -72,7 +73,7 @@ export class ConsistencySamplerElement extends (globalThis.HTMLElement ?? Object
     if (name === "poster") view.poster = value && new URL(value, this.baseURI).href;
     if (name === "controls") view.controls = value !== null;
     if (name === "alt") view.alt = value ?? "";
-    if (name === "columns") view.columns = Math.max(1, Number(this.columns)) || null;
+    if (name === "columns") view.columns = this.#columns();
     if (name === "alt" || name === "columns") view.draw();
     if (name === "loading" && this.isConnected) this.connectedCallback();
     if (SOURCE.includes(name)) this.#unload();
@@ -274,6 +275,17 @@ export class ConsistencySamplerElement extends (globalThis.HTMLElement ?? Object
     return text === null ? NUMBERS[name][1] : whole(name, text, NUMBERS[name][0]);
   }
 
+  /** Nothing is drawn anew for another number of columns, so what is wrong with it is told at once. */
+  #columns() {
+    try {
+      const columns = this.#number("columns");
+      return columns && Number(columns);
+    } catch (error) {
+      this.#report(error, { aborted: false });
+      return null;
+    }
+  }
+
   #list(name) {
     return this.getAttribute(name)?.split(",").map((text) => whole(name, text.trim(), 0)) ?? null;
   }
@@ -300,7 +312,8 @@ export class ConsistencySamplerElement extends (globalThis.HTMLElement ?? Object
     };
     for (const name of TEXTS) {
       reflect(name, name, function () {
-        return this.getAttribute(name) ?? (name === "loading" ? "lazy" : "");
+        const text = this.getAttribute(name) ?? "";
+        return name === "loading" && !LOADING.includes(text) ? "lazy" : text;
       });
     }
     for (const name of Object.keys(NUMBERS)) {

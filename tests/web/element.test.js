@@ -68,11 +68,11 @@ const heard = (page, name, id = "") =>
 
 /** Waits until something holds; the policy of these pages forbids what Playwright's own waiting does. */
 async function until(holds, what) {
-  const end = Date.now() + 120_000;
+  const end = Date.now() + 300_000;
   for (;;) {
     const value = await holds();
     if (value) return value;
-    assert.ok(Date.now() < end, `two minutes, and still not: ${what}`);
+    assert.ok(Date.now() < end, `five minutes, and still not: ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
 }
@@ -282,6 +282,9 @@ test("numbers that are none are typed errors, whichever attribute they stand in,
     await events(page, "sample", good + 1);
     assert.equal(await page.getByRole("alert").isVisible(), false, "the error is gone");
   }
+  await page.evaluate(() => document.querySelector("consistency-sampler").setAttribute("columns", "0.5"));
+  const { detail } = (await events(page, "error", errors + 1)).at(-1);
+  assert.deepEqual([detail.code, detail.message], ["input", 'columns: expected a whole number from 1, found "0.5"']);
   const rejected = await page.evaluate(() =>
     document.querySelector("consistency-sampler").sample({ count: -3 }).catch(({ name, code }) => [name, code]),
   );
