@@ -180,13 +180,10 @@ impl Model {
         object(&entries.map(|(key, value)| (key, value.into()))).map(Into::into)
     }
 
-    /// `{timesteps, sigmas}` of a number of evenly spaced steps or of an explicit list; throws for bad ones.
-    pub fn schedule(&self, num_inference_steps: Option<u32>, timesteps: Option<Vec<u32>>) -> JsResult<Object> {
-        let request = Request {
-            num_inference_steps: num_inference_steps.map(|n| n as usize),
-            timesteps: timesteps.map(|list| list.iter().map(|&t| t as usize).collect()),
-            ..Default::default()
-        };
+    /// `{timesteps, sigmas}` of `options`, a number of evenly spaced steps or an explicit list:
+    /// `{numInferenceSteps?, timesteps?}`; throws for bad ones.
+    pub fn schedule(&self, options: &Object) -> JsResult<Object> {
+        let request = Options(options).request(&self.config)?;
         let schedule = request.schedule(&self.scheduler).map_err(to_js)?;
         let timesteps: Array = schedule.timesteps.iter().map(|&t| JsValue::from(t as u32)).collect();
         let sigmas: Array = schedule.steps.iter().map(|s| JsValue::from(s.sigma)).collect();

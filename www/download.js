@@ -257,7 +257,7 @@ export async function failing(code, subject, action) {
     return await action();
   } catch (error) {
     if (error instanceof Failure) throw error;
-    throw new Failure(code ?? codeOf(error), `${subject}: ${error.message ?? error}`);
+    throw Object.assign(new Failure(code ?? codeOf(error), `${subject}: ${error.message ?? error}`), { cause: error });
   }
 }
 

@@ -1,6 +1,7 @@
 // The one worker of a page and the models in it, each of them once, however many samplers hold it.
 //
-// The worker begins with the first model and ends with the last; `worker.js` is the other end of its messages.
+// The worker begins with the first model and ends with the last; `worker.js` is the other end of its messages. When it
+// ends by itself, or its GPU is lost, another one takes its place, once for each call that was under way.
 
 import { ConsistencySamplerError } from "./error.js";
 import { keyOf } from "./model-source.js";
@@ -9,7 +10,9 @@ import { keyOf } from "./model-source.js";
 let worker = null;
 /** The models by what identifies them. */
 const models = new Map();
-/** What is done with the worker's answers, by the calls' ids. */
+/** Ends the watch over the worker's life. */
+let watch = null;
+/** The calls under way by their ids: `{ model, message, resolve, reject, onEvent, posted, again }`. */
 const calls = new Map();
 let lastId = 0;
 
@@ -22,8 +25,12 @@ export class SharedModel {
   /** Who holds it, each a function that is told of the load. */
   #holders = new Set();
   #lastEvent = null;
-  /** What ended the worker that had this model; null while all is well. */
-  #failure = null;
+  /** What "load" is called with. */
+  #source;
+  /** Why the worker that had the model is gone, as long as no other one has it. */
+  #lost = null;
+  /** The load that brings it back; null when there is none under way. */
+  #reloading = null;
 
   /**
    * The model of a source for one more holder, who leaves it by `leave`. Files are nobody else's.
@@ -45,15 +52,20 @@ export class SharedModel {
 
   constructor(key, source, options) {
     this.#key = key;
-    this.loaded = this.call("load", { source, ...options }, (event) => {
+    this.#source = { source, ...options };
+    this.loaded = this.call("load", this.#source, (event) => {
       if (!event.notice) this.#lastEvent = event;
-      this.#holders.forEach((holder) => holder(event));
+      this.#tell(event);
     }).answer;
     this.loaded.then(
       () => (this.#lastEvent = null),
       // The next who asks shall have another try.
       () => this.#forget(),
     );
+  }
+
+  #tell(event) {
+    this.#holders.forEach((holder) => holder(event));
   }
 
   /** Gives the model up; with its last holder it goes, whatever is under way. */
@@ -63,8 +75,7 @@ export class SharedModel {
     this.#forget();
     worker?.postMessage({ method: "dispose", model: this.#id });
     if (models.size || !worker) return;
-    worker.terminate();
-    worker = null;
+    stop();
     calls.clear();
   }
 
@@ -72,23 +83,68 @@ export class SharedModel {
    * Calls a method of the worker. Calls of the network wait for those before them; `cancel` takes one back, or stops
    * it after the network call under way, whereupon it answers `{ cancelled: true }`.
    */
-  call(method, params, onEvent) {
-    if (this.#failure) return { answer: Promise.reject(this.#failure), cancel() {} };
+  call(method, params, onEvent, again = false) {
     const id = ++lastId;
-    worker ??= start();
-    worker.postMessage({ id, model: this.#id, method, params });
-    const answer = new Promise((resolve, reject) => calls.set(id, { resolve, reject, onEvent }));
-    return { answer, cancel: () => worker?.postMessage({ method: "cancel", id }) };
+    const message = { id, model: this.#id, method, params };
+    const call = { model: this, message, onEvent, posted: false, again };
+    const answer = new Promise((resolve, reject) => Object.assign(call, { resolve, reject }));
+    calls.set(id, call);
+    try {
+      this.#post(call);
+    } catch (error) {
+      calls.delete(id);
+      throw error;
+    }
+    const cancel = () => {
+      if (call.posted) worker?.postMessage({ method: "cancel", id });
+      else if (calls.delete(id)) call.resolve({ cancelled: true });
+    };
+    return { answer, cancel };
   }
 
-  /** The worker failed, and every model with it. */
-  static fail(error) {
-    worker.terminate();
-    worker = null;
-    for (const model of models.values()) model.#failure = error;
-    models.clear();
-    calls.forEach(({ reject }) => reject(error));
-    calls.clear();
+  /** Sends a call to the worker, once that has the model. */
+  #post(call) {
+    call.posted = false;
+    if (this.#lost && call.message.method !== "load") {
+      this.#reloading ??= this.#reload(call.again).finally(() => (this.#reloading = null));
+      this.#reloading.then(
+        () => calls.has(call.message.id) && this.#post(call),
+        (error) => calls.delete(call.message.id) && call.reject(error),
+      );
+      return;
+    }
+    worker ??= start();
+    worker.postMessage(call.message);
+    call.posted = true;
+  }
+
+  async #reload(again) {
+    this.#tell({ notice: `${this.#lost.message}: the model is loaded again, and what was under way begins anew` });
+    await this.call("load", this.#source, (event) => event.notice && this.#tell(event), again).answer;
+    this.#lost = null;
+  }
+
+  /**
+   * The worker or its GPU is gone, and every model with it. What was under way is done again in another worker; what is
+   * lost for a second time rejects with `error`, and the next call brings its model back.
+   */
+  static restart(error) {
+    stop();
+    const interrupted = [...calls.values()];
+    const first = new Set(interrupted.filter(({ message }) => message.method === "load").map(({ model }) => model));
+    for (const model of models.values()) if (!first.has(model) || model.#lost) model.#lost = error;
+    for (const call of interrupted) {
+      // What waits for its model to come back has not begun.
+      if (!call.posted) continue;
+      if (call.again) {
+        calls.delete(call.message.id);
+        call.reject(error);
+      } else {
+        call.again = true;
+        call.model.#post(call);
+        if (first.has(call.model)) call.model.#tell({ notice: `${error.message}: the load begins anew` });
+      }
+    }
   }
 
   #forget() {
@@ -102,15 +158,32 @@ function start() {
   // Nothing is known about an error outside a call, least of all whether the worker still works.
   worker.onerror = (event) => {
     event.preventDefault();
-    SharedModel.fail(new ConsistencySamplerError("failed", `the worker failed: ${event.message ?? "its script did not load"}`));
+    const reason = event.message ?? "its script did not load";
+    SharedModel.restart(new ConsistencySamplerError("failed", `the worker failed: ${reason}`));
   };
+  // The browser may end a worker and say nothing; but then it frees the lock that the worker held.
+  worker.postMessage({ method: "watch", params: `consistency-sampler ${crypto.randomUUID()}` });
+  watch = new AbortController();
   return worker;
 }
 
-function receive({ id, event, error, result }) {
+function stop() {
+  watch?.abort();
+  worker?.terminate();
+  worker = watch = null;
+}
+
+function receive({ id, event, error, result, watched }) {
+  if (watched) {
+    const ended = () => SharedModel.restart(new ConsistencySamplerError("failed", "the worker was ended"));
+    navigator.locks.request(watched, { signal: watch.signal }, ended).catch(() => {});
+    return;
+  }
   const call = calls.get(id);
   if (event) return call?.onEvent?.(event);
+  const failure = error && new ConsistencySamplerError(error.code, error.message);
+  if (error?.fatal) return SharedModel.restart(failure);
   calls.delete(id);
-  if (error) call?.reject(new ConsistencySamplerError(error.code, error.message));
+  if (error) call?.reject(failure);
   else call?.resolve(result);
 }

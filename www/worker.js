@@ -13,24 +13,52 @@ import { openProcessor } from "./processor.js";
 
 /** How often the download is reported, in milliseconds. */
 const PROGRESS_INTERVAL = 100;
+/** How long the browser may take to report all that goes with an error of the GPU, in milliseconds. */
+const SETTLING = 200;
 
 /** The models by the page's numbers: `{ abort, model, turn }`, see `load`. */
 const models = new Map();
 /** What cancels a call of the network that waits or runs, by the call's id. */
 const cancels = new Map();
+/** What the newest model is on; models on the GPU share one device. */
+let processor = null;
 
 const methods = { load, schedule, sample, denoise };
 
 self.onmessage = async ({ data: { id, model, method, params } }) => {
   if (method === "cancel") return cancels.get(id)?.();
   if (method === "dispose") return dispose(model);
+  if (method === "watch") return watched(params);
   const emit = (event, transfer = []) => self.postMessage({ id, event }, transfer);
   try {
     self.postMessage({ id, result: await methods[method](model, params, emit, id) });
   } catch (error) {
-    self.postMessage({ id, error: { code: codeOf(error), message: error.message ?? String(error) } });
+    self.postMessage({ id, error: await told(error) });
   }
 };
+
+/** Holds a lock as long as this worker lives: the page learns of the worker's end by getting it. */
+function watched(lock) {
+  const forever = () => {
+    self.postMessage({ watched: lock });
+    return new Promise(() => {});
+  };
+  // A page without an origin of its own has no locks; it does without.
+  navigator.locks?.request(lock, forever).catch(() => {});
+}
+
+/** An error as the page is told of it. */
+async function told(error) {
+  const message = error.message ?? String(error);
+  // The module's memory ran out, or it has a defect; its state is not known any more.
+  if ((error.cause ?? error) instanceof WebAssembly.RuntimeError) return { code: "failed", message, fatal: true };
+  const code = codeOf(error);
+  if (code !== "gpu" || !processor) return { code, message };
+  // The browser reports a loss, and errors that follow from another, some time after the call that failed by them.
+  await new Promise((resolve) => setTimeout(resolve, SETTLING));
+  if (processor.forgive()) return { code, message };
+  return { code: "lost", message: /lost/.test(message) ? message : `${message}: the GPU device was lost`, fatal: true };
+}
 
 async function load(number, { source, cached, patience, device: wanted }, emit) {
   const abort = new AbortController();
@@ -40,6 +68,7 @@ async function load(number, { source, cached, patience, device: wanted }, emit) 
   const shelf = await Shelf.open(cached ? keyOf(source) : null, (notice) => emit({ notice }));
   const opening = openProcessor(wanted, (notice) => emit({ notice }));
   const [{ Loader, device, kind }, about] = await Promise.all([opening, describeOrRecall(source, shelf)]);
+  processor = device;
   const { name, revision, licence, classNames, texts, single, weights } = about;
   const configs = CONFIGS.map((path) => texts[path]);
   const meter = new Meter(weights, emit);
@@ -77,8 +106,8 @@ function dispose(number) {
   entry?.turn.then(() => entry.model?.free());
 }
 
-function schedule(number, { numInferenceSteps, timesteps }) {
-  return models.get(number).model.schedule(numInferenceSteps, timesteps && Uint32Array.from(timesteps));
+function schedule(number, options) {
+  return models.get(number).model.schedule(options);
 }
 
 function sample(number, options, emit, id) {
