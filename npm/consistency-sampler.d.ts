@@ -142,7 +142,7 @@ export interface LoadOptions {
   patience?: { tries?: number; delay?: number; stall?: number };
   /** Called a few times a second. */
   onProgress?: (progress: LoadProgress) => void;
-  /** Told what a person should know though the load goes on. */
+  /** Told what a person should know though it goes on, later also that a lost GPU was replaced. */
   onNotice?: (notice: string) => void;
   /** Stops the load at once. */
   signal?: AbortSignal;
@@ -165,6 +165,7 @@ export type ErrorCode =
   | "weights"
   | "input"
   | "gpu"
+  | "lost"
   | "busy"
   | "disposed"
   | "failed";

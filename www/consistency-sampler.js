@@ -101,8 +101,9 @@ export class ConsistencySampler {
    *   CPU, with a notice
    * @param {Partial<import("./download.js").Patience>} [options.patience]  with connections that break or stall
    * @param {(progress: LoadProgress) => void} [options.onProgress]  called a few times a second
-   * @param {(notice: string) => void} [options.onNotice]  told what a person should know though the load goes on: that
-   *   the model could not be kept, that there is no connection and the kept copy is used, or that the CPU computes
+   * @param {(notice: string) => void} [options.onNotice]  told what a person should know though it goes on: that
+   *   the model could not be kept, that there is no connection and the kept copy is used, or that the CPU computes; later,
+   *   too, that the GPU or its worker was lost: the model is loaded again, and what was under way begins anew
    * @param {AbortSignal} [options.signal]  stops the load at once and frees the GPU; what has come stays in the cache,
    *   and the next load goes on from there
    * @returns {Promise<ConsistencySampler>}

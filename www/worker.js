@@ -20,8 +20,8 @@ const SETTLING = 200;
 const models = new Map();
 /** What cancels a call of the network that waits or runs, by the call's id. */
 const cancels = new Map();
-/** What the newest model is on; models on the GPU share one device. */
-let processor = null;
+/** The GPU's device, which its models share; null when there is none. */
+let gpu = null;
 
 const methods = { load, schedule, sample, denoise };
 
@@ -53,10 +53,10 @@ async function told(error) {
   // The module's memory ran out, or it has a defect; its state is not known any more.
   if ((error.cause ?? error) instanceof WebAssembly.RuntimeError) return { code: "failed", message, fatal: true };
   const code = codeOf(error);
-  if (code !== "gpu" || !processor) return { code, message };
+  if (code !== "gpu" || !gpu) return { code, message };
   // The browser reports a loss, and errors that follow from another, some time after the call that failed by them.
   await new Promise((resolve) => setTimeout(resolve, SETTLING));
-  if (processor.forgive()) return { code, message };
+  if (gpu.forgive()) return { code, message };
   return { code: "lost", message: /lost/.test(message) ? message : `${message}: the GPU device was lost`, fatal: true };
 }
 
@@ -68,7 +68,7 @@ async function load(number, { source, cached, patience, device: wanted }, emit) 
   const shelf = await Shelf.open(cached ? keyOf(source) : null, (notice) => emit({ notice }));
   const opening = openProcessor(wanted, (notice) => emit({ notice }));
   const [{ Loader, device, kind }, about] = await Promise.all([opening, describeOrRecall(source, shelf)]);
-  processor = device;
+  if (kind === "gpu") gpu = device;
   const { name, revision, licence, classNames, texts, single, weights } = about;
   const configs = CONFIGS.map((path) => texts[path]);
   const meter = new Meter(weights, emit);
