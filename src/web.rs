@@ -397,7 +397,9 @@ impl Options<'_> {
         let Some(value) = self.get(key) else {
             return Ok(None);
         };
-        let values = js_sys::try_iter(&value)?.ok_or_else(|| expected(key, "a list of numbers", &value))?;
+        // A number or a string has no properties to be asked for.
+        let values = if value.is_object() { js_sys::try_iter(&value)? } else { None };
+        let values = values.ok_or_else(|| expected(key, "a list of numbers", &value))?;
         values.map(|v| item(&v?, key)).collect::<JsResult<_>>().map(Some)
     }
 }
