@@ -89,7 +89,7 @@ describe("a GPU that is not to be had", () => {
   });
 
   test("because its limits are too small names both numbers, before the weights are asked for", async () => {
-    const limits = "{ maxBufferSize: 4096, maxStorageBufferBindingSize: 4096, maxComputeWorkgroupsPerDimension: 65535 }";
+    const limits = "{ maxBufferSize: 512, maxStorageBufferBindingSize: 512, maxComputeWorkgroupsPerDimension: 65535 }";
     hookAll(
       server,
       `Object.defineProperty(GPUAdapter.prototype, "limits", { get: () => (${limits}) });
@@ -99,7 +99,7 @@ describe("a GPU that is not to be had", () => {
     server.log.length = 0;
     const { code, message } = await refusal();
     assert.equal(code, "gpu");
-    assert.match(message, /needs a buffer of \d+ bytes, but this GPU's largest is 4096/);
+    assert.match(message, /needs a buffer of \d+ bytes, but this GPU's largest is 512/);
     assert.deepEqual(server.log.filter(({ method, path }) => method === "GET" && path.endsWith(".safetensors")), []);
   });
 });
