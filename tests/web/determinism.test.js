@@ -1,0 +1,90 @@
+// One seed, one picture: the command line on CPU and GPU and the page on the GPU, pixel by pixel within 1/255, for each
+// shipped model.
+
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { after, before, test } from "node:test";
+
+import { launch, newPage } from "./browser.js";
+import { parse } from "./safetensors.js";
+import { startServer } from "./server.js";
+
+const ROOT = path.join(import.meta.dirname, "../..");
+/** The native tests leave it there; `COMMAND` names another one. */
+const COMMAND = process.env.COMMAND ?? path.join(ROOT, "target/release/consistency-sampler");
+const models = readdirSync(path.join(ROOT, "weights")).filter((name) =>
+  existsSync(path.join(ROOT, "weights", name, "model_index.json")),
+);
+const REQUEST = { seed: 20, count: 2, numInferenceSteps: 2 };
+
+let server, browser, page;
+
+before(async () => {
+  server = await startServer();
+  browser = await launch();
+  page = await newPage(browser);
+  server.routes.set("/blank", { type: "text/html", body: "<!doctype html><title>blank</title>" });
+  await page.goto(`${server.origin}/blank`);
+});
+after(async () => {
+  await browser?.close();
+  await server?.stop();
+});
+
+for (const name of models) {
+  const missing = !existsSync(COMMAND) && "the command line is not built: `cargo xtask test` builds it before this";
+  test(`${name} draws one picture from a seed, wherever it runs`, { skip: missing }, async () => {
+    const pictures = { page: await inThePage(name) };
+    for (const device of ["cpu", "gpu"]) pictures[device] = natively(name, device);
+    assert.ok(new Set(pictures.page).size > 20, "it is a picture");
+    for (const [one, other] of [["page", "cpu"], ["page", "gpu"], ["cpu", "gpu"]]) {
+      assert.equal(pictures[one].length, pictures[other].length);
+      const differences = pictures[one].map((value, i) => Math.abs(value - pictures[other][i]));
+      const most = differences.reduce((a, b) => Math.max(a, b));
+      assert.ok(most <= 1, `${one} and ${other} differ by ${most}/255 in a pixel`);
+    }
+  });
+}
+
+/** The pixels' bytes, (count, H, W, channels), grey once. */
+async function inThePage(name) {
+  const { pixels, channels } = await page.evaluate(
+    async ([name, request]) => {
+      const { ConsistencySampler } = await import("/consistency-sampler.js");
+      const sampler = await ConsistencySampler.load(`/weights/${name}/`, { cache: false });
+      let pixels;
+      await sampler.sample({ ...request, onStep: (step) => (pixels = step.pixels) });
+      const { channels } = sampler.info;
+      sampler.dispose();
+      return { pixels: Array.from(pixels), channels };
+    },
+    [name, REQUEST],
+  );
+  return pixels.filter((_, i) => i % 4 < channels);
+}
+
+/** The same of the command line. */
+function natively(name, device) {
+  const folder = mkdtempSync(path.join(tmpdir(), "determinism-"));
+  try {
+    const output = path.join(folder, "images.safetensors");
+    const { seed, count, numInferenceSteps } = REQUEST;
+    const model = path.join(ROOT, "weights", name);
+    const options = ["--seed", seed, "--batch", count, "--num-inference-steps", numInferenceSteps, "--output", output];
+    execFileSync(COMMAND, ["sample", "--device", device, "--model", model, ...options.map(String)], { stdio: "pipe" });
+    const { shape, values } = parse(readFileSync(output)).images;
+    const [batch, channels, height, width] = shape;
+    const bytes = [];
+    for (let b = 0; b < batch; b++) {
+      for (let p = 0; p < height * width; p++) {
+        for (let c = 0; c < channels; c++) bytes.push(Math.round(255 * values[(b * channels + c) * height * width + p]));
+      }
+    }
+    return bytes;
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
