@@ -23,6 +23,8 @@ let server, browser;
 
 before(async () => {
   server = await startServer();
+  // Browsers ask for it unasked.
+  server.routes.set("/favicon.ico", { type: "image/x-icon", body: "" });
   browser = await launch();
 });
 after(async () => {
