@@ -36,7 +36,7 @@ after(async () => {
 
 for (const name of models) {
   const missing = !existsSync(COMMAND) && "the command line is not built: `cargo xtask test` builds it before this";
-  test(`${name} draws one picture from a seed, wherever it runs`, { skip: missing, todo: "not yet seen to pass" }, async () => {
+  test(`${name} draws one picture from a seed, wherever it runs`, { skip: missing }, async () => {
     const pictures = { page: await inThePage(name) };
     for (const device of ["cpu", "gpu"]) pictures[device] = natively(name, device);
     assert.ok(new Set(pictures.page).size > 20, "it is a picture");
