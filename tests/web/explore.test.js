@@ -106,7 +106,7 @@ test("the way to another kept sample is walked with a slider, and its ends are t
   const walk = async (amount) => {
     await slider.fill(amount);
     await page.waitForFunction((amount) => new URLSearchParams(location.search).get("amount") === amount, amount, {
-      timeout: 60_000,
+      timeout: 120_000,
     });
     return subject();
   };

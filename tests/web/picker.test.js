@@ -61,7 +61,7 @@ test("a link to another site's model loads it when the person says so, and asks 
 
   await page.setViewportSize({ width: 360, height: 740 });
   await page.screenshot({ path: path.join(SCREENSHOTS, "model-phone.png"), fullPage: true });
-  const list = page.getByRole("listitem");
+  const list = page.locator("#kept").getByRole("listitem");
   assert.equal(await list.count(), 1);
   assert.match(await list.textContent(), /models\/small\/, 0\.1 MB/);
   await page.getByRole("button", { name: /^Delete / }).click();

@@ -63,20 +63,26 @@ export function explain({ runner, fail }) {
 
   function compute() {
     if (!visible || !sample) return;
-    const of = sample;
     slider.disabled = false;
     pair();
+    computeNext();
+  }
+
+  /** One point at a time, so that what a person waits for comes in between. */
+  function computeNext() {
+    const of = sample;
+    const point = noisy.findIndex((_, i) => !done.has(i));
+    if (point < 0) return;
     runner.latest("path", async (sampler, signal) => {
-      for (let i = 0; i < POINTS && of === sample; i++) {
-        if (done.has(i)) continue;
-        const { width, height } = sample;
-        const result = await denoise(sampler, signal, i / (POINTS - 1));
-        if (of !== sample) return;
-        paint(noisy[i], { pixels: result.noisy, width, height });
-        paint(answers[i], { pixels: result.denoised, width, height });
-        done.add(i);
-        fit();
-      }
+      if (of !== sample) return;
+      const { width, height } = sample;
+      const result = await denoise(sampler, signal, point / (POINTS - 1));
+      if (of !== sample) return;
+      paint(noisy[point], { pixels: result.noisy, width, height });
+      paint(answers[point], { pixels: result.denoised, width, height });
+      done.add(point);
+      fit();
+      computeNext();
     });
   }
 
