@@ -33,6 +33,9 @@ pub struct Options {
     /// The runtimes
     #[arg(long, value_delimiter = ',', default_values = ["ours", "onnxruntime_web", "burn_wgpu"])]
     runtimes: Vec<String>,
+    /// onnxruntime-web's graphs: with GroupNormalization, with InstanceNormalization
+    #[arg(long, value_delimiter = ',', default_values = ["fused", "plain"])]
+    graphs: Vec<String>,
     /// Timed rounds of each case, at least
     #[arg(long, default_value_t = 3, value_parser = value_parser!(u32).range(1..))]
     rounds: u32,
@@ -82,6 +85,7 @@ pub fn bench(project: &Project, options: &Options) -> Result<()> {
         .arg(format!("--models={}", list(&options.models)))
         .arg(format!("--batches={}", list(&batches)))
         .arg(format!("--runtimes={}", list(&options.runtimes)))
+        .arg(format!("--graphs={}", list(&options.graphs)))
         .arg(format!("--rounds={}", options.rounds))
         .arg(format!("--seconds={}", options.seconds))
         .arg(format!("--cold={}", options.cold))

@@ -4,6 +4,7 @@ import path from "node:path";
 
 import { launch, newPage } from "../browser.js";
 import { startServer } from "../server.js";
+import { cpuOfChildren } from "./cpu.js";
 import { packedSizes } from "./sizes.js";
 
 /** Each runtime's worker in `page/`, by its key in the result. */
@@ -37,7 +38,8 @@ export function serveBench(folders = {}) {
  * Measures every model at every batch size; returns `{ browser, adapter, cases }`.
  *
  * `models` are `{ name, folder, onnx: { [graph]: address } }`, the folder an address of the server; `runtimes` are keys of
- * RUNTIMES. A case is timed for at least `rounds` rounds and on until `seconds` have passed. `cold` is how many cold pages
+ * RUNTIMES. Beside every time stands the CPU time of the browser's processes, which other work on the machine leaves alone.
+ * A case is timed for at least `rounds` rounds and on until `seconds` have passed. `cold` is how many cold pages
  * are opened for each runtime; each makes one image, so a model's cases share those figures. `log` is told what goes on. A
  * runtime other than ours that fails or computes something else has `error` in place of its figures.
  */
@@ -110,8 +112,10 @@ async function coldPages(server, { folder, shape, classes, name }, contenders, {
       try {
         const page = await newPage(browser);
         server.served.length = 0;
+        const cpu = cpuOfChildren();
         await page.goto(`${server.origin}/bench/cold.html?case=${encodeURIComponent(JSON.stringify(wanted))}`);
         const { pixels, ...times } = await page.evaluate(() => window.done);
+        times.first_image_cpu_ms = cpuOfChildren() - cpu;
         const plain = new Set(pixels).size < 3;
         if (plain) throw new Error(`${runtime}, ${name}: expected a picture, found one of a single shade`);
         code[runtime] = server.served.filter((file) => /\.(js|mjs|wasm)$/.test(file) && !file.startsWith(PAGE));
@@ -127,7 +131,9 @@ async function coldPages(server, { folder, shape, classes, name }, contenders, {
   return Object.fromEntries(
     contenders.map(({ runtime }) => {
       const figure = (key) => median(samples[runtime].map((sample) => sample[key]));
-      const times = { ready_ms: figure("ready_ms"), first_image_ms: figure("first_image_ms") };
+      const times = Object.fromEntries(
+        ["ready_ms", "first_image_ms", "first_image_cpu_ms"].map((key) => [key, figure(key)]),
+      );
       const range = spread(samples[runtime].map(({ first_image_ms }) => first_image_ms));
       return [
         runtime,
@@ -181,6 +187,7 @@ async function steadyForwards(browser, server, model, batch, contenders, { round
           );
         }
         entry.times = [];
+        entry.cpu = [];
       } catch (error) {
         if (runtime.startsWith("ours")) throw error;
         log(`${what}: ${error.message}`);
@@ -198,16 +205,18 @@ async function steadyForwards(browser, server, model, batch, contenders, { round
       round++
     ) {
       for (const entry of timed) {
+        const cpu = cpuOfChildren();
         const { ms, dispatches, submits } = await page.evaluate(async (i) => {
           const { output, ...rest } = await window.forward(i);
           return rest;
         }, entry.worker);
         entry.times.push(ms);
+        entry.cpu.push(cpuOfChildren() - cpu);
         Object.assign(entry, { dispatches, submits });
       }
     }
     let adapter = null;
-    for (const { times, worker, ...entry } of timed) {
+    for (const { times, cpu, worker, ...entry } of timed) {
       const state = await page.evaluate((i) => window.call(i, "state"), worker);
       if (adapter !== null && adapter !== state.adapter) {
         throw new Error(`expected one adapter, found "${adapter}" and "${state.adapter}"`);
@@ -217,6 +226,7 @@ async function steadyForwards(browser, server, model, batch, contenders, { round
         ...entry,
         forward_ms: median(times),
         forward_spread_ms: spread(times),
+        forward_cpu_ms: median(cpu),
         rounds: times.length,
         gpu_bytes: state.gpu.bytes,
         gpu_peak_bytes: state.gpu.peak,

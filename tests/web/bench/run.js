@@ -11,14 +11,12 @@ import { tables } from "./tables.js";
 
 const string = { type: "string" };
 const options = Object.fromEntries(
-  ["folder", "onnxruntime", "models", "batches", "runtimes", "rounds", "seconds", "cold", "output"].map((name) => [
-    name,
-    string,
-  ]),
+  ["folder", "onnxruntime", "models", "batches", "runtimes", "graphs", "rounds", "seconds", "cold", "output"].map(
+    (name) => [name, string],
+  ),
 );
 const { values } = parseArgs({ options });
 
-const GRAPHS = ["fused", "plain"];
 const FOLDERS = { mnist: "/weights/mnist/", rgb32: "/models/rgb32/" };
 
 const models = values.models.split(",").map((name) => {
@@ -26,7 +24,7 @@ const models = values.models.split(",").map((name) => {
   return {
     name,
     folder: FOLDERS[name],
-    onnx: Object.fromEntries(GRAPHS.map((graph) => [graph, `/models/${name}-${graph}.onnx`])),
+    onnx: Object.fromEntries(values.graphs.split(",").map((graph) => [graph, `/models/${name}-${graph}.onnx`])),
   };
 });
 const runtimes = values.runtimes.split(",");

@@ -4,7 +4,9 @@ import { RUNTIMES } from "./measure.js";
 
 const COLUMNS = {
   "forward, ms (range)": (r) => `${digits(r.forward_ms)} (${r.forward_spread_ms.map(digits).join("–")})`,
+  "forward, CPU ms": (r) => digits(r.forward_cpu_ms),
   "first image, ms": (r) => digits(r.first_image_ms),
+  "first image, CPU ms": (r) => digits(r.first_image_cpu_ms),
   "ready, ms": (r) => digits(r.ready_ms),
   dispatches: (r) => r.dispatches,
   submits: (r) => r.submits,
@@ -12,6 +14,9 @@ const COLUMNS = {
   "GPU memory, MB": (r) => megabytes(r.gpu_bytes),
   "page heap, MB": (r) => megabytes(r.heap_bytes),
 };
+
+/** What is divided by the others'. */
+const RATIOS = ["forward_ms", "forward_cpu_ms", "first_image_ms", "first_image_cpu_ms"];
 
 /** One table of the cases, one of the ratios to ours, and one of the code's sizes. */
 export function tables({ machine, load_average, browser, adapter, cases }) {
@@ -33,7 +38,7 @@ export function tables({ machine, load_average, browser, adapter, cases }) {
     entry.model,
     entry.batch,
     ...others.flatMap((name) =>
-      ["forward_ms", "first_image_ms"].map((key) => {
+      RATIOS.map((key) => {
         const ratio = (entry.ours ?? entry.ours_cpu)?.[key] / entry[name]?.[key];
         return Number.isFinite(ratio) ? ratio.toFixed(3) : "";
       }),
@@ -46,13 +51,13 @@ export function tables({ machine, load_average, browser, adapter, cases }) {
   return [
     `${machine} at load ${load_average.toFixed(1)}, ${browser}, adapter "${adapter}"`,
     table(["model", "batch", "runtime", ...Object.keys(COLUMNS)], rows),
-    table(["model", "batch", ...others.flatMap((name) => [`forward / ${name}`, `first image / ${name}`])], ratios),
+    table(["model", "batch", ...others.flatMap((name) => RATIOS.map((key) => `${key.replaceAll("_", " ")} / ${name}`))], ratios),
     table(["code", "bytes", "gzip", "brotli"], sizes),
   ].join("\n\n");
 }
 
 function digits(ms) {
-  if (ms === undefined) return "";
+  if (!Number.isFinite(ms)) return "";
   return ms >= 100 ? ms.toFixed(0) : ms.toPrecision(3);
 }
 
