@@ -26,8 +26,8 @@ before(async () => {
   await page.evaluate(async () => {
     const { ConsistencySampler } = await import("/consistency-sampler.js");
     window.ConsistencySampler = ConsistencySampler;
-    // One model stays: with it the worker, the device and the compiled kernels.
-    window.held = await ConsistencySampler.load("/goldens/no-mid/", { cache: false });
+    // Another model stays: with it the worker, the device and the compiled kernels.
+    window.held = await ConsistencySampler.load("/goldens/padding-0/", { cache: false });
     window.load = async (options = {}) => {
       const { patience = { delay: 5, stall: 300 }, cache = false, model = "/goldens/no-mid/" } = options;
       try {
