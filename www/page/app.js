@@ -24,7 +24,7 @@ const TABS = ["sample", "explore", "edit"];
  * @property {(work: import("./runner.js").Work) => Promise<void>} foreground  runs what a person asked for, and says how it
  *   ended
  * @property {(sample: import("./samples.js").Sample) => void} choose  a person chose a sample
- * @property {() => void} note  puts what is on the screen into the address
+ * @property {() => Promise<void>} note  puts what is on the screen into the address
  * @property {() => Promise<URL>} link  the address that reproduces it
  * @property {(words: string) => void} say
  * @property {(error: Error) => void} fail
@@ -181,7 +181,13 @@ async function link() {
 }
 
 async function note() {
-  if (runner.sampler) history.replaceState(null, "", await link());
+  if (!runner.sampler) return;
+  try {
+    history.replaceState(null, "", await link());
+  } catch (error) {
+    // A picture too large for a link: Copy link says so to whoever asks for one.
+    if (!(error instanceof RangeError)) throw error;
+  }
 }
 
 // What the page says.

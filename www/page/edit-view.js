@@ -355,13 +355,13 @@ export class EditView {
         : await sampler.edit({ ...options, signal, onStep });
       finish(answers, run);
       this.#showAnswers();
-      this.#page.say(
-        `${many(count, "answer")} in ${duration(run.milliseconds)} with ${many(run.networkCalls, "network call")}`,
-      );
       // The frames of an interpolation are much alike, and would crowd out what lies in the gallery.
       if (kind !== "interpolate") this.#page.gallery.add(answers);
       this.#offerOthers();
-      this.#page.note();
+      await this.#page.note();
+      this.#page.say(
+        `${many(count, "answer")} in ${duration(run.milliseconds)} with ${many(run.networkCalls, "network call")}`,
+      );
     });
   }
 
