@@ -10,8 +10,9 @@ use sha2::{Digest, Sha256};
 
 use crate::config::{SchedulerConfig, UNetConfig, check_model_index};
 use crate::error::{Error, Result};
-use crate::unet::Parameter;
-use crate::weights::WeightStream;
+use crate::network::Network;
+use crate::unet::{Parameter, UNet};
+use crate::weights::{Arrival, WeightStream};
 
 /// Where weights may be, the first that is there being taken: on a disk the full precision costs no download.
 const WEIGHTS: [&str; 3] = [
@@ -58,6 +59,20 @@ impl ModelFolder {
         &self.path
     }
 
+    /// Streams the weights into a network, which is told how they are stored.
+    ///
+    /// `progress` is told the bytes read so far and the total.
+    ///
+    /// # Errors
+    /// As [`ModelFolder::read_weights`], and the network's.
+    pub fn load_into(&self, network: &mut impl Network, progress: impl FnMut(u64, u64)) -> Result<()> {
+        let parameters = UNet::new(network.config()).parameters();
+        self.stream(&parameters, progress, &mut |name, arrival| match arrival {
+            Arrival::Announced(precision) => network.expect(name, precision),
+            Arrival::Rows(_, values) => network.load(name, values),
+        })
+    }
+
     /// Streams the weights, one file or a sharded set, into `sink`, which gets each tensor's name and values.
     ///
     /// `progress` is told the bytes read so far and the total. A file that `SHA256SUMS` lists must have that sum, which
@@ -68,8 +83,20 @@ impl ModelFolder {
     pub fn read_weights(
         &self,
         parameters: &[Parameter],
-        mut progress: impl FnMut(u64, u64),
+        progress: impl FnMut(u64, u64),
         sink: &mut dyn FnMut(&str, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        self.stream(parameters, progress, &mut |name, arrival| match arrival {
+            Arrival::Announced(_) => Ok(()),
+            Arrival::Rows(_, values) => sink(name, values),
+        })
+    }
+
+    fn stream(
+        &self,
+        parameters: &[Parameter],
+        mut progress: impl FnMut(u64, u64),
+        sink: &mut dyn FnMut(&str, Arrival<'_>) -> Result<()>,
     ) -> Result<()> {
         let files = self.weight_files()?;
         let sums = self.sums()?;
@@ -93,7 +120,7 @@ impl ModelFolder {
                 if let Some((_, hash)) = &mut hash {
                     hash.update(&chunk[..n]);
                 }
-                stream.push(&chunk[..n], &mut |name, _, values| sink(name, values)).map_err(at_file)?;
+                stream.push_announced(&chunk[..n], sink).map_err(at_file)?;
                 done += n as u64;
                 progress(done, total);
             }

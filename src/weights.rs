@@ -11,6 +11,7 @@
 
 use crate::error::{Error, Result};
 use crate::json::{self, Value, number};
+use crate::network::Precision;
 use crate::unet::Parameter;
 use half::{bf16, f16};
 
@@ -41,6 +42,15 @@ impl Dtype {
             "BF16" => Some(Self::Bf16),
             "I8" => Some(Self::I8),
             _ => None,
+        }
+    }
+
+    /// The narrowest precision that holds every value.
+    fn precision(self) -> Precision {
+        match self {
+            Self::F32 | Self::Bf16 => Precision::F32,
+            Self::F16 => Precision::F16,
+            Self::I8 => Precision::I8,
         }
     }
 
@@ -114,6 +124,15 @@ impl Entry {
 /// file is restarted.
 pub type Sink<'a> = dyn FnMut(&str, usize, &[f32]) -> Result<()> + 'a;
 
+/// What a file brings of a tensor.
+#[derive(Debug, Clone, Copy)]
+pub enum Arrival<'a> {
+    /// That it is there, before any values of the file, and a precision that holds its values without loss.
+    Announced(Precision),
+    /// The first of some rows, and their values.
+    Rows(usize, &'a [f32]),
+}
+
 /// A tensor that has not been seen in a header yet.
 struct Wanted {
     shape: Vec<usize>,
@@ -169,7 +188,22 @@ impl WeightStream {
     ///
     /// # Errors
     /// [`Error::Weights`] when the file is not what the network needs; the sink's own errors.
-    pub fn push(&mut self, mut chunk: &[u8], sink: &mut Sink<'_>) -> Result<()> {
+    pub fn push(&mut self, chunk: &[u8], sink: &mut Sink<'_>) -> Result<()> {
+        self.push_announced(chunk, &mut |name, arrival| match arrival {
+            Arrival::Announced(_) => Ok(()),
+            Arrival::Rows(row, values) => sink(name, row, values),
+        })
+    }
+
+    /// [`WeightStream::push`] for a sink that is told first how the tensors of a file are stored.
+    ///
+    /// # Errors
+    /// As [`WeightStream::push`].
+    pub fn push_announced(
+        &mut self,
+        mut chunk: &[u8],
+        sink: &mut dyn FnMut(&str, Arrival<'_>) -> Result<()>,
+    ) -> Result<()> {
         loop {
             match &mut self.file {
                 FileState::Header(header) => {
@@ -189,6 +223,9 @@ impl WeightStream {
                     }
                     let header = std::mem::take(header);
                     let mut entries = self.check_header(&header[8..])?;
+                    for entry in entries.iter().filter(|e| e.role == Role::Weights) {
+                        sink(&entry.name, Arrival::Announced(entry.dtype.precision()))?;
+                    }
                     let total = entries.last().map_or(0, |e| e.end);
                     entries.reverse();
                     self.file = FileState::Data { entries, row: 0, buffer: Vec::new(), total, scales: Vec::new() };
@@ -228,7 +265,7 @@ impl WeightStream {
                                 row.iter_mut().for_each(|v| *v *= factor);
                             }
                         }
-                        sink(&entry.name, *row, &values)?;
+                        sink(&entry.name, Arrival::Rows(*row, &values))?;
                     }
                     chunk = &chunk[missing..];
                     *row += rows;

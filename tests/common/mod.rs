@@ -8,7 +8,6 @@ use consistency_sampler::Result;
 use consistency_sampler::folder::ModelFolder;
 use consistency_sampler::network::{ForwardInput, Network};
 use consistency_sampler::sampler::Request;
-use consistency_sampler::unet::UNet;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -71,8 +70,7 @@ pub fn shipped() -> Vec<(PathBuf, ModelFolder)> {
 
 /// Loads a folder's weights into a network.
 pub fn load<N: Network>(mut network: N, folder: &ModelFolder) -> Result<N> {
-    let parameters = UNet::new(&folder.unet).parameters();
-    folder.read_weights(&parameters, |_, _| {}, &mut |name, values| network.load(name, values))?;
+    folder.load_into(&mut network, |_, _| {})?;
     Ok(network)
 }
 

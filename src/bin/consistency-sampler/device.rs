@@ -9,9 +9,8 @@ use consistency_sampler::consistency::Step;
 use consistency_sampler::folder::ModelFolder;
 use consistency_sampler::gpu::{Gpu, GpuUNet};
 use consistency_sampler::host::HostNetwork;
-use consistency_sampler::network::{ForwardInput, Network};
+use consistency_sampler::network::{ForwardInput, Network, Precision};
 use consistency_sampler::sampler::ConsistencyFunction;
-use consistency_sampler::unet::UNet;
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Where a command finds its model, and what runs it.
@@ -73,8 +72,7 @@ impl ModelArguments {
             bar.set_length(total);
             bar.set_position(done);
         };
-        let parameters = UNet::new(config).parameters();
-        folder.read_weights(&parameters, progress, &mut |name, values| network.load(name, values))?;
+        folder.load_into(&mut network, progress)?;
         bar.finish_and_clear();
         Ok(network)
     }
@@ -106,6 +104,13 @@ impl Network for AnyNetwork {
         match self {
             Self::Gpu(n) => n.config(),
             Self::Cpu(n) => n.config(),
+        }
+    }
+
+    fn expect(&mut self, name: &str, precision: Precision) -> Result<()> {
+        match self {
+            Self::Gpu(n) => n.expect(name, precision),
+            Self::Cpu(n) => n.expect(name, precision),
         }
     }
 
