@@ -232,7 +232,7 @@ describe("a GPU that is lost", () => {
 });
 
 describe("a worker that is killed", () => {
-  test("in the middle of a picture is replaced, and the picture is the same", { todo: UNSEEN }, async () => {
+  test("in the middle of a picture is replaced, and the picture is the same", async () => {
     const starts = hook(server, ON_DEMAND);
     const { value, notices } = await page.evaluate(async () => {
       const outcome = await window.outcome(window.load().then((sampler) => window.draw(sampler, { fault: "die" })));
@@ -243,7 +243,7 @@ describe("a worker that is killed", () => {
     assert.match(notices[0], /^the worker was ended: the model is loaded again/);
   });
 
-  test("while nothing is under way is replaced by the next call", { todo: UNSEEN }, async () => {
+  test("while nothing is under way is replaced by the next call", async () => {
     hook(server, ON_DEMAND);
     const pixels = await page.evaluate(async () => {
       const sampler = await window.load();
@@ -254,7 +254,7 @@ describe("a worker that is killed", () => {
     assert.deepEqual(pixels, picture);
   });
 
-  test("by an error of its own is replaced, too", { todo: UNSEEN }, async () => {
+  test("by an error of its own is replaced, too", async () => {
     hook(server, "setTimeout(() => { throw new Error('a defect'); }, 300);");
     const { value } = await page.evaluate(() =>
       window.outcome(window.load().then((sampler) => window.draw(sampler))),
