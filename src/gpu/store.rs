@@ -220,7 +220,8 @@ mod tests {
                 (parameter, values)
             })
             .collect();
-        let forward = |precision: Option<Precision>, rounded: &dyn Fn(&Parameter, &[f32]) -> Vec<f32>| {
+        type Rounding<'a> = &'a dyn Fn(&Parameter, &[f32]) -> Vec<f32>;
+        let forward = |precision: Option<Precision>, rounded: Rounding<'_>| {
             let mut network = GpuUNet::new(&gpu, &config).unwrap();
             for (parameter, _) in &weights {
                 precision.into_iter().for_each(|p| network.expect(&parameter.name, p).unwrap());
@@ -250,8 +251,7 @@ mod tests {
             let (numbers, scales) = quantised(values, row);
             numbers.iter().enumerate().map(|(i, n)| n * (scales[i / row] / 127.0)).collect()
         };
-        let cases: [(Precision, &dyn Fn(&Parameter, &[f32]) -> Vec<f32>); 2] =
-            [(Precision::F16, &f16), (Precision::I8, &i8)];
+        let cases: [(Precision, Rounding<'_>); 2] = [(Precision::F16, &f16), (Precision::I8, &i8)];
         for (precision, rounded) in cases {
             let (expected, whole) = forward(None, rounded);
             let (found, narrow) = forward(Some(precision), rounded);

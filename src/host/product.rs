@@ -97,7 +97,8 @@ fn of_faer(to: MatrixMut<'_>, onto: Onto, a: Matrix<'_>, b: Matrix<'_>, factor: 
     });
     // By columns and across: faer 0.24.4 takes the strides of `from_row_major_slice_with_stride_mut` for those of columns,
     // and writes beyond the slice.
-    let to = MatMut::from_column_major_slice_with_stride_mut(to.values, to.columns, to.rows, to.stride).transpose_mut();
+    let MatrixMut { values, rows, columns, stride } = to;
+    let to = MatMut::from_column_major_slice_with_stride_mut(values, columns, rows, stride).transpose_mut();
     let accum = if onto == Onto::Sum { Accum::Add } else { Accum::Replace };
     matmul(to, accum, a, b, factor, Par::Seq);
 }
