@@ -159,7 +159,9 @@ fn tensors_that_do_not_belong_are_named() {
     let set = |key: &'static str, value: Value| folder.with_header(|h| h.get_mut("conv_in.bias").unwrap()[key] = value);
     assert!(folder.refuses(set("shape", json!([4, 2]))).contains("conv_in.bias: expected shape ["));
     assert!(
-        folder.refuses(set("dtype", json!("I32"))).contains("conv_in.bias: expected dtype F32, F16 or BF16, found I32")
+        folder
+            .refuses(set("dtype", json!("I32")))
+            .contains("conv_in.bias: expected dtype F32, F16, BF16 or I8 with scales, found I32")
     );
     assert!(folder.refuses(set("dtype", json!("F64"))).contains("conv_in.bias"));
     let missing = folder.with_header(|h| drop(h.remove("conv_in.bias")));

@@ -43,6 +43,7 @@ test("info describes the model", async () => {
   assert.ok(parameters > 100_000, `${parameters} parameters`);
   assert.ok(bytes > 4 * parameters, `${bytes} bytes of f32 weights and their header`);
   assert.deepEqual(info, {
+    processor: "gpu",
     sampleSize: [28, 28],
     channels: 1,
     numClassEmbeds: 10,

@@ -188,6 +188,19 @@ test("elements of one page share a worker and the weights, and each draws its ow
   await page.context().close();
 });
 
+test("24 elements draw on one worker", async () => {
+  const ids = Array.from({ length: 24 }, (_, i) => `e${i}`);
+  const page = await open(
+    ids.map((id, i) => `<consistency-sampler id="${id}" model="/goldens/no-mid/" seed="${i}" loading="eager"></consistency-sampler>`).join(""),
+  );
+  const samples = await events(page, "sample", ids.length);
+  assert.deepEqual(samples.map(({ id, detail }) => `${id} ${detail.seed}`).sort(), ids.map((id, i) => `${id} ${i}`).sort());
+  assert.equal(page.workers().length, 1);
+  assert.deepEqual(await heard(page, "error"), []);
+  assert.deepEqual(page.complaints, []);
+  await page.context().close();
+});
+
 test("a lazy element waits until it is near the view, a manual one until it is asked", async () => {
   const page = await open(
     `<consistency-sampler id="manual" model="${MODEL}" loading="manual" class-label="1"></consistency-sampler>

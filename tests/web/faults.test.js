@@ -121,7 +121,7 @@ describe("weights", () => {
     const put = (value, name) => (header, data) => data.writeFloatLE(value, header[name].data_offsets[0]);
     for (const [change, expected] of [
       [(header) => (header["conv_in.bias"].shape = [2, 2]), /conv_in\.bias: (expected shape|data_offsets)/],
-      [(header) => (header["conv_in.bias"].dtype = "I32"), /conv_in\.bias: expected dtype F32, F16 or BF16, found I32$/],
+      [(header) => (header["conv_in.bias"].dtype = "I32"), /conv_in\.bias: expected dtype F32, F16, BF16 or I8 with scales, found I32$/],
       [(header) => delete header["conv_in.bias"], /missing tensor conv_in\.bias: expected shape \[\d+\], found none$/],
       [(header) => (header.other = { dtype: "F32", shape: [0], data_offsets: [0, 0] }), /unexpected tensor other/],
       [put(NaN, "conv_in.weight"), /conv_in\.weight: expected finite numbers, found NaN$/],

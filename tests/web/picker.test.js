@@ -1,6 +1,7 @@
 // Choosing a model on the page, as a person does.
 
 import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import { after, afterEach, before, beforeEach, test } from "node:test";
@@ -151,4 +152,36 @@ test("the policy refuses an origin that is neither https nor this machine", asyn
   await press("Load");
   await page.getByRole("alert").filter({ hasText: "http://example.org/model/model_index.json" }).waitFor();
   assert.equal(reached, false);
+});
+
+test("the text of a model's folder is never HTML", async () => {
+  const html = `<img src="/owned.png" onerror="document.title = 'owned'">`;
+  const folder = path.join(GOLDENS, "f16"); // it has 7 classes
+  const index = JSON.parse(readFileSync(path.join(folder, "model_index.json")));
+  const id2label = Object.fromEntries(Array.from({ length: 7 }, (_, label) => [label, html + label]));
+  const files = {
+    "README.md": `---\nlicense: ${html}\n---\n`,
+    "model_index.json": JSON.stringify({ ...index, id2label }),
+    [WEIGHTS]: readFileSync(path.join(folder, WEIGHTS)),
+  };
+  for (const name of ["unet/config.json", "scheduler/scheduler_config.json"]) files[name] = readFileSync(path.join(folder, name));
+  const sums = Object.entries(files).map(([name, body]) => `${createHash("sha256").update(body).digest("hex")}  ${name}\n`);
+  for (const [name, body] of Object.entries({ ...files, SHA256SUMS: sums.join("") })) server.routes.set(`/evil/${name}`, { body });
+  const unharmed = async () => {
+    assert.equal(await page.locator("img[src='/owned.png']").count(), 0);
+    assert.notEqual(await page.title(), "owned");
+    assert.ok(!server.log.some((request) => JSON.stringify(request).includes("owned.png")), "nothing asks for the picture");
+  };
+
+  await page.goto(`${server.origin}/?model=/evil/`);
+  await finished(page);
+  assert.ok((await card()).includes(`Licence ${html}`), await card());
+  assert.equal(await page.locator("#class option").nth(1).textContent(), `${html}0`);
+  await unharmed();
+
+  server.routes.set("/evil/model_index.json", { body: JSON.stringify({ ...index, _class_name: html }) });
+  server.routes.delete("/evil/SHA256SUMS");
+  await page.goto(`${server.origin}/?model=/evil/`);
+  await page.locator("#error").filter({ hasText: "owned.png" }).waitFor();
+  await unharmed();
 });
