@@ -24,7 +24,7 @@ use crate::network::{ForwardInput, Network};
 use crate::noise::Noise;
 use crate::sampler::{Blend, Progress, Request};
 use crate::unet::UNet;
-use crate::weights::WeightStream;
+use crate::weights::{Arrival, WeightStream};
 #[cfg(not(feature = "gpu"))]
 use cpu::{Cpu as Processor, CpuUNet as Interpreter};
 
@@ -102,7 +102,11 @@ impl Loader {
     pub fn push(&mut self, chunk: &[u8]) -> JsResult<()> {
         self.hash.update(chunk);
         let network = &mut self.network;
-        self.stream.push(chunk, &mut |name, row, values| network.load_rows(name, row, values)).map_err(to_js)
+        let mut sink = |name: &str, arrival: Arrival<'_>| match arrival {
+            Arrival::Announced(precision) => network.expect(name, precision),
+            Arrival::Rows(row, values) => network.load_rows(name, row, values),
+        };
+        self.stream.push_announced(chunk, &mut sink).map_err(to_js)
     }
 
     /// Forgets the current file, or the one that was just ended; its bytes will come anew from the first one.
