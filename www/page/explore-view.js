@@ -23,6 +23,8 @@ export class ExploreView {
   #subject = null;
   /** The sample on the way, while a person walks. @type {?Sample} */
   #walked = null;
+  /** How far that lies on the way, 0 to 1. */
+  #amount = 0;
   /** Where they walk to. @type {?Sample} */
   #end = null;
   /** The seed of the first variation. */
@@ -93,7 +95,7 @@ export class ExploreView {
       far: far.value,
       towards: towards && noiseText(towards.noise),
       "towards-class": towards && towards.label,
-      amount: towards && between.value,
+      amount: towards && this.#amount,
     };
   }
 
@@ -229,7 +231,11 @@ export class ExploreView {
         const made = tile(sample ?? { ...subject, steps: [] });
         made.disabled = !sample || sample === subject;
         if (sample === subject) made.classList.add("middle");
-        else if (!sample) made.setAttribute("aria-label", "Not drawn yet");
+        else if (!sample) {
+          made.setAttribute("aria-label", "Not drawn yet");
+          made.removeAttribute("title");
+          made.querySelector(".seed").textContent = "";
+        }
         made.addEventListener("click", () => {
           if (!sample.finished) return;
           this.#page.gallery.add([sample]);
@@ -302,6 +308,7 @@ export class ExploreView {
       const [walked] = await draw(sampler, [recipe], { signal });
       if (subject !== this.#subject || end !== this.#end) return;
       this.#walked = walked;
+      this.#amount = amount;
       this.#strip.show(walked);
       this.#paint();
       this.#page.note();
