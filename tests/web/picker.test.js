@@ -54,7 +54,7 @@ test("a link to another site's model loads it when the person says so, and asks 
   assert.equal(await field().inputValue(), `${other.origin}/models/small/`);
   await press("Load");
   assert.match(await finished(page), /^10 images in .* with 2 network calls$/);
-  assert.match(await card(), /Name http:\S+\/models\/small\/ Parameters 0\.0\d million, 0\.1 MB Images 16 × 16 pixels Classes none GPU /);
+  assert.match(await card(), /Name http:\S+\/models\/small\/ Parameters 0\.0\d million, 0\.1 MB Images 16 × 16 pixels Classes none Runs on /);
   assert.equal(await page.locator("#class").isVisible(), false);
   assert.equal(new URL(page.url()).searchParams.get("model"), `${other.origin}/models/small/`);
   assert.deepEqual([...asked].sort(), [server.origin, other.origin].sort());
