@@ -37,11 +37,11 @@ async function message(files, model = `goldens/${MODEL}/`) {
     const alert = page.getByRole("alert");
     await alert.waitFor({ timeout: 60_000 });
     assert.equal(await page.getByRole("progressbar").count(), 0, "the progress bar is gone");
-    assert.equal(await page.getByRole("status").textContent(), "");
+    assert.equal(await page.locator("#status").textContent(), "");
     const text = await alert.textContent();
     assert.doesNotMatch(text, /\n/);
     await page.getByRole("button", { name: "Generate", exact: true }).click();
-    assert.equal(await page.getByRole("status").textContent(), "There is no model yet: load one below");
+    assert.equal(await page.locator("#status").textContent(), "There is no model yet: load one below");
     return text;
   } finally {
     server.routes.clear();
