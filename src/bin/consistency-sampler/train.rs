@@ -165,7 +165,7 @@ enum OptimizerName {
 enum WeightingName {
     /// 1/(t − r), as published
     Gap,
-    /// √(t² + σ_d²)/(t·σ_d): every level pulls equally, which helps one and two steps
+    /// √(t² + σ_d²)/(t·σ_d): every level pulls equally
     Even,
 }
 
