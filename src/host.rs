@@ -27,7 +27,7 @@ use crate::consistency::Step;
 use crate::error::{Error, Result};
 use crate::network::{self, ForwardInput, Network};
 use crate::sampler::ConsistencyFunction;
-use crate::unet::{Conv2d, Embedding, GroupNorm, Linear, Ops, Parameter, SelfAttention, UNet, time_features};
+use crate::unet::{Conv2d, Embedding, GroupNorm, Linear, NO_CLASS, Ops, Parameter, SelfAttention, UNet, time_features};
 use kernels::{Attention, Convolution, Normalisation};
 
 /// Samples that one thread takes at a time: enough columns for a matrix product at 7×7, few enough to stay in cache.
@@ -178,7 +178,8 @@ impl HostUNet {
         self.places.ranges[name].clone()
     }
 
-    /// F(x, t): `sample` (B, C, H, W), `time` (B, block_out_channels\[0\]), one label per sample or none.
+    /// F(x, t): `sample` (B, C, H, W), `time` (B, block_out_channels\[0\]), one label (a class or [`NO_CLASS`]) per
+    /// sample, or none for a network without classes.
     ///
     /// # Panics
     /// When a length does not fit the network.
@@ -241,12 +242,12 @@ impl HostUNet {
                 Op::Time => to_rows(input.time, n, *shape),
                 Op::Embedding { table } => {
                     let table = &weights[table.clone()];
-                    let rows: Vec<f32> = input
-                        .labels
-                        .iter()
-                        .flat_map(|&label| &table[label as usize * shape.channels..][..shape.channels])
-                        .copied()
-                        .collect();
+                    let mut rows = vec![0.0; n * shape.channels];
+                    for (row, &label) in rows.chunks_exact_mut(shape.channels).zip(input.labels) {
+                        if label != NO_CLASS {
+                            row.copy_from_slice(&table[label as usize * shape.channels..][..shape.channels]);
+                        }
+                    }
                     to_rows(&rows, n, *shape)
                 }
                 Op::Convolution { x, layer } => layer.forward(weights, &v[*x], n, &mut columns),
@@ -313,7 +314,7 @@ impl HostUNet {
                 Op::Sample | Op::Time => {}
                 Op::Embedding { table } => {
                     let table = &mut dw[table.clone()];
-                    for (s, &label) in labels.iter().enumerate() {
+                    for (s, &label) in labels.iter().enumerate().filter(|(_, label)| **label != NO_CLASS) {
                         let row = &mut table[label as usize * shape.channels..][..shape.channels];
                         row.iter_mut().enumerate().for_each(|(c, w)| *w += g[c * n + s]);
                     }

@@ -14,12 +14,33 @@ use crate::consistency::Step;
 use crate::error::{Error, Result};
 use crate::network::{self, ForwardInput, Network};
 use crate::sampler::ConsistencyFunction;
-use crate::unet::{self, Conv2d, Embedding, GroupNorm, Linear, Ops, SelfAttention, UNet};
+use crate::unet::{self, Conv2d, Embedding, GroupNorm, Linear, NO_CLASS, Ops, SelfAttention, UNet};
 
 /// Parameters by their checkpoint names, each flat.
 pub type Weights = HashMap<String, Tensor<1>>;
 
-/// F(x, t) on burn tensors: `sample` (B, C, H, W), `time` (B, block_out_channels\[0\]), `labels` (B).
+/// The class of each sample of a batch.
+pub struct Labels {
+    /// The rows of the table (B); any for a sample without its class.
+    rows: Tensor<1, Int>,
+    /// 1 for a sample with its class, 0 for one without (B, 1); absent where each has one.
+    known: Option<Tensor<2>>,
+}
+
+impl Labels {
+    /// Classes, or [`NO_CLASS`].
+    pub fn new(labels: &[u32], device: &Device) -> Self {
+        let rows: Vec<i32> = labels.iter().map(|&l| if l == NO_CLASS { 0 } else { l as i32 }).collect();
+        let known: Vec<f32> = labels.iter().map(|&l| f32::from(l != NO_CLASS)).collect();
+        let batch = labels.len();
+        Self {
+            rows: Tensor::from_data(TensorData::new(rows, [batch]), device),
+            known: labels.contains(&NO_CLASS).then(|| Tensor::from_data(TensorData::new(known, [batch, 1]), device)),
+        }
+    }
+}
+
+/// F(x, t) on burn tensors: `sample` (B, C, H, W), `time` (B, block_out_channels\[0\]), `labels` one per sample.
 ///
 /// Differentiable in the weights where they are tracked.
 ///
@@ -30,7 +51,7 @@ pub fn forward(
     weights: &Weights,
     sample: &Tensor<4>,
     time: &Tensor<2>,
-    labels: Option<&Tensor<1, Int>>,
+    labels: Option<&Labels>,
 ) -> Tensor<4> {
     unet.forward(&mut BurnOps { weights }, sample, time, labels)
 }
@@ -91,10 +112,7 @@ impl Network for BurnUNet {
         let time = unet::time_features(&self.config, input.timestep);
         let time =
             Tensor::<2>::from_data(TensorData::new(time, [batch, self.config.block_out_channels[0]]), &self.device);
-        let labels = self.config.num_class_embeds.map(|_| {
-            let labels: Vec<i32> = input.class_labels.iter().map(|&l| l as i32).collect();
-            Tensor::<1, Int>::from_data(TensorData::new(labels, [batch]), &self.device)
-        });
+        let labels = self.config.num_class_embeds.map(|_| Labels::new(input.class_labels, &self.device));
         let output = forward(&self.unet, &self.weights, &sample, &time, labels.as_ref());
         let data = output.into_data_async().await.map_err(|e| Error::Gpu(format!("burn: {e:?}")))?;
         data.try_to_vec::<f32>().map_err(|e| Error::Gpu(format!("burn: {e:?}")))
@@ -133,7 +151,7 @@ impl BurnOps<'_> {
 impl Ops for BurnOps<'_> {
     type Map = Tensor<4>; // (B, C, H, W)
     type Vector = Tensor<2>; // (B, N)
-    type Labels = Tensor<1, Int>; // (B)
+    type Labels = Labels;
 
     fn conv2d(&mut self, x: &Tensor<4>, layer: &Conv2d) -> Tensor<4> {
         let weight = self.weight(&layer.name, [layer.output, layer.input, layer.kernel, layer.kernel]);
@@ -213,7 +231,11 @@ impl Ops for BurnOps<'_> {
         a.clone() + b.clone()
     }
 
-    fn embedding(&mut self, labels: &Tensor<1, Int>, layer: &Embedding) -> Tensor<2> {
-        self.weight(&layer.name, [layer.rows, layer.dim]).select(0, labels.clone())
+    fn embedding(&mut self, labels: &Labels, layer: &Embedding) -> Tensor<2> {
+        let rows = self.weight(&layer.name, [layer.rows, layer.dim]).select(0, labels.rows.clone());
+        match &labels.known {
+            Some(known) => rows * known.clone(),
+            None => rows,
+        }
     }
 }

@@ -9,6 +9,11 @@
 
 use crate::config::{BlockType, Resample, TimeScaleShift, UNetConfig};
 
+/// The label of a sample that is asked without its class: nothing is added to the embedding of its time.
+///
+/// Training and guidance need it, on the CPU interpreter and burn; a sampler's labels are classes.
+pub const NO_CLASS: u32 = u32::MAX;
+
 /// The operations of the forward, on maps (B, C, H, W) and vectors (B, N).
 ///
 /// Operations cannot fail: a configuration that parses has shapes that fit, and an interpreter checks its weights

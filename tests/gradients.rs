@@ -2,12 +2,12 @@
 
 mod common;
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use consistency_sampler::host::HostUNet;
-use consistency_sampler::reference::{Weights, forward};
+use consistency_sampler::reference::{Labels, Weights, forward};
 use consistency_sampler::rng::Generator;
 use consistency_sampler::train::optimizer::{gradients, track};
-use consistency_sampler::unet::{UNet, time_features};
+use consistency_sampler::unet::{NO_CLASS, UNet, time_features};
 
 use common::checkpoints;
 
@@ -35,8 +35,10 @@ fn gradients_are_those_of_autodiff() {
         let sample = randn(&mut generator, shape.iter().product(), 1.0);
         let times: Vec<f32> = (0..BATCH).map(|i| 250.0 * (i as f32 - 2.5)).collect();
         let time = time_features(config, &times);
+        // One sample without its class.
+        let label = |i: usize, n: usize| if i == 4 { NO_CLASS } else { (3 * i % n) as u32 };
         let labels: Vec<u32> =
-            config.num_class_embeds.map(|n| (0..BATCH).map(|i| (3 * i % n) as u32).collect()).unwrap_or_default();
+            config.num_class_embeds.map(|n| (0..BATCH).map(|i| label(i, n)).collect()).unwrap_or_default();
         let outer = randn(&mut generator, sample.len() / config.in_channels * config.out_channels, 1.0);
 
         let (output, tape) = host.record(&flat, &sample, &time, &labels);
@@ -46,10 +48,7 @@ fn gradients_are_those_of_autodiff() {
         let tensor = |values: &[f32]| Tensor::<1>::from_data(TensorData::new(values.to_vec(), [values.len()]), &device);
         let weights: Weights =
             host.parameters().iter().map(|p| (p.name.clone(), track(tensor(&flat[host.place(&p.name)])))).collect();
-        let classes = config.num_class_embeds.map(|_| {
-            let labels: Vec<i32> = labels.iter().map(|&l| l as i32).collect();
-            Tensor::<1, Int>::from_data(TensorData::new(labels, [BATCH]), &device)
-        });
+        let classes = config.num_class_embeds.map(|_| Labels::new(&labels, &device));
         let time = tensor(&time).reshape([BATCH, config.block_out_channels[0]]);
         let expected = forward(&unet, &weights, &tensor(&sample).reshape(shape), &time, classes.as_ref());
         let loss = (expected.clone().reshape([-1]) * tensor(&outer)).sum();
@@ -72,7 +71,7 @@ fn gradients_are_those_of_autodiff() {
             let largest = of_layer.flat_map(|p| &expected[host.place(&p.name)]).fold(0.0, |a, b| f32::max(a, b.abs()));
             let place = host.place(&parameter.name);
             let error = largest_difference(&found[place.clone()], &expected[place]) / largest;
-            assert!(error < 1e-4, "{name}: the gradient of {} differs by {error} of its layer's", parameter.name);
+            assert!(error < 2e-4, "{name}: the gradient of {} differs by {error} of its layer's", parameter.name);
         }
     }
 }

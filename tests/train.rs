@@ -40,12 +40,26 @@ fn start(recipe: Recipe) -> State {
     State::new(initial_weights(&denoiser().unet().parameters(), 5, &Device::flex()), &recipe)
 }
 
+fn settings(recipe: Recipe) -> Settings {
+    Settings {
+        recipe,
+        batch: 4,
+        learning_rate: 1e-2,
+        decay: 0.5,
+        ema: 0.9,
+        seed: 3,
+        muon: false,
+        class_dropout: 0.0,
+        guidance: 1.0,
+    }
+}
+
 fn trainer(recipe: Recipe, state: State) -> Trainer {
     trainer_on(Engine::Host, recipe, state)
 }
 
 fn trainer_on(engine: Engine, recipe: Recipe, state: State) -> Trainer {
-    let settings = Settings { recipe, batch: 4, learning_rate: 1e-2, decay: 0.5, ema: 0.9, seed: 3, muon: false };
+    let settings = settings(recipe);
     let teacher = matches!(recipe, Recipe::Cd { .. })
         .then(|| (denoiser_on(engine), initial_weights(&denoiser().unet().parameters(), 6, &Device::flex())));
     Trainer::new(denoiser_on(engine), settings, state, teacher, Device::flex()).unwrap()
@@ -221,9 +235,54 @@ fn checkpoints_of_other_runs_are_refused() {
 }
 
 #[test]
+fn guidance_needs_a_teacher_and_classes() {
+    let refusal = |settings: Settings, denoiser: Denoiser| {
+        Trainer::new(denoiser, settings.clone(), start(settings.recipe), None, Device::flex())
+            .map(|_| ())
+            .unwrap_err()
+            .to_string()
+    };
+    let guided = Settings { guidance: 2.0, ..settings(ECT) };
+    assert!(refusal(guided, denoiser()).contains("needs a teacher"));
+    let classless = UNetConfig { num_class_embeds: None, ..UNetConfig::parse(TINY).unwrap() };
+    let classless = Denoiser::new(&classless, &SchedulerConfig::parse(SCHEDULER).unwrap(), Engine::Host);
+    assert!(refusal(Settings { class_dropout: 0.1, ..settings(ECT) }, classless).contains("without"));
+}
+
+#[test]
+fn a_guided_denoiser_is_two_calls() {
+    let denoiser = denoiser();
+    let mut weights = initial_weights(&denoiser.unet().parameters(), 5, &Device::flex());
+    // A fresh network answers 0 everywhere.
+    weights.values_mut().for_each(|w| *w = w.clone() + 0.05);
+    let x = Tensor::<4>::ones([2, 1, 8, 8], &Device::flex());
+    let (sigma, labels) = ([1.0, 3.0], [0, 1]);
+    let at = |w: f64| {
+        let answer = denoiser.guided(&weights, &x, &sigma, &labels, w);
+        answer.into_data().try_to_vec::<f32>().unwrap()
+    };
+    let (none, one, two) = (at(0.0), at(1.0), at(2.0));
+    assert!(none.iter().zip(&one).any(|(a, b)| (a - b).abs() > 1e-3), "the class matters");
+    for ((none, one), two) in none.iter().zip(&one).zip(&two) {
+        assert!((2.0 * one - none - two).abs() < 1e-4, "{none}, {one}, {two} are not on a line");
+    }
+}
+
+#[test]
+fn dropped_classes_teach_what_no_class_is() {
+    // Every class is left out, so that the table of classes gets no gradient and stays.
+    let all = Settings { class_dropout: 1.0, ..settings(ECT) };
+    let mut run = Trainer::new(denoiser(), all, start(ECT), None, Device::flex()).unwrap();
+    let before = values(&run.state.weights);
+    steps(&mut run, 0..3, 3);
+    let after = values(&run.state.weights);
+    let changed = |name: &str| before.iter().zip(&after).any(|(old, new)| old.0 == name && old.1 != new.1);
+    assert!(!changed("class_embedding.weight") && changed("time_embedding.linear_2.weight"));
+}
+
+#[test]
 fn distillation_needs_a_teacher() {
     let cd = Recipe::Cd { mu: 0.0 };
-    let settings = Settings { recipe: cd, batch: 4, learning_rate: 1e-2, decay: 0.5, ema: 0.9, seed: 3, muon: false };
-    let error = Trainer::new(denoiser(), settings, start(cd), None, Device::flex()).map(|_| ()).unwrap_err();
+    let error = Trainer::new(denoiser(), settings(cd), start(cd), None, Device::flex()).map(|_| ()).unwrap_err();
     assert!(error.to_string().contains("needs a teacher"));
 }

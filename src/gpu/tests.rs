@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 
 use super::graph::Graph;
 use super::lower::{Choice, Products};
@@ -13,7 +13,7 @@ use super::tuning::TILES;
 use super::{Gpu, GpuUNet};
 use crate::config::UNetConfig;
 use crate::network::{ForwardInput, Network};
-use crate::reference::BurnOps;
+use crate::reference::{BurnOps, Labels};
 use crate::rng::Generator;
 use crate::unet::{Conv2d, Embedding, GroupNorm, Linear, Ops, SelfAttention, time_features};
 
@@ -57,8 +57,7 @@ fn check_products(what: &str, size: usize, weights: &Weights, case: &impl Case, 
         let mut ops = BurnOps { weights: &tensors };
         let x = Tensor::from_data(TensorData::new(sample.clone(), [batch, 3, size, size]), &device);
         let time = Tensor::from_data(TensorData::new(time_features(&config, &timestep), [batch, 20]), &device);
-        let labels: Vec<i32> = class_labels.iter().map(|&l| l as i32).collect();
-        let labels = Tensor::<1, Int>::from_data(TensorData::new(labels, [batch]), &device);
+        let labels = Labels::new(&class_labels, &device);
         let expected = case.forward(&mut ops, &x, &time, &labels);
         assert_eq!(expected.dims(), [batch, 3, size, size]);
         let expected = expected.into_data().try_to_vec::<f32>().unwrap();

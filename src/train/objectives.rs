@@ -73,6 +73,23 @@ pub fn heun_step(
     x_t.clone() + (at_t + at_r) * step * 0.5
 }
 
+/// One Euler step of that ODE from t down to r ≥ 0; at r = 0 it ends on the teacher's answer.
+pub fn euler_step(
+    teacher: impl Fn(&Tensor<4>, &[f64]) -> Tensor<4>,
+    x_t: &Tensor<4>,
+    t: &[f64],
+    r: &[f64],
+) -> Tensor<4> {
+    let kept = column(&r.iter().zip(t).map(|(r, t)| r / t).collect::<Vec<_>>(), &x_t.device());
+    x_t.clone() * kept.clone() + teacher(x_t, t) * (-kept + 1.0)
+}
+
+/// Classifier-free guidance (Ho & Salimans 2022): D + (w − 1)·(D − D∅), where D knows the class and D∅ does not; w = 1
+/// is D.
+pub fn guided(conditional: Tensor<4>, unconditional: Tensor<4>, guidance: f64) -> Tensor<4> {
+    conditional.clone() + (conditional - unconditional) * (guidance - 1.0)
+}
+
 /// Two points of one trajectory.
 pub struct Pair<'a> {
     /// The noisier point (B, C, H, W).
@@ -224,6 +241,26 @@ mod tests {
         let error = largest(x_r - perturb(&y, &z, &r));
         // f32 holds 80·z to about 1e-5; the step from 80 to 2 multiplies the Euler guess's rounding by 78/2/2.
         assert!(error < 1e-3, "off by {error}");
+    }
+
+    #[test]
+    fn euler_ends_on_the_teacher_and_follows_a_straight_trajectory() {
+        let (y, z) = (images(1, 2), images(2, 2));
+        let (t, r) = ([80.0, 0.5], [0.0, 0.002]);
+        let x_r = euler_step(point_mass(&y), &perturb(&y, &z, &t), &t, &r);
+        assert_eq!(largest(x_r.clone().narrow(0, 0, 1) - y.clone().narrow(0, 0, 1)), 0.0, "r = 0 is the answer");
+        let error = largest(x_r - perturb(&y, &z, &r));
+        assert!(error < 1e-6, "off by {error}");
+    }
+
+    #[test]
+    fn guidance_is_linear_and_1_is_none() {
+        let (a, b) = (images(1, 1), images(2, 1));
+        assert_eq!(largest(guided(a.clone(), b.clone(), 1.0) - a.clone()), 0.0);
+        let error = largest(guided(a.clone(), b.clone(), 0.0) - b.clone());
+        assert!(error < 1e-6, "w = 0 is the answer without the class, off by {error}");
+        let error = largest(guided(a.clone(), b.clone(), 3.0) - (a * 3.0 - b * 2.0));
+        assert!(error < 1e-5, "off by {error}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::config::SchedulerConfig;
-use crate::consistency::{Scalings, karras_sigma};
+use crate::consistency::karras_sigma;
 use crate::error::{Error, Result};
 use crate::reference::Weights;
 use crate::rng::Generator;
@@ -13,12 +13,20 @@ use crate::train::trainer::Denoiser;
 /// Draws one sample per label with Karras et al. 2022, Algorithm 1, without churn: `steps` Karras levels from σ_max to
 /// σ_min, a Heun step between neighbours and an Euler step to 0, 2·`steps` − 1 calls in all.
 ///
-/// `labels` says how many samples there are even where the model knows no classes. Returns (B, C, H, W) in about
+/// `guidance` is the strength of classifier-free guidance, 1 being none; otherwise a call is two, and the denoiser must
+/// have been trained with class dropout. `labels` says how many samples there are even where the model knows no classes. Returns (B, C, H, W) in about
 /// [−1, 1].
 ///
 /// # Errors
 /// [`Error::Input`] for fewer than two steps, no label, or a label that the model does not know.
-pub fn sample(denoiser: &Denoiser, weights: &Weights, labels: &[u32], steps: usize, seed: u64) -> Result<Vec<f32>> {
+pub fn sample(
+    denoiser: &Denoiser,
+    weights: &Weights,
+    labels: &[u32],
+    steps: usize,
+    guidance: f64,
+    seed: u64,
+) -> Result<Vec<f32>> {
     if steps < 2 {
         return Err(Error::Input(format!("expected at least 2 steps, found {steps}")));
     }
@@ -36,7 +44,7 @@ pub fn sample(denoiser: &Denoiser, weights: &Weights, labels: &[u32], steps: usi
     let levels = SchedulerConfig { num_train_timesteps: steps, ..denoiser.scheduler.clone() };
     let sigmas: Vec<f64> = (0..steps).map(|i| karras_sigma(&levels, i)).collect();
     let x = Tensor::from_data(TensorData::new(z, shape), &Device::flex()) * levels.sigma_max;
-    let end = integrate(|x, sigma| denoiser.call(weights, Scalings::edm, x, sigma, labels), x, &sigmas);
+    let end = integrate(|x, sigma| denoiser.guided(weights, x, sigma, labels, guidance), x, &sigmas);
     end.into_data().try_to_vec::<f32>().map_err(|e| Error::Gpu(format!("burn: {e:?}")))
 }
 

@@ -3,20 +3,22 @@
 use std::cell::RefCell;
 use std::path::Path;
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::config::{SchedulerConfig, UNetConfig};
 use crate::consistency::Scalings;
 use crate::error::{Error, Result};
 use crate::folder::ModelFolder;
 use crate::host::{HostUNet, Tape};
-use crate::reference::{Weights, forward};
+use crate::reference::{Labels, Weights, forward};
 use crate::rng::Generator;
 use crate::train::data::Batch;
-use crate::train::objectives::{Metric, Pair, column, consistency_loss, edm_loss, heun_step, perturb};
+use crate::train::objectives::{
+    Metric, Pair, column, consistency_loss, edm_loss, euler_step, guided, heun_step, perturb,
+};
 use crate::train::optimizer::{Matrices, RAdam, gradients, hidden_matrices, moving_average, track};
 use crate::train::recipe::Recipe;
-use crate::unet::{UNet, time_features};
+use crate::unet::{NO_CLASS, UNet, time_features};
 
 /// What stays the same through a run.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +37,10 @@ pub struct Settings {
     pub seed: u64,
     /// Whether the matrices inside the network are updated by Muon, and not, like all else, by RAdam.
     pub muon: bool,
+    /// Share of the samples that the network sees without their class, which guidance needs of a teacher; in [0, 1].
+    pub class_dropout: f64,
+    /// Strength of the teacher's classifier-free guidance; 1 is none.
+    pub guidance: f64,
 }
 
 /// What changes from one iteration to the next.
@@ -134,6 +140,18 @@ impl Denoiser {
         })
     }
 
+    /// The EDM denoiser D(x, σ) with classifier-free guidance of strength `guidance`; 1 is none.
+    pub fn guided(&self, weights: &Weights, x: &Tensor<4>, sigma: &[f64], labels: &[u32], guidance: f64) -> Tensor<4> {
+        let conditional = self.call(weights, Scalings::edm, x, sigma, labels);
+        match guidance == 1.0 {
+            true => conditional,
+            false => {
+                let without = self.call(weights, Scalings::edm, x, sigma, &vec![NO_CLASS; labels.len()]);
+                guided(conditional, without, guidance)
+            }
+        }
+    }
+
     /// [`Self::call`] as a function of the weights: also what its gradient takes.
     fn record(
         &self,
@@ -160,10 +178,7 @@ impl Denoiser {
         let device = input.device();
         let batch = input.dims()[0];
         let features = TensorData::new(time.to_vec(), [batch, self.config.block_out_channels[0]]);
-        let labels = self.config.num_class_embeds.map(|_| {
-            let labels: Vec<i32> = labels.iter().map(|&l| l as i32).collect();
-            Tensor::<1, Int>::from_data(TensorData::new(labels, [batch]), &device)
-        });
+        let labels = self.config.num_class_embeds.map(|_| Labels::new(labels, &device));
         forward(&self.unet, weights, input, &Tensor::from_data(features, &device), labels.as_ref())
     }
 
@@ -220,7 +235,8 @@ impl Trainer {
     /// A run on `device` (without autodiff), where the state's weights must lie.
     ///
     /// # Errors
-    /// [`Error::Input`] when distillation has no teacher or one of another shape, or another recipe has one.
+    /// [`Error::Input`] when distillation has no teacher, a teacher has another shape or nothing to teach, or classes
+    /// are to be left out or guided by where there are none.
     pub fn new(
         denoiser: Denoiser,
         settings: Settings,
@@ -230,7 +246,7 @@ impl Trainer {
     ) -> Result<Self> {
         match (settings.recipe, &teacher) {
             (Recipe::Cd { .. }, None) => return Err(Error::Input("distillation needs a teacher, found none".into())),
-            (Recipe::Cd { .. }, Some((t, _))) => {
+            (Recipe::Cd { .. } | Recipe::Ect { .. }, Some((t, _))) => {
                 let shape = |c: &UNetConfig| (c.in_channels, c.sample_size, c.num_class_embeds);
                 let (expected, found) = (shape(&denoiser.config), shape(&t.config));
                 if expected != found {
@@ -239,8 +255,15 @@ impl Trainer {
                     )));
                 }
             }
-            (_, Some(_)) => return Err(Error::Input("only distillation (cd) takes a teacher".into())),
+            (_, Some(_)) => return Err(Error::Input("only cd and ect take a teacher".into())),
+            (_, None) if settings.guidance != 1.0 => {
+                return Err(Error::Input(format!("guidance {} needs a teacher, found none", settings.guidance)));
+            }
             (_, None) => {}
+        }
+        let needs_classes = settings.guidance != 1.0 || settings.class_dropout != 0.0;
+        if needs_classes && denoiser.config.num_class_embeds.is_none() {
+            return Err(Error::Input("guidance and class dropout need a model with classes, found one without".into()));
         }
         let matrices = match settings.muon {
             true => hidden_matrices(&denoiser.unet.parameters()),
@@ -266,7 +289,12 @@ impl Trainer {
         generator.randn(&mut z);
         let z = Tensor::<4>::from_data(TensorData::new(z, shape), &self.device);
 
-        let (loss, recorded) = self.loss(&y, &z, &batch.labels, generator, progress);
+        let mut labels = batch.labels.clone();
+        if self.settings.class_dropout > 0.0 {
+            let dropped = |_: &&mut u32| generator.uniform_f64() < self.settings.class_dropout;
+            labels.iter_mut().filter(dropped).for_each(|label| *label = NO_CLASS);
+        }
+        let (loss, recorded) = self.loss(&y, &z, &labels, generator, progress);
         let value: f32 = loss.clone().without_autodiff().into_scalar();
         if !value.is_finite() {
             let step = self.state.optimizer.step;
@@ -331,8 +359,13 @@ impl Trainer {
                 let loss = edm_loss(|x, s| online(Scalings::edm, x, s), y, z, t, scheduler.sigma_data);
                 return (loss, recorded.take());
             }
-            (Recipe::Cd { .. }, Some((teacher, weights))) => {
-                heun_step(|x, s| teacher.call(weights, Scalings::edm, x, s, labels), &x_t, t, r)
+            (_, Some((teacher, weights))) => {
+                let teacher = |x: &Tensor<4>, s: &[f64]| teacher.guided(weights, x, s, labels, self.settings.guidance);
+                match recipe {
+                    Recipe::Cd { .. } => heun_step(teacher, &x_t, t, r),
+                    // r may be 0, which is beyond Heun's second evaluation.
+                    _ => euler_step(teacher, &x_t, t, r),
+                }
             }
             _ => perturb(y, z, r),
         };

@@ -48,6 +48,10 @@ pub struct Arguments {
     #[arg(long, value_name = "STEPS", conflicts_with_all = ["num_inference_steps", "timesteps"])]
     edm_steps: Option<usize>,
 
+    /// Strength of the denoiser's classifier-free guidance; 1 is none
+    #[arg(long, value_name = "W", default_value_t = 1.0, requires = "edm_steps")]
+    guidance: f64,
+
     /// Seed of the samples
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -214,7 +218,7 @@ fn samples(
             Sampler::Edm(model, steps) => {
                 let (denoiser, weights) = model.as_ref();
                 let labels = request.class_labels.clone().unwrap_or_else(|| vec![0; request.batch]);
-                teacher::sample(denoiser, weights, &labels, *steps, request.seed)?
+                teacher::sample(denoiser, weights, &labels, *steps, arguments.guidance, request.seed)?
             }
         };
         // As a picture holds them.

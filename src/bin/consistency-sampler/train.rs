@@ -68,9 +68,18 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE", required_unless_present = "init")]
     config: Option<PathBuf>,
 
-    /// The EDM denoiser to distil (cd alone)
+    /// The EDM denoiser to distil: by Heun steps (cd), or Euler steps in place of those of the data (ect)
     #[arg(long, value_name = "DIR")]
     teacher: Option<PathBuf>,
+
+    /// Strength of the teacher's classifier-free guidance; 1 is none, and other values need a teacher trained with
+    /// --class-dropout
+    #[arg(long, value_name = "W", default_value_t = 1.0)]
+    guidance: f64,
+
+    /// Share of the samples that the network sees without their class; 0.1 makes a denoiser that can guide
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    class_dropout: f64,
 
     /// What computes
     #[arg(long, value_enum, default_value_t = DeviceName::Host)]
@@ -240,6 +249,10 @@ impl Arguments {
         share("decay", self.decay)?;
         share("ema", self.ema)?;
         share("mu", self.mu)?;
+        share("class-dropout", self.class_dropout)?;
+        if !(self.guidance.is_finite() && self.guidance >= 0.0) {
+            return Err(Error::Input(format!("--guidance: expected a number of at least 0, found {}", self.guidance)));
+        }
         for (name, value) in [
             ("batch", self.batch as u64),
             ("iterations", self.iterations.unwrap_or(1)),
@@ -281,6 +294,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         ema: arguments.ema,
         seed: arguments.seed,
         muon: arguments.optimizer == OptimizerName::Muon,
+        class_dropout: arguments.class_dropout,
+        guidance: arguments.guidance,
     };
     let (unet_json, scheduler_json) = match (&arguments.init, &arguments.config) {
         (Some(dir), _) => (read(&dir.join("unet/config.json"))?, read(&dir.join("scheduler/scheduler_config.json"))?),
