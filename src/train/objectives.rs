@@ -11,7 +11,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 /// A distance between images, one value per sample.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Metric {
-    /// ‖a − b‖₂².
+    /// ‖a − b‖₂²/(C·H·W). The papers leave the constant out and their code has it; an adaptive optimizer does not see it,
+    /// but for RAdam's first steps, which are not yet adaptive and diverge with sums over pixels.
     SquaredL2,
     /// √(‖a − b‖₂² + c²) − c; c = 0 is ‖a − b‖₂.
     PseudoHuber(f64),
@@ -20,10 +21,11 @@ pub enum Metric {
 impl Metric {
     /// d(a, b), (B).
     fn distance(self, a: Tensor<4>, b: Tensor<4>) -> Tensor<1> {
-        let batch = a.dims()[0];
+        let [batch, channels, height, width] = a.dims();
+        let pixels = (channels * height * width) as f64;
         let squares = (a - b).powi_scalar(2).reshape([batch as i32, -1]).sum_dim(1).reshape([batch]); // (B)
         match self {
-            Self::SquaredL2 => squares,
+            Self::SquaredL2 => squares / pixels,
             // The root has no derivative at 0, which c = 0 would reach where both networks agree to the last bit.
             Self::PseudoHuber(c) => (squares + (c * c).max(1e-12)).sqrt() - c,
         }
@@ -42,7 +44,8 @@ pub fn perturb(y: &Tensor<4>, z: &Tensor<4>, sigma: &[f64]) -> Tensor<4> {
     y.clone() + z.clone() * column(sigma, &y.device())
 }
 
-/// EDM pretraining, Karras et al. 2022, equations 2 and 8: λ(σ)·‖D(y + σz, σ) − y‖₂², λ = (σ² + σ_d²)/(σ·σ_d)².
+/// EDM pretraining, Karras et al. 2022, equations 2 and 8: λ(σ)·‖D(y + σz, σ) − y‖₂²/(C·H·W),
+/// λ = (σ² + σ_d²)/(σ·σ_d)².
 pub fn edm_loss(
     denoiser: impl Fn(&Tensor<4>, &[f64]) -> Tensor<4>,
     y: &Tensor<4>,
@@ -212,7 +215,7 @@ mod tests {
         let loss =
             |weights: [f64; 3]| value(consistency_loss(point_mass(&y), sevens, &pair, &weights, Metric::SquaredL2));
         assert_eq!(loss([1.0, 1.0, 0.0]), 0.0);
-        let expected: f32 = (y.clone().narrow(0, 2, 1) - 7.0).powi_scalar(2).sum().into_scalar();
+        let expected: f32 = (y.clone().narrow(0, 2, 1) - 7.0).powi_scalar(2).mean().into_scalar();
         let found = loss([0.0, 0.0, 3.0]);
         assert!((found / expected - 1.0).abs() < 1e-5, "found {found}, expected {expected}");
     }
@@ -227,8 +230,8 @@ mod tests {
         let pair = Pair { x_t: &x_t, t: &t, x_r: &x_r, r: &r };
         let loss = consistency_loss(f, f, &pair, &[1.0, 1.0], Metric::SquaredL2);
         let found: f32 = a.grad(&loss.backward()).unwrap().into_scalar();
-        // d/da of mean ‖a·x_t − c‖² with c = 0.3·x_r held: mean 2·x_t·(a·x_t − c).
-        let expected: f32 = (x_t.clone() * (x_t.clone() - x_r.clone()) * 0.3 * 2.0).sum().into_scalar::<f32>() / 2.0;
+        // d/da of the mean of (a·x_t − c)² with c = 0.3·x_r held: mean 2·x_t·(a·x_t − c).
+        let expected: f32 = (x_t.clone() * (x_t.clone() - x_r.clone()) * 0.3 * 2.0).mean().into_scalar();
         assert!((found / expected - 1.0).abs() < 1e-5, "found {found}, expected {expected}");
     }
 
@@ -287,10 +290,10 @@ mod tests {
         let (y, z) = (images(1, 3), images(2, 3));
         let sigma = [0.1, 1.0, 10.0];
         assert_eq!(value(edm_loss(point_mass(&y), &y, &z, &sigma, 0.5)), 0.0);
-        // λ(σ)·‖0 − y‖² of the denoiser that answers 0.
+        // λ(σ)·‖0 − y‖²/16 of the denoiser that answers 0.
         let zero = |x: &Tensor<4>, _: &[f64]| x.clone().zeros_like();
         let one = |s: f64, i: usize| {
-            let norm: f32 = y.clone().narrow(0, i, 1).powi_scalar(2).sum().into_scalar();
+            let norm: f32 = y.clone().narrow(0, i, 1).powi_scalar(2).mean().into_scalar();
             (s * s + 0.25) / (0.5 * s).powi(2) * f64::from(norm)
         };
         let expected = sigma.iter().enumerate().map(|(i, &s)| one(s, i)).sum::<f64>() / 3.0;
@@ -321,7 +324,7 @@ mod tests {
             let target = |x: &Tensor<4>, _: &[f64]| x.clone() * below.clone().reshape([4, 1, 1, 1]);
             let loss = consistency_loss(online, target, &pair, &[1.0; 4], Metric::SquaredL2);
             let g = a.grad(&loss.backward()).unwrap();
-            a = (a.inner() - g * 0.05).autodiff().require_grad();
+            a = (a.inner() - g * 0.8).autodiff().require_grad();
         }
         let found = a.inner().into_data().try_to_vec::<f32>().unwrap();
         let mut product = 1.0;
