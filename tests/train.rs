@@ -15,7 +15,7 @@ use consistency_sampler::sampler::Request;
 use consistency_sampler::train::checkpoint::{read_state, write_model, write_state};
 use consistency_sampler::train::data::Batch;
 use consistency_sampler::train::initial::initial_weights;
-use consistency_sampler::train::objectives::CtSchedule;
+use consistency_sampler::train::objectives::{CtSchedule, Guidance};
 use consistency_sampler::train::recipe::{Recipe, Weighting};
 use consistency_sampler::train::trainer::{Denoiser, Engine, Settings, State, Trainer, average_decay};
 
@@ -50,7 +50,7 @@ fn settings(recipe: Recipe) -> Settings {
         seed: 3,
         muon: false,
         class_dropout: 0.0,
-        guidance: 1.0,
+        guidance: Guidance::NONE,
     }
 }
 
@@ -242,7 +242,7 @@ fn guidance_needs_a_teacher_and_classes() {
             .unwrap_err()
             .to_string()
     };
-    let guided = Settings { guidance: 2.0, ..settings(ECT) };
+    let guided = Settings { guidance: Guidance { strength: 2.0, ..Guidance::NONE }, ..settings(ECT) };
     assert!(refusal(guided, denoiser()).contains("needs a teacher"));
     let classless = UNetConfig { num_class_embeds: None, ..UNetConfig::parse(TINY).unwrap() };
     let classless = Denoiser::new(&classless, &SchedulerConfig::parse(SCHEDULER).unwrap(), Engine::Host);
@@ -258,7 +258,7 @@ fn a_guided_denoiser_is_two_calls() {
     let x = Tensor::<4>::ones([2, 1, 8, 8], &Device::flex());
     let (sigma, labels) = ([1.0, 3.0], [0, 1]);
     let at = |w: f64| {
-        let answer = denoiser.guided(&weights, &x, &sigma, &labels, w);
+        let answer = denoiser.guided(&weights, &x, &sigma, &labels, &Guidance { strength: w, ..Guidance::NONE });
         answer.into_data().try_to_vec::<f32>().unwrap()
     };
     let (none, one, two) = (at(0.0), at(1.0), at(2.0));

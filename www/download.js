@@ -2,7 +2,8 @@
 //
 // Knows no DOM, no cache and no model. This is the only place of the page that sends requests for a model.
 
-import { ByteReader } from "./bytes.js";
+import { AHEAD, Ahead } from "./ahead.js";
+import { Connection, TRICKLE, versionOf } from "./connection.js";
 
 /** An error with a code of ConsistencySamplerError. */
 export class Failure extends Error {
@@ -12,9 +13,6 @@ export class Failure extends Error {
   }
 }
 
-/** Fewer bytes than this in the time of a stall are no progress: a server that drips must not hold a load for hours. */
-const TRICKLE = 1024;
-
 /** Yielded by `Download.chunks` when the bytes so far are void and come anew from the first one. */
 export const RESTART = Symbol("restart");
 
@@ -23,10 +21,11 @@ export const RESTART = Symbol("restart");
  * @property {number} tries  how many requests in a row may bring nothing new
  * @property {number} delay  milliseconds before the second of them; each further one waits twice as long
  * @property {number} stall  milliseconds after which a connection counts as broken if fewer than 1024 bytes came in them
+ * @property {import("./ahead.js").Parallel} ahead  when more connections than one are used
  */
 
 /** @type {Patience} */
-export const PATIENCE = { tries: 5, delay: 500, stall: 20_000 };
+export const PATIENCE = { tries: 5, delay: 500, stall: 20_000, ahead: AHEAD };
 
 /** Answers that another request may better. */
 const TRANSIENT = [408, 425, 429, 500, 502, 503, 504];
@@ -44,6 +43,8 @@ export class Download {
   #patience;
   /** A hash will show whether the parts fit together, so a server without versions may be resumed too. */
   #hashed;
+  /** Whether it has been tried to fetch several parts at once: what fails there goes on alone. */
+  #parallel = false;
 
   /**
    * @param {string} url
@@ -80,7 +81,7 @@ export class Download {
       if (this.at && !this.version && !this.#hashed) yield this.#restart();
       signal?.throwIfAborted();
       const connection = new Connection(this.#patience.stall, signal);
-      let reason;
+      let [reason, ahead, measured] = [null, null, false];
       try {
         const response = await connection.fetch(this.#url, this.#headers());
         if (TRANSIENT.includes(response.status)) {
@@ -92,24 +93,43 @@ export class Download {
         }
         if (!reason) {
           check(this.#url, response);
-          this.#describe(response);
+          measured = this.#describe(response);
           await onVersion?.();
           for await (const chunk of connection.chunks()) {
-            this.at += chunk.length;
+            let bytes = chunk;
+            if (ahead && this.at + chunk.length >= ahead.from) {
+              if (ahead.isGood) bytes = chunk.subarray(0, ahead.from - this.at);
+              else ahead = ahead.close();
+            }
+            this.at += bytes.length;
             if (this.size !== null && this.at > this.size) {
               throw new Failure("weights", `${this.#url}: expected ${this.size} bytes, the server sends more`);
             }
-            yield chunk;
+            yield bytes;
+            if (this.at === ahead?.from) break;
+            ahead ??= this.#runAhead(connection, response, signal);
+          }
+          if (this.at === ahead?.from) {
+            connection.close();
+            for await (const chunk of ahead.chunks()) {
+              this.at += chunk.length;
+              yield chunk;
+            }
+            signal?.throwIfAborted();
+            reason = ahead.reason;
           }
           if (this.size === null || this.at === this.size) return;
-          reason = "the server closed the connection early";
+          reason ??= "the server closed the connection early";
         }
       } catch (error) {
         signal?.throwIfAborted();
         if (error instanceof Failure || !connection.broken) throw error;
         reason = connection.stalled ? "nothing came for too long" : (error.message ?? String(error));
+        // Without a length, what broke off at the expected size may have been the beginning of something longer.
+        if (this.at === this.size && !measured) yield this.#restart();
       } finally {
         connection.close();
+        ahead?.close();
       }
       // What ended by stalling counts as progress if it brought more than a trickle.
       const progress = this.at - farthest;
@@ -133,9 +153,23 @@ export class Download {
     return RESTART;
   }
 
-  #headers() {
-    if (!this.at) return {};
-    const headers = { Range: `bytes=${this.at}-` };
+  /** Opens more connections where they may help: when this one is slow, much is left, and the server gives parts. */
+  #runAhead(connection, response, signal) {
+    const { part, after, below } = this.#patience.ahead;
+    const resumable = this.size !== null && (this.version || this.#hashed);
+    const gives = response.status === 206 || response.headers.get("Accept-Ranges") === "bytes";
+    if (this.#parallel || !resumable || !gives || connection.bytes < after || this.size - this.at < 2 * part) return null;
+    if (connection.rate > below) return null;
+    this.#parallel = true;
+    const { ahead, stall } = this.#patience;
+    const expected = { size: this.size, version: this.version, hashed: this.#hashed };
+    const ask = (range) => [this.#url, this.#headers(range)];
+    return new Ahead(this.at + part, ask, expected, { ...ahead, stall }, signal);
+  }
+
+  #headers(range = this.at ? `${this.at}-` : null) {
+    if (!range) return {};
+    const headers = { Range: `bytes=${range}` };
     // Across origins, If-Range would need a preflight, which the file servers behind hubs refuse; there the answer's
     // version is compared when it is in, and one that differs is thrown away.
     const near = new URL(this.#url).origin === location.origin;
@@ -153,14 +187,14 @@ export class Download {
     return Number(range[1]) === this.at && (range[2] === "*" || !this.size || Number(range[2]) === this.size);
   }
 
-  /** Takes over what a response says of the file, which must agree with what is known. */
+  /** Takes over what a response says of the file, which must agree with what is known; whether it says the length. */
   #describe(response) {
     const length = lengthOf(response);
     if (length === null) {
       // A compressed body: its bytes cannot be counted, nor asked for by number.
       if (response.headers.has("Content-Encoding")) this.version = null;
       else this.version ??= versionOf(response);
-      return;
+      return false;
     }
     const size = this.at + length;
     if (this.#expected !== null && size !== this.#expected) {
@@ -168,63 +202,7 @@ export class Download {
     }
     this.size = size;
     this.version ??= versionOf(response);
-  }
-}
-
-/** One request, which ends when less than a trickle comes for `stall` milliseconds. */
-class Connection {
-  stalled = false;
-  /** Milliseconds waited for, and bytes that came, since it last was no trickle. */
-  #waited = 0;
-  #came = 0;
-  #abort = new AbortController();
-  #timer;
-  #stall;
-  #reader;
-  /** Whether the error under way comes from the connection, and not from who consumes its bytes. */
-  #waiting = false;
-
-  constructor(stall, signal) {
-    this.#stall = stall;
-    signal?.addEventListener("abort", () => this.#abort.abort(), { signal: this.#abort.signal });
-  }
-
-  async fetch(url, headers) {
-    const response = await this.#patiently(fetch(url, { headers, cache: "no-store", signal: this.#abort.signal }));
-    this.#reader = response.body && new ByteReader(response.body);
-    return response;
-  }
-
-  async *chunks() {
-    for (let chunk; (chunk = await this.#patiently(this.#reader.read())); ) {
-      this.#came += chunk.length;
-      if (this.#came >= TRICKLE) this.#came = this.#waited = 0;
-      yield chunk;
-    }
-  }
-
-  get broken() {
-    return this.#waiting;
-  }
-
-  close() {
-    clearTimeout(this.#timer);
-    this.#abort.abort();
-  }
-
-  async #patiently(promise) {
-    this.#waiting = true;
-    const begin = performance.now();
-    const abort = () => {
-      this.stalled = true;
-      this.#abort.abort();
-    };
-    this.#timer = setTimeout(abort, Math.max(this.#stall - this.#waited, 1));
-    const value = await promise;
-    clearTimeout(this.#timer);
-    this.#waited += performance.now() - begin;
-    this.#waiting = false;
-    return value;
+    return true;
   }
 }
 
@@ -239,16 +217,36 @@ export async function probe(url) {
   return { size, version: versionOf(response), sha256 };
 }
 
+/** Bytes of the largest text: ten times the index of the largest sharded model, and nothing that fills a memory. */
+const MOST_TEXT = 16e6;
+
 /** The text of a small file. */
 export async function fetchText(url) {
-  const response = check(url, await request(url));
-  return failing("network", url, () => response.text());
+  return textOf(url, check(url, await request(url)));
 }
 
 /** The text of a file that a server may lack; then null. */
 export async function fetchOptional(url) {
   const response = await optional(url);
-  return response && failing("network", url, () => response.text());
+  return response && textOf(url, response);
+}
+
+/** The whole text of a response, in UTF-8, which ends at once where it is longer than a text may be. */
+async function textOf(url, response) {
+  const decoder = new TextDecoder();
+  let [text, bytes] = ["", 0];
+  await failing("network", url, async () => {
+    const reader = response.body.getReader();
+    for (let part = await reader.read(); !part.done; part = await reader.read()) {
+      bytes += part.value.length;
+      if (bytes > MOST_TEXT) {
+        reader.cancel().catch(() => {});
+        throw new Failure("config", `${url}: expected at most ${MOST_TEXT} bytes of text, found more`);
+      }
+      text += decoder.decode(part.value, { stream: true });
+    }
+  });
+  return text + decoder.decode();
 }
 
 /** Does something; its error gets a subject before its message, and a code unless that is null and it brings its own. */
@@ -294,7 +292,6 @@ function check(url, response) {
 
 const statusOf = ({ status, statusText }) => `${status} ${statusText}`.trim();
 const isHtml = ({ headers }) => headers.get("Content-Type")?.startsWith("text/html") ?? false;
-const versionOf = ({ headers }) => headers.get("ETag") ?? headers.get("Last-Modified");
 const lengthOf = ({ headers }) => {
   const length = headers.get("Content-Length") ?? "";
   return /^\d+$/.test(length) && !headers.has("Content-Encoding") ? Number(length) : null;

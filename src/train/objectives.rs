@@ -87,10 +87,30 @@ pub fn euler_step(
     x_t.clone() * kept.clone() + teacher(x_t, t) * (-kept + 1.0)
 }
 
-/// Classifier-free guidance (Ho & Salimans 2022): D + (w − 1)·(D − D∅), where D knows the class and D∅ does not; w = 1
-/// is D.
-pub fn guided(conditional: Tensor<4>, unconditional: Tensor<4>, guidance: f64) -> Tensor<4> {
-    conditional.clone() + (conditional - unconditional) * (guidance - 1.0)
+/// Classifier-free guidance (Ho & Salimans 2022) at some noise levels (Kynkäänniemi et al. 2024).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Guidance {
+    /// w; 1 is none.
+    pub strength: f64,
+    /// The lowest and the highest σ that are guided. Above, guidance costs variety; below, it changes little.
+    pub interval: [f64; 2],
+}
+
+impl Guidance {
+    /// None at all.
+    pub const NONE: Self = Self { strength: 1.0, interval: [0.0, f64::INFINITY] };
+
+    /// w at `sigma`.
+    pub fn at(&self, sigma: f64) -> f64 {
+        let [low, high] = self.interval;
+        if (low..=high).contains(&sigma) { self.strength } else { 1.0 }
+    }
+
+    /// D + (w − 1)·(D − D∅), where D knows the class and D∅ does not, at one σ per sample.
+    pub fn apply(&self, conditional: Tensor<4>, unconditional: Tensor<4>, sigma: &[f64]) -> Tensor<4> {
+        let more = column(&sigma.iter().map(|&s| self.at(s) - 1.0).collect::<Vec<_>>(), &conditional.device());
+        conditional.clone() + (conditional - unconditional) * more
+    }
 }
 
 /// Two points of one trajectory.
@@ -259,10 +279,14 @@ mod tests {
     #[test]
     fn guidance_is_linear_and_1_is_none() {
         let (a, b) = (images(1, 1), images(2, 1));
-        assert_eq!(largest(guided(a.clone(), b.clone(), 1.0) - a.clone()), 0.0);
-        let error = largest(guided(a.clone(), b.clone(), 0.0) - b.clone());
+        let guided =
+            |strength, sigma| Guidance { strength, interval: [0.5, 4.0] }.apply(a.clone(), b.clone(), &[sigma]);
+        assert_eq!(largest(guided(1.0, 1.0) - a.clone()), 0.0);
+        assert_eq!(largest(guided(3.0, 0.4) - a.clone()), 0.0, "below the interval");
+        assert_eq!(largest(guided(3.0, 4.1) - a.clone()), 0.0, "above the interval");
+        let error = largest(guided(0.0, 4.0) - b.clone());
         assert!(error < 1e-6, "w = 0 is the answer without the class, off by {error}");
-        let error = largest(guided(a.clone(), b.clone(), 3.0) - (a * 3.0 - b * 2.0));
+        let error = largest(guided(3.0, 0.5) - (a.clone() * 3.0 - b.clone() * 2.0));
         assert!(error < 1e-5, "off by {error}");
     }
 

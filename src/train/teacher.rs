@@ -7,14 +7,13 @@ use crate::consistency::karras_sigma;
 use crate::error::{Error, Result};
 use crate::reference::Weights;
 use crate::rng::Generator;
-use crate::train::objectives::heun_step;
+use crate::train::objectives::{Guidance, heun_step};
 use crate::train::trainer::Denoiser;
 
 /// Draws one sample per label with Karras et al. 2022, Algorithm 1, without churn: `steps` Karras levels from σ_max to
 /// σ_min, a Heun step between neighbours and an Euler step to 0, 2·`steps` − 1 calls in all.
 ///
-/// `guidance` is the strength of classifier-free guidance, 1 being none; otherwise a call is two, and the denoiser must
-/// have been trained with class dropout. `labels` says how many samples there are even where the model knows no classes. Returns (B, C, H, W) in about
+/// A guided call is two, and needs a denoiser that was trained with class dropout. `labels` says how many samples there are even where the model knows no classes. Returns (B, C, H, W) in about
 /// [−1, 1].
 ///
 /// # Errors
@@ -24,7 +23,7 @@ pub fn sample(
     weights: &Weights,
     labels: &[u32],
     steps: usize,
-    guidance: f64,
+    guidance: &Guidance,
     seed: u64,
 ) -> Result<Vec<f32>> {
     if steps < 2 {

@@ -14,7 +14,7 @@ use crate::reference::{Labels, Weights, forward};
 use crate::rng::Generator;
 use crate::train::data::Batch;
 use crate::train::objectives::{
-    Metric, Pair, column, consistency_loss, edm_loss, euler_step, guided, heun_step, perturb,
+    Guidance, Metric, Pair, column, consistency_loss, edm_loss, euler_step, heun_step, perturb,
 };
 use crate::train::optimizer::{Matrices, RAdam, gradients, hidden_matrices, moving_average, track};
 use crate::train::recipe::Recipe;
@@ -39,8 +39,8 @@ pub struct Settings {
     pub muon: bool,
     /// Share of the samples that the network sees without their class, which guidance needs of a teacher; in [0, 1].
     pub class_dropout: f64,
-    /// Strength of the teacher's classifier-free guidance; 1 is none.
-    pub guidance: f64,
+    /// The teacher's.
+    pub guidance: Guidance,
 }
 
 /// What changes from one iteration to the next.
@@ -140,14 +140,21 @@ impl Denoiser {
         })
     }
 
-    /// The EDM denoiser D(x, σ) with classifier-free guidance of strength `guidance`; 1 is none.
-    pub fn guided(&self, weights: &Weights, x: &Tensor<4>, sigma: &[f64], labels: &[u32], guidance: f64) -> Tensor<4> {
+    /// The EDM denoiser D(x, σ) with `guidance`, which needs a model with classes that was trained with class dropout.
+    pub fn guided(
+        &self,
+        weights: &Weights,
+        x: &Tensor<4>,
+        sigma: &[f64],
+        labels: &[u32],
+        guidance: &Guidance,
+    ) -> Tensor<4> {
         let conditional = self.call(weights, Scalings::edm, x, sigma, labels);
-        match guidance == 1.0 {
+        match sigma.iter().all(|&s| guidance.at(s) == 1.0) {
             true => conditional,
             false => {
                 let without = self.call(weights, Scalings::edm, x, sigma, &vec![NO_CLASS; labels.len()]);
-                guided(conditional, without, guidance)
+                guidance.apply(conditional, without, sigma)
             }
         }
     }
@@ -244,6 +251,7 @@ impl Trainer {
         teacher: Option<(Denoiser, Weights)>,
         device: Device,
     ) -> Result<Self> {
+        let is_guided = settings.guidance.strength != 1.0;
         match (settings.recipe, &teacher) {
             (Recipe::Cd { .. }, None) => return Err(Error::Input("distillation needs a teacher, found none".into())),
             (Recipe::Cd { .. } | Recipe::Ect { .. }, Some((t, _))) => {
@@ -256,12 +264,12 @@ impl Trainer {
                 }
             }
             (_, Some(_)) => return Err(Error::Input("only cd and ect take a teacher".into())),
-            (_, None) if settings.guidance != 1.0 => {
-                return Err(Error::Input(format!("guidance {} needs a teacher, found none", settings.guidance)));
+            (_, None) if is_guided => {
+                return Err(Error::Input("guidance needs a teacher, found none".into()));
             }
             (_, None) => {}
         }
-        let needs_classes = settings.guidance != 1.0 || settings.class_dropout != 0.0;
+        let needs_classes = is_guided || settings.class_dropout != 0.0;
         if needs_classes && denoiser.config.num_class_embeds.is_none() {
             return Err(Error::Input("guidance and class dropout need a model with classes, found one without".into()));
         }
@@ -360,7 +368,7 @@ impl Trainer {
                 return (loss, recorded.take());
             }
             (_, Some((teacher, weights))) => {
-                let teacher = |x: &Tensor<4>, s: &[f64]| teacher.guided(weights, x, s, labels, self.settings.guidance);
+                let teacher = |x: &Tensor<4>, s: &[f64]| teacher.guided(weights, x, s, labels, &self.settings.guidance);
                 match recipe {
                     Recipe::Cd { .. } => heun_step(teacher, &x_t, t, r),
                     // r may be 0, which is beyond Heun's second evaluation.

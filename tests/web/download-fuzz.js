@@ -42,6 +42,7 @@ class Server {
     this.honest = honest;
     this.versions = [this.#version(0)];
     this.requests = 0;
+    this.parts = 0;
     this.ranges = rng.chance(70);
     this.etags = rng.pick(["strong", "strong", "weak", "none"]);
   }
@@ -59,6 +60,7 @@ class Server {
   async answer({ headers: asked, signal }) {
     const { rng, honest } = this;
     this.requests++;
+    if (signal.aborted) throw aborted();
     if (this.requests > 1 && rng.chance(10)) this.versions.push(this.#version(this.versions.length));
     if (rng.chance(8)) throw new TypeError("Failed to fetch");
     if (rng.chance(3)) return never(signal);
@@ -66,7 +68,8 @@ class Server {
     const { bytes, number } = this.current;
     const headers = { "Content-Type": "application/octet-stream" };
     if (this.etags !== "none") headers.ETag = `${this.etags === "weak" ? "W/" : ""}"v${number}"`;
-    const range = this.ranges ? /^bytes=(\d+)-$/.exec(asked.Range ?? "") : null;
+    if (this.ranges) headers["Accept-Ranges"] = "bytes";
+    const range = this.ranges ? /^bytes=(\d+)-(\d*)$/.exec(asked.Range ?? "") : null;
     const condition = asked["If-Range"];
     let [status, body] = [200, bytes];
     if (range && (!condition || condition === headers.ETag)) {
@@ -74,8 +77,10 @@ class Server {
       if (start >= bytes.length) {
         return this.#response(416, { "Content-Range": `bytes */${bytes.length}` }, new Uint8Array(0), signal);
       }
-      [status, body] = [206, bytes.subarray(start)];
-      headers["Content-Range"] = `bytes ${start}-${bytes.length - 1}/${bytes.length}`;
+      if (range[2]) this.parts++;
+      const end = range[2] ? Math.min(Number(range[2]) + 1, bytes.length) : bytes.length;
+      [status, body] = [206, bytes.subarray(start, end)];
+      headers["Content-Range"] = `bytes ${start}-${end - 1}/${bytes.length}`;
     }
     headers["Content-Length"] = body.length;
     if (rng.chance(10)) {
@@ -102,6 +107,7 @@ class Server {
     const fault = end < body.length ? rng.pick(faults) : null;
     let at = 0;
     const read = async () => {
+      if (signal.aborted) throw aborted();
       if (at < end) return { done: false, value: body.slice(at, (at = Math.min(at + size, end))) };
       if (fault === "break") throw new TypeError("network error");
       if (fault === "stall") return never(signal);
@@ -115,8 +121,10 @@ class Server {
 /** What a fetch that brings nothing does: it ends when it is aborted, which is when the patience runs out: at once. */
 function never(signal) {
   queueMicrotask(() => clock.advance());
-  return new Promise((_, reject) => (signal.onabort = () => reject(new DOMException("aborted", "AbortError"))));
+  return new Promise((_, reject) => (signal.onabort = () => reject(aborted())));
 }
+
+const aborted = () => new DOMException("aborted", "AbortError");
 
 /** A clock without waits, for ten million downloads: a wait between tries is over at once, a stall when nothing comes. */
 const clock = {
@@ -150,7 +158,8 @@ async function download(seed) {
     const version = server.etags === "none" ? null : `${server.etags === "weak" ? "W/" : ""}"v0"`;
     Object.assign(known, { at: kept.length, version });
   }
-  const it = new Download(url, known, { tries: 3, delay: 0, stall: 1 });
+  const ahead = { connections: rng.below(3) + 1, part: rng.below(6) + 1, after: 3, below: rng.chance(50) ? Infinity : -1 };
+  const it = new Download(url, known, { tries: 3, delay: 0, stall: 1, ahead });
   let bytes = kept;
   try {
     for await (const chunk of it.chunks({ onVersion: async () => {} })) {
@@ -170,7 +179,7 @@ async function download(seed) {
   // Without versions nobody can tell, and with a hash nobody has to: what does not fit together is found out by that.
   if (honest && server.etags !== "none" && !hashed) {
     const same = (version) => version.bytes.length === bytes.length && bytes.every((byte, i) => byte === version.bytes[i]);
-    if (server.versions.some(same)) return "whole";
+    if (server.versions.some(same)) return server.parts ? "whole with parts" : "whole";
     assert.fail(`[${bytes}] is none of [${server.versions.map(({ bytes }) => bytes).join("], [")}]`);
   }
   return "whole";
@@ -181,7 +190,7 @@ globalThis.clearTimeout = (timer) => clock.pending.delete(timer);
 // Half of the time would go into stack traces that nobody reads.
 if (RUNS > 1) Error.stackTraceLimit = 0;
 
-const ends = { whole: 0, network: 0, http: 0, weights: 0 };
+const ends = { whole: 0, "whole with parts": 0, network: 0, http: 0, weights: 0 };
 for (let seed = SEED; seed < SEED + RUNS; seed++) {
   try {
     ends[await download(seed)]++;

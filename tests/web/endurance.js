@@ -60,6 +60,8 @@ export async function endure({ samples, cycles, readings = 10, model = "/weights
       }
       return found;
     }
+    // The first reading leaves a listener of its own.
+    await read();
     const sampled = await rounds(samples, (seed) =>
       page.evaluate(async (seed) => {
         let pixels;
@@ -76,7 +78,6 @@ export async function endure({ samples, cycles, readings = 10, model = "/weights
       }),
     );
     await page.evaluate(() => window.first.dispose());
-    await page.waitForFunction(() => true);
     return { samples: sampled, cycles: cycled, end: await read(), complaints: page.complaints };
   } finally {
     await browser.close();

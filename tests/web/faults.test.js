@@ -171,4 +171,19 @@ describe("a configuration", () => {
       assert.match(await refused("config"), expected);
     }
   });
+
+  test("whose text has no end is not read to the end", async () => {
+    let sent = 0;
+    serve("unet/config.json", (_, response) => {
+      response.writeHead(200, { "Content-Type": "application/json" });
+      const more = () => {
+        while (!response.destroyed && response.write(" ".repeat(1e5))) sent += 1e5;
+        sent += 1e5;
+      };
+      response.on("drain", more);
+      more();
+    });
+    assert.match(await refused("config"), /unet\/config\.json: expected at most 16000000 bytes of text, found more$/);
+    assert.ok(sent < 100e6, `${sent} bytes were sent`);
+  });
 });

@@ -47,7 +47,7 @@ export async function send(request, response, body, manner = {}) {
     const etag = manner.etag === undefined ? `"${createHash("sha1").update(bytes).digest("hex")}"` : manner.etag;
     if (etag) headers.ETag = etag;
     if (ranges) headers["Accept-Ranges"] = "bytes";
-    const range = ranges && status === 200 && /^bytes=(\d+)-$/.exec(request.headers.range ?? "");
+    const range = ranges && status === 200 && /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? "");
     const condition = request.headers["if-range"];
     if (range && (!condition || condition === etag)) {
       const start = Number(range[1]);
@@ -56,8 +56,9 @@ export async function send(request, response, body, manner = {}) {
         return;
       }
       status = 206;
-      headers["Content-Range"] = `bytes ${start}-${bytes.length - 1}/${bytes.length}`;
-      bytes = bytes.subarray(start);
+      const end = range[2] ? Math.min(Number(range[2]) + 1, bytes.length) : bytes.length;
+      headers["Content-Range"] = `bytes ${start}-${end - 1}/${bytes.length}`;
+      bytes = bytes.subarray(start, end);
     }
     headers["Content-Length"] = bytes.length;
   }

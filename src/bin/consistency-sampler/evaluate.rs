@@ -17,6 +17,7 @@ use consistency_sampler::{Error, Result};
 use indicatif::ProgressBar;
 
 use crate::device::{AnyNetwork, ModelArguments, style};
+use crate::guidance::GuidanceArguments;
 
 /// Iterations of the classifier's training; on MNIST 6.4 epochs.
 const CLASSIFIER_ITERATIONS: usize = 3000;
@@ -48,9 +49,8 @@ pub struct Arguments {
     #[arg(long, value_name = "STEPS", conflicts_with_all = ["num_inference_steps", "timesteps"])]
     edm_steps: Option<usize>,
 
-    /// Strength of the denoiser's classifier-free guidance; 1 is none
-    #[arg(long, value_name = "W", default_value_t = 1.0, requires = "edm_steps")]
-    guidance: f64,
+    #[command(flatten)]
+    guidance: GuidanceArguments,
 
     /// Seed of the samples
     #[arg(long, default_value_t = 0)]
@@ -218,7 +218,7 @@ fn samples(
             Sampler::Edm(model, steps) => {
                 let (denoiser, weights) = model.as_ref();
                 let labels = request.class_labels.clone().unwrap_or_else(|| vec![0; request.batch]);
-                teacher::sample(denoiser, weights, &labels, *steps, arguments.guidance, request.seed)?
+                teacher::sample(denoiser, weights, &labels, *steps, &arguments.guidance.guidance()?, request.seed)?
             }
         };
         // As a picture holds them.

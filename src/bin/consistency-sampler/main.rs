@@ -7,6 +7,7 @@ mod edit;
 mod evaluate;
 mod files;
 mod forward;
+mod guidance;
 #[cfg(feature = "train")]
 mod plot;
 mod sample;

@@ -25,6 +25,7 @@ use indicatif::ProgressBar;
 
 use crate::device::style;
 use crate::files::write_grid;
+use crate::guidance::GuidanceArguments;
 use crate::plot::write_curve;
 
 /// The state is written this often, so that an interruption costs no more.
@@ -72,10 +73,8 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR")]
     teacher: Option<PathBuf>,
 
-    /// Strength of the teacher's classifier-free guidance; 1 is none, and other values need a teacher trained with
-    /// --class-dropout
-    #[arg(long, value_name = "W", default_value_t = 1.0)]
-    guidance: f64,
+    #[command(flatten)]
+    guidance: GuidanceArguments,
 
     /// Share of the samples that the network sees without their class; 0.1 makes a denoiser that can guide
     #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
@@ -250,9 +249,6 @@ impl Arguments {
         share("ema", self.ema)?;
         share("mu", self.mu)?;
         share("class-dropout", self.class_dropout)?;
-        if !(self.guidance.is_finite() && self.guidance >= 0.0) {
-            return Err(Error::Input(format!("--guidance: expected a number of at least 0, found {}", self.guidance)));
-        }
         for (name, value) in [
             ("batch", self.batch as u64),
             ("iterations", self.iterations.unwrap_or(1)),
@@ -295,7 +291,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         seed: arguments.seed,
         muon: arguments.optimizer == OptimizerName::Muon,
         class_dropout: arguments.class_dropout,
-        guidance: arguments.guidance,
+        guidance: arguments.guidance.guidance()?,
     };
     let (unet_json, scheduler_json) = match (&arguments.init, &arguments.config) {
         (Some(dir), _) => (read(&dir.join("unet/config.json"))?, read(&dir.join("scheduler/scheduler_config.json"))?),
