@@ -86,6 +86,23 @@ fn a_model_is_trained_resumed_sampled_and_evaluated() {
 }
 
 #[test]
+fn a_guided_teacher_is_distilled() {
+    let dir = scratch("guided");
+    let (data, config) = (dir.join("data"), dir.join("config.json"));
+    let (teacher, student) = (dir.join("teacher"), dir.join("student"));
+    let train = |recipe: &'static str, output: &Path, more: &[&str]| {
+        let fixed = ["train", "--data", str(&data), "--batch", "4", "--iterations", "3", "--optimizer", "muon"];
+        succeed(&[&fixed[..], &["--recipe", recipe, "--output", str(output)], more].concat());
+    };
+    train("edm", &teacher, &["--config", str(&config), "--class-dropout", "0.5"]);
+    let guided = ["--teacher", str(&teacher), "--guidance", "2", "--guidance-interval", "0.1,10"];
+    train("ect", &student, &[&["--init", str(&teacher)], &guided[..]].concat());
+    train("cd", &dir.join("cd"), &[&["--init", str(&teacher)], &guided[..]].concat());
+    let read = |model: &Path| fs::read(model.join("unet/diffusion_pytorch_model.safetensors")).unwrap();
+    assert_ne!(read(&teacher), read(&student));
+}
+
+#[test]
 fn bad_requests_are_refused_in_one_line() {
     let dir = scratch("refused");
     let (data, config, model) = (dir.join("data"), dir.join("config.json"), dir.join("model"));
@@ -102,6 +119,11 @@ fn bad_requests_are_refused_in_one_line() {
     assert_eq!(with(&["--stages", "3,1"]), "--stages: expected the first not above the last, found 3,1");
     assert_eq!(with(&["--stages", "3"]), "--stages: expected two numbers, found 1");
     assert_eq!(with(&["--q", "1"]), "--q: expected above 1, found 1");
+    assert_eq!(with(&["--class-dropout", "2"]), "--class-dropout: expected 0 to 1, found 2");
+    assert_eq!(with(&["--guidance", "-1"]), "--guidance: expected a number of at least 0, found -1");
+    let interval = with(&["--guidance-interval", "4,1"]);
+    assert_eq!(interval, "--guidance-interval: expected LOW,HIGH with 0 ≤ LOW ≤ HIGH, found 4,1");
+    assert_eq!(with(&["--guidance", "2"]), "guidance needs a teacher, found none");
     assert!(with(&["--resume"]).contains("nothing to resume"));
     assert_eq!(train("cd", &from), "distillation needs a teacher, found none");
     assert!(train("ect", &["--init", str(&dir)]).contains("unet/config.json: No such file"));

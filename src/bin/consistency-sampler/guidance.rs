@@ -8,7 +8,7 @@ use consistency_sampler::{Error, Result};
 pub struct GuidanceArguments {
     /// Strength of the denoiser's classifier-free guidance; 1 is none, and other values need a denoiser trained with
     /// --class-dropout
-    #[arg(long, value_name = "W", default_value_t = 1.0)]
+    #[arg(long, value_name = "W", default_value_t = 1.0, allow_negative_numbers = true)]
     guidance: f64,
 
     /// Lowest and highest σ that are guided [default: all]
