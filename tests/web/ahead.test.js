@@ -4,8 +4,8 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { after, before, beforeEach, test } from "node:test";
 
-import { launch, newPage } from "./browser.js";
-import { send, startServer } from "./server.js";
+import { openBlank } from "./blank.js";
+import { send } from "./server.js";
 
 const SIZE = 1 << 20;
 /** Bytes of SIZE that no part repeats. */
@@ -21,11 +21,7 @@ const SLOW = { chunk: 1 << 14, pause: 20 };
 let server, browser, page;
 
 before(async () => {
-  server = await startServer();
-  browser = await launch();
-  page = await newPage(browser);
-  server.routes.set("/blank", { type: "text/html", body: "<!doctype html><title>blank</title>" });
-  await page.goto(`${server.origin}/blank`);
+  ({ server, browser, page } = await openBlank());
   await page.evaluate(async () => {
     const { Download, RESTART } = await import("/download.js");
     window.download = async ({ connections, abortAt = Infinity }) => {

@@ -3,39 +3,28 @@
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, before, test } from "node:test";
 
-import { launch, newPage } from "./browser.js";
+import { openBlank } from "./blank.js";
 import { parse } from "./safetensors.js";
-import { startServer } from "./server.js";
+import { COMMAND, MODELS, missing, shipped } from "./shipped.js";
 
-const ROOT = path.join(import.meta.dirname, "../..");
-/** The native tests leave it there; `COMMAND` names another one. */
-const COMMAND = process.env.COMMAND ?? path.join(ROOT, "target/release/consistency-sampler");
-const models = readdirSync(path.join(ROOT, "weights")).filter((name) =>
-  existsSync(path.join(ROOT, "weights", name, "model_index.json")),
-);
 const REQUEST = { seed: 20, count: 2, numInferenceSteps: 2 };
 
 let server, browser, page;
 
 before(async () => {
-  server = await startServer();
-  browser = await launch();
-  page = await newPage(browser);
-  server.routes.set("/blank", { type: "text/html", body: "<!doctype html><title>blank</title>" });
-  await page.goto(`${server.origin}/blank`);
+  ({ server, browser, page } = await openBlank());
 });
 after(async () => {
   await browser?.close();
   await server?.stop();
 });
 
-for (const name of models) {
-  const missing = !existsSync(COMMAND) && "the command line is not built: `cargo xtask test` builds it before this";
+for (const name of shipped) {
   test(`${name} draws one picture from a seed, wherever it runs`, { skip: missing }, async () => {
     const pictures = {};
     for (const device of ["cpu", "gpu"]) {
@@ -79,7 +68,7 @@ function natively(name, device) {
   try {
     const output = path.join(folder, "images.safetensors");
     const { seed, count, numInferenceSteps } = REQUEST;
-    const model = path.join(ROOT, "weights", name);
+    const model = path.join(MODELS, name);
     const options = ["--seed", seed, "--batch", count, "--num-inference-steps", numInferenceSteps, "--output", output];
     execFileSync(COMMAND, ["sample", "--device", device, "--model", model, ...options.map(String)], { stdio: "pipe" });
     const { shape, values } = parse(readFileSync(output)).images;

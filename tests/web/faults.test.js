@@ -6,9 +6,9 @@ import { readFileSync } from "node:fs";
 import path from "node:path";
 import { after, before, beforeEach, describe, test } from "node:test";
 
-import { launch, newPage } from "./browser.js";
+import { openBlank } from "./blank.js";
 import { join, split } from "./safetensors.js";
-import { GOLDENS, send, startServer } from "./server.js";
+import { GOLDENS, send } from "./server.js";
 
 const MODEL = "/goldens/no-mid/";
 const WEIGHTS = "unet/diffusion_pytorch_model.safetensors";
@@ -18,11 +18,7 @@ const config = JSON.parse(readFileSync(path.join(GOLDENS, "no-mid/unet/config.js
 let server, browser, page;
 
 before(async () => {
-  server = await startServer();
-  browser = await launch();
-  page = await newPage(browser);
-  server.routes.set("/blank", { type: "text/html", body: "<!doctype html><title>blank</title>" });
-  await page.goto(`${server.origin}/blank`);
+  ({ server, browser, page } = await openBlank());
   await page.evaluate(async () => {
     const { ConsistencySampler } = await import("/consistency-sampler.js");
     window.ConsistencySampler = ConsistencySampler;

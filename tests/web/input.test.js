@@ -6,9 +6,10 @@ import path from "node:path";
 import { after, before, describe, test } from "node:test";
 import { setTimeout } from "node:timers/promises";
 
-import { launch, newPage } from "./browser.js";
+import { openBlank } from "./blank.js";
+import { newPage } from "./browser.js";
 import { finished, visit } from "./page.js";
-import { GOLDENS, send, startServer } from "./server.js";
+import { GOLDENS, send } from "./server.js";
 
 /** A small model with ten classes. */
 const MODEL = "/goldens/mnist-shape/";
@@ -17,11 +18,7 @@ const WEIGHTS = "unet/diffusion_pytorch_model.safetensors";
 let server, browser, page;
 
 before(async () => {
-  server = await startServer();
-  browser = await launch();
-  page = await newPage(browser);
-  server.routes.set("/blank", { type: "text/html", body: "<!doctype html><title>blank</title>" });
-  await page.goto(`${server.origin}/blank`);
+  ({ server, browser, page } = await openBlank());
   await page.evaluate(async (model) => {
     const { ConsistencySampler } = await import("/consistency-sampler.js");
     window.ConsistencySampler = ConsistencySampler;

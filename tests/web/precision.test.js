@@ -2,29 +2,20 @@
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, before, test } from "node:test";
 
-import { launch, newPage } from "./browser.js";
-import { startServer } from "./server.js";
+import { openBlank } from "./blank.js";
+import { COMMAND, MODELS, missing, shipped } from "./shipped.js";
 
-const ROOT = path.join(import.meta.dirname, "../..");
-/** The native tests leave it there; `COMMAND` names another one. */
-const COMMAND = process.env.COMMAND ?? path.join(ROOT, "target/release/consistency-sampler");
-const MODELS = path.join(ROOT, "weights");
-const models = readdirSync(MODELS).filter((name) => existsSync(path.join(MODELS, name, "model_index.json")));
 
 let server, browser, page, folder;
 
 before(async () => {
   folder = mkdtempSync(path.join(tmpdir(), "precision-"));
-  server = await startServer();
-  browser = await launch();
-  page = await newPage(browser);
-  server.routes.set("/blank", { type: "text/html", body: "<!doctype html><title>blank</title>" });
-  await page.goto(`${server.origin}/blank`);
+  ({ server, browser, page } = await openBlank());
 });
 after(async () => {
   await browser?.close();
@@ -32,9 +23,8 @@ after(async () => {
   rmSync(folder, { recursive: true, force: true });
 });
 
-for (const model of models) {
+for (const model of shipped) {
   for (const [precision, variant, share] of [["f16", "fp16", 0.51], ["int8", "int8", 0.27]]) {
-    const missing = !existsSync(COMMAND) && "the command line is not built: `cargo xtask test` builds it before this";
     test(`${model} in ${precision}`, { skip: missing }, async () => {
       const output = path.join(folder, `${model}-${precision}`);
       const options = ["--model", path.join(MODELS, model), "--precision", precision, "--output", output];

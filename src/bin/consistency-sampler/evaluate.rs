@@ -11,6 +11,7 @@ use consistency_sampler::sampler::Request;
 use consistency_sampler::train::classifier::{Classifier, FEATURES};
 use consistency_sampler::train::data::Dataset;
 use consistency_sampler::train::evaluation::{Moments, copies, frechet_distance};
+use consistency_sampler::train::objectives::Guidance;
 use consistency_sampler::train::teacher;
 use consistency_sampler::train::trainer::{Denoiser, Engine};
 use consistency_sampler::{Error, Result};
@@ -69,10 +70,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let folder = arguments.model.folder()?;
     let (train, test) = Dataset::open_split(&arguments.data)?;
     check(arguments, &folder, &train)?;
+    let guidance = arguments.guidance.guidance()?;
     let mut sampler = match arguments.edm_steps {
         Some(steps) => Sampler::Edm(
             Box::new(Denoiser::read(arguments.model.path(), Engine::Host, &burn::tensor::Device::flex())?),
             steps,
+            guidance,
         ),
         None => Sampler::Consistency(Box::new(arguments.model.network(&folder, &folder.unet)?)),
     };
@@ -164,8 +167,8 @@ fn check(arguments: &Arguments, folder: &ModelFolder, data: &Dataset) -> Result<
 enum Sampler {
     /// A consistency model.
     Consistency(Box<AnyNetwork>),
-    /// A denoiser, and its number of steps.
-    Edm(Box<(Denoiser, Weights)>, usize),
+    /// A denoiser, its number of steps and its guidance.
+    Edm(Box<(Denoiser, Weights)>, usize, Guidance),
 }
 
 /// Images with what the classifier says of them.
@@ -215,10 +218,10 @@ fn samples(
                 let run = request.run(network, &folder.unet, &folder.scheduler, |_| ControlFlow::Continue(()));
                 pollster::block_on(run)?
             }
-            Sampler::Edm(model, steps) => {
+            Sampler::Edm(model, steps, guidance) => {
                 let (denoiser, weights) = model.as_ref();
                 let labels = request.class_labels.clone().unwrap_or_else(|| vec![0; request.batch]);
-                teacher::sample(denoiser, weights, &labels, *steps, &arguments.guidance.guidance()?, request.seed)?
+                teacher::sample(denoiser, weights, &labels, *steps, guidance, request.seed)?
             }
         };
         // As a picture holds them.

@@ -7,6 +7,7 @@ mod edit;
 mod evaluate;
 mod files;
 mod forward;
+#[cfg(feature = "train")]
 mod guidance;
 #[cfg(feature = "train")]
 mod plot;
