@@ -37,7 +37,7 @@ impl BurnModel {
     /// Takes the next bytes of `diffusion_pytorch_model.safetensors`; complete tensors become burn's.
     pub fn push(&mut self, chunk: &[u8]) -> Result<(), JsError> {
         let Self { network, stream } = self;
-        Ok(stream.push(chunk, &mut |name, values| network.load(name, values))?)
+        Ok(stream.push(chunk, &mut |name, _, values| network.load(name, values))?)
     }
 
     /// Ends the file of weights; throws when it was too short.

@@ -27,6 +27,8 @@ const ECT: Recipe = Recipe::Ect { mean: -1.1, deviation: 2.0, q: 2.0, stages: [0
 const CT: Recipe = Recipe::Ct(CtSchedule { s0: 2.0, s1: 10.0, mu0: 0.9 });
 /// Wider than the paper, so that σ = 80, where one step begins, is learned too.
 const EDM: Recipe = Recipe::Edm { mean: 1.0, deviation: 2.0 };
+const CD: Recipe = Recipe::Cd { mu: 0.95 };
+const DMD: Recipe = Recipe::Dmd { mean: 1.0, deviation: 2.0 };
 
 fn denoiser() -> Denoiser {
     denoiser_on(Engine::Host)
@@ -37,7 +39,12 @@ fn denoiser_on(engine: Engine) -> Denoiser {
 }
 
 fn start(recipe: Recipe) -> State {
-    State::new(initial_weights(&denoiser().unet().parameters(), 5, &Device::flex()), &recipe)
+    let mut state = State::new(initial_weights(&denoiser().unet().parameters(), 5, &Device::flex()), &recipe);
+    if recipe == DMD {
+        // Shortly before its critic has learned alone for long enough.
+        state.optimizer.step = 98;
+    }
+    state
 }
 
 fn settings(recipe: Recipe) -> Settings {
@@ -51,6 +58,7 @@ fn settings(recipe: Recipe) -> Settings {
         muon: false,
         class_dropout: 0.0,
         guidance: Guidance::NONE,
+        critic_learning_rate: 1e-2,
     }
 }
 
@@ -60,7 +68,7 @@ fn trainer(recipe: Recipe, state: State) -> Trainer {
 
 fn trainer_on(engine: Engine, recipe: Recipe, state: State) -> Trainer {
     let settings = settings(recipe);
-    let teacher = matches!(recipe, Recipe::Cd { .. })
+    let teacher = matches!(recipe, Recipe::Cd { .. } | Recipe::Dmd { .. })
         .then(|| (denoiser_on(engine), initial_weights(&denoiser().unet().parameters(), 6, &Device::flex())));
     Trainer::new(denoiser_on(engine), settings, state, teacher, Device::flex()).unwrap()
 }
@@ -99,7 +107,7 @@ fn scratch(name: &str) -> PathBuf {
 #[test]
 fn a_resumed_run_is_the_uninterrupted_one() {
     let folder = scratch("resume");
-    for recipe in [ECT, CT, EDM, Recipe::Cd { mu: 0.95 }] {
+    for recipe in [ECT, CT, EDM, CD, DMD] {
         let mut whole = trainer(recipe, start(recipe));
         let losses = steps(&mut whole, 0..8, 8);
 
@@ -107,7 +115,9 @@ fn a_resumed_run_is_the_uninterrupted_one() {
         let mut found = steps(&mut first, 0..3, 8);
         let file = folder.join("state.safetensors");
         write_state(&file, &first.state, "settings").unwrap();
-        let state = read_state(&file, &denoiser().unet().parameters(), "settings", &Device::flex()).unwrap();
+        let parameters = denoiser().unet().parameters();
+        let of_critic = (recipe == DMD).then_some(parameters.as_slice());
+        let state = read_state(&file, &parameters, of_critic, "settings", &Device::flex()).unwrap();
         let mut second = trainer(recipe, state);
         found.extend(steps(&mut second, 3..8, 8));
 
@@ -117,13 +127,16 @@ fn a_resumed_run_is_the_uninterrupted_one() {
         let target = |t: &Trainer| t.state.target.as_ref().map(values);
         assert_eq!(target(&second), target(&whole), "{recipe:?}: target");
         assert_eq!(target(&whole).is_some(), matches!(recipe, Recipe::Ct(_) | Recipe::Cd { .. }));
+        let critic = |t: &Trainer| t.state.critic.as_ref().map(|c| (values(&c.weights), values(&c.optimizer.first)));
+        assert_eq!(critic(&second), critic(&whole), "{recipe:?}: critic");
+        assert_eq!((critic(&whole).is_some(), whole.critic_loss.is_some()), (recipe == DMD, recipe == DMD));
     }
     std::fs::remove_dir_all(folder).unwrap();
 }
 
 #[test]
 fn both_engines_take_the_same_steps() {
-    for recipe in [ECT, CT, EDM, Recipe::Cd { mu: 0.95 }] {
+    for recipe in [ECT, CT, EDM, CD, DMD] {
         let [host, burn] = [Engine::Host, Engine::Burn].map(|engine| {
             let mut t = trainer_on(engine, recipe, start(recipe));
             t.settings.learning_rate = 1e-3;
@@ -220,18 +233,34 @@ fn checkpoints_of_other_runs_are_refused() {
     let folder = scratch("refused");
     let file = folder.join("state.safetensors");
     let parameters = denoiser().unet().parameters();
-    let read =
-        |settings: &str| read_state(&file, &parameters, settings, &Device::flex()).map(|_| ()).unwrap_err().to_string();
+    let read = |settings: &str| {
+        read_state(&file, &parameters, None, settings, &Device::flex()).map(|_| ()).unwrap_err().to_string()
+    };
     assert!(read("a").contains("nothing to resume"));
     write_state(&file, &start(ECT), "a").unwrap();
     assert!(read("b").contains("expected a run with settings b, found a"));
     let other = consistency_sampler::unet::Parameter { name: "other".into(), shape: vec![1] };
-    let error = read_state(&file, &[other], "a", &Device::flex()).map(|_| ()).unwrap_err().to_string();
+    let error = read_state(&file, &[other], None, "a", &Device::flex()).map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("missing tensor"), "{error}");
+    let error = read_state(&file, &parameters, Some(&parameters), "a", &Device::flex()).map(|_| ()).unwrap_err();
+    assert!(error.to_string().contains("missing tensor critic/weights/"), "{error}");
     let bytes = std::fs::read(&file).unwrap();
     std::fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
     assert!(read("a").contains("not a checkpoint"));
     std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn a_critic_first_learns_alone() {
+    let mut run = trainer(DMD, start(DMD));
+    let weights = |run: &Trainer| (values(&run.state.weights), values(&run.state.critic.as_ref().unwrap().weights));
+    let before = weights(&run);
+    steps(&mut run, 0..2, 8);
+    let alone = weights(&run);
+    assert!(alone.0 == before.0 && alone.1 != before.1, "iterations 99 and 100");
+    steps(&mut run, 2..4, 8);
+    let both = weights(&run);
+    assert!(both.0 != alone.0 && both.1 != alone.1, "iterations 101 and 102");
 }
 
 #[test]
@@ -282,7 +311,8 @@ fn dropped_classes_teach_what_no_class_is() {
 
 #[test]
 fn distillation_needs_a_teacher() {
-    let cd = Recipe::Cd { mu: 0.0 };
-    let error = Trainer::new(denoiser(), settings(cd), start(cd), None, Device::flex()).map(|_| ()).unwrap_err();
-    assert!(error.to_string().contains("needs a teacher"));
+    for recipe in [CD, DMD] {
+        let error = Trainer::new(denoiser(), settings(recipe), start(recipe), None, Device::flex()).map(|_| ());
+        assert!(error.unwrap_err().to_string().contains("needs a teacher"));
+    }
 }

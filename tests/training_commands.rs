@@ -98,6 +98,7 @@ fn a_guided_teacher_is_distilled() {
     let guided = ["--teacher", str(&teacher), "--guidance", "2", "--guidance-interval", "0.1,10"];
     train("ect", &student, &[&["--init", str(&teacher)], &guided[..]].concat());
     train("cd", &dir.join("cd"), &[&["--init", str(&teacher)], &guided[..]].concat());
+    train("dmd", &dir.join("dmd"), &[&["--init", str(&teacher)], &guided[..]].concat());
     let read = |model: &Path| fs::read(model.join("unet/diffusion_pytorch_model.safetensors")).unwrap();
     assert_ne!(read(&teacher), read(&student));
 }
@@ -126,6 +127,8 @@ fn bad_requests_are_refused_in_one_line() {
     assert_eq!(with(&["--guidance", "2"]), "guidance needs a teacher, found none");
     assert!(with(&["--resume"]).contains("nothing to resume"));
     assert_eq!(train("cd", &from), "distillation needs a teacher, found none");
+    assert_eq!(train("dmd", &from), "distillation needs a teacher, found none");
+    assert_eq!(with(&["--critic-lr", "0"]), "--critic-lr: expected a positive number, found 0");
     assert!(train("ect", &["--init", str(&dir)]).contains("unet/config.json: No such file"));
     fs::write(&config, TINY.replace("\"sample_size\": 8", "\"sample_size\": 16")).unwrap();
     assert_eq!(train("ect", &from), "--data: expected images [C,H,W] [1, 16, 16], found [1, 8, 8]");
@@ -133,6 +136,8 @@ fn bad_requests_are_refused_in_one_line() {
     assert_eq!(train("ect", &from), "--data: expected at most 1 classes, found 2");
     let edm = ["evaluate", "--model", str(&goldens), "--data", str(&data), "--edm-steps", "1"];
     assert_eq!(error(&edm), "--edm-steps: expected at least 2, found 1");
+    let guided = ["evaluate", "--model", str(&goldens), "--data", str(&data), "--guidance", "2"];
+    assert_eq!(error(&guided), "--guidance: expected --edm-steps too, since only a denoiser is guided");
     assert!(!model.exists(), "a refused run leaves nothing behind");
     let evaluate = error(&["evaluate", "--model", str(&dir), "--data", str(&data)]);
     assert!(evaluate.contains("model_index.json: no such file"), "{evaluate}");

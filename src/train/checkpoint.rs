@@ -10,6 +10,7 @@ use safetensors::tensor::{Dtype, TensorView};
 
 use crate::error::{Error, Result};
 use crate::reference::Weights;
+use crate::train::matching::CriticState;
 use crate::train::optimizer::{RAdam, track};
 use crate::train::trainer::State;
 use crate::unet::{Parameter, UNet};
@@ -125,6 +126,11 @@ pub fn write_state(path: &Path, state: &State, settings: &str) -> Result<()> {
     if let Some(target) = &state.target {
         push("target", target)?;
     }
+    if let Some(critic) = &state.critic {
+        push("critic/weights", &critic.weights)?;
+        push("critic/first", &critic.optimizer.first)?;
+        push("critic/second", &critic.optimizer.second)?;
+    }
     let metadata = HashMap::from([
         ("step".into(), state.optimizer.step.to_string()),
         // As bits, so that nothing is lost on the way through text.
@@ -134,12 +140,18 @@ pub fn write_state(path: &Path, state: &State, settings: &str) -> Result<()> {
     write_atomically(path, &file.serialize(metadata)?)
 }
 
-/// Reads what [`write_state`] wrote, for a network with `parameters`.
+/// Reads what [`write_state`] wrote, for a network with `parameters` and a critic, if the run has one, with `critic`.
 ///
 /// # Errors
 /// [`Error::Io`] when the file is unreadable, [`Error::Weights`] when it is of another network, [`Error::Input`] when
 /// it is of a run with other `settings`.
-pub fn read_state(path: &Path, parameters: &[Parameter], settings: &str, device: &Device) -> Result<State> {
+pub fn read_state(
+    path: &Path,
+    parameters: &[Parameter],
+    critic: Option<&[Parameter]>,
+    settings: &str,
+    device: &Device,
+) -> Result<State> {
     let bytes = fs::read(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => Error::Io(format!("{}: no such file: nothing to resume", path.display())),
         _ => Error::Io(format!("{}: {e}", path.display())),
@@ -157,7 +169,7 @@ pub fn read_state(path: &Path, parameters: &[Parameter], settings: &str, device:
             path.display()
         )));
     }
-    let group = |group: &str| -> Result<Weights> {
+    let read_group = |group: &str, parameters: &[Parameter]| -> Result<Weights> {
         let read = |p: &Parameter| {
             let name = format!("{group}/{}", p.name);
             let view = file.tensor(&name).map_err(|_| bad(format!("missing tensor {name}")))?;
@@ -171,11 +183,20 @@ pub fn read_state(path: &Path, parameters: &[Parameter], settings: &str, device:
         };
         parameters.iter().map(read).collect()
     };
+    let group = |name: &str| read_group(name, parameters);
+    let step = number("step")?;
+    let critic = critic.map(|parameters| -> Result<CriticState> {
+        let mut critic = CriticState::new(read_group("critic/weights", parameters)?);
+        critic.optimizer.step = step;
+        critic.optimizer.first = read_group("critic/first", parameters)?;
+        critic.optimizer.second = read_group("critic/second", parameters)?;
+        Ok(critic)
+    });
     let target = file.names().iter().any(|n| n.starts_with("target/")).then(|| group("target")).transpose()?;
     let weights: Weights = group("weights")?.into_iter().map(|(n, w)| (n, track(w))).collect();
-    let optimizer =
-        RAdam { step: number("step")?, first: group("first")?, second: group("second")?, ..RAdam::new(&weights) };
-    Ok(State { weights, ema: group("ema")?, target, optimizer, seconds: f64::from_bits(number("seconds")?) })
+    let optimizer = RAdam { step, first: group("first")?, second: group("second")?, ..RAdam::new(&weights) };
+    let seconds = f64::from_bits(number("seconds")?);
+    Ok(State { weights, ema: group("ema")?, target, optimizer, critic: critic.transpose()?, seconds })
 }
 
 /// Tensors on their way into a file.

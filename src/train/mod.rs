@@ -7,6 +7,7 @@
 //! - [`recipe`]: which objective at which noise levels, by the progress of a run.
 //! - [`initial`]: random weights to start from.
 //! - [`trainer`]: one iteration; [`checkpoint`]: what a run keeps on disk.
+//! - [`matching`]: distribution matching distillation, with its critic.
 //! - [`teacher`]: samples of a denoiser.
 //! - [`classifier`], [`evaluation`]: how good samples are.
 //!
@@ -19,6 +20,7 @@ pub mod data;
 pub mod evaluation;
 pub mod heroes;
 pub mod initial;
+pub mod matching;
 pub mod objectives;
 pub mod optimizer;
 pub mod recipe;

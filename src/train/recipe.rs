@@ -20,6 +20,13 @@ pub enum Recipe {
         /// μ: decay of the target network; 0 makes the target the online network.
         mu: f64,
     },
+    /// Distribution matching distillation; ln t ~ N(mean, deviation) is what the network answers for.
+    Dmd {
+        /// Mean of ln t.
+        mean: f64,
+        /// Standard deviation of ln t.
+        deviation: f64,
+    },
     /// Consistency training.
     Ct(CtSchedule),
     /// Easy consistency tuning; ln t ~ N(mean, deviation).
@@ -70,7 +77,9 @@ impl Recipe {
             (0..batch).map(|_| (mean + deviation * generator.normal()).exp().clamp(low, high)).collect()
         };
         match *self {
-            Self::Edm { mean, deviation } => Levels { t: lognormal(mean, deviation), r: vec![0.0; batch] },
+            Self::Edm { mean, deviation } | Self::Dmd { mean, deviation } => {
+                Levels { t: lognormal(mean, deviation), r: vec![0.0; batch] }
+            }
             Self::Ect { mean, deviation, q, .. } => {
                 let gap = Gap { q, stage: self.stage(progress) as f64 };
                 let t = lognormal(mean, deviation);
@@ -99,7 +108,7 @@ impl Recipe {
         match self {
             Self::Cd { mu } => *mu,
             Self::Ct(schedule) => schedule.decay(progress),
-            Self::Edm { .. } | Self::Ect { .. } => 0.0,
+            Self::Edm { .. } | Self::Dmd { .. } | Self::Ect { .. } => 0.0,
         }
     }
 

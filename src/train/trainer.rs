@@ -13,6 +13,7 @@ use crate::host::{HostUNet, Tape};
 use crate::reference::{Labels, Weights, forward};
 use crate::rng::Generator;
 use crate::train::data::Batch;
+use crate::train::matching::{CriticState, Judgement, judge};
 use crate::train::objectives::{
     Guidance, Metric, Pair, column, consistency_loss, edm_loss, euler_step, heun_step, perturb,
 };
@@ -41,6 +42,8 @@ pub struct Settings {
     pub class_dropout: f64,
     /// The teacher's.
     pub guidance: Guidance,
+    /// Learning rate of distribution matching's critic before its decay.
+    pub critic_learning_rate: f64,
 }
 
 /// What changes from one iteration to the next.
@@ -53,6 +56,8 @@ pub struct State {
     pub target: Option<Weights>,
     /// Moments and the number of iterations done.
     pub optimizer: RAdam,
+    /// The critic of distribution matching.
+    pub critic: Option<CriticState>,
     /// Time spent in training, over all stretches, in seconds.
     pub seconds: f64,
 }
@@ -66,6 +71,7 @@ impl State {
             target: recipe.has_target().then(|| plain.clone()),
             weights: plain.iter().map(|(n, w)| (n.clone(), track(w.clone()))).collect(),
             ema: plain,
+            critic: None,
             seconds: 0.0,
         }
     }
@@ -159,8 +165,8 @@ impl Denoiser {
         }
     }
 
-    /// [`Self::call`] as a function of the weights: also what its gradient takes.
-    fn record(
+    /// [`Self::call`] as a function of the weights: also what [`Self::gradients`] takes.
+    pub(super) fn record(
         &self,
         weights: &Weights,
         scalings: fn(&SchedulerConfig, f64) -> Scalings,
@@ -179,6 +185,21 @@ impl Denoiser {
             output
         });
         (output, recorded)
+    }
+
+    /// ∂loss/∂weights, for each weight that the loss depends on.
+    pub(super) fn gradients(&self, loss: &Tensor<1>, weights: &Weights, recorded: Option<Recorded>) -> Weights {
+        let (Some(host), Some(Recorded { weights, tape, output })) = (&self.host, recorded) else {
+            return gradients(loss, weights);
+        };
+        let last = output.grad_remove(&mut loss.backward()).expect("the loss depends on the network");
+        let flat = host.gradient(&weights, tape, &values(&last));
+        let gradient = |name: &str| {
+            let values = flat[host.place(name)].to_vec();
+            let length = values.len();
+            Tensor::from_data(TensorData::new(values, [length]), &last.device())
+        };
+        host.parameters().iter().map(|p| (p.name.clone(), gradient(&p.name))).collect()
     }
 
     fn burn_forward(&self, weights: &Weights, input: &Tensor<4>, time: &[f32], labels: &[u32]) -> Tensor<4> {
@@ -207,7 +228,7 @@ impl Denoiser {
 }
 
 /// A forward of the host's, between loss and weights.
-struct Recorded {
+pub(super) struct Recorded {
     weights: Vec<f32>,
     tape: Tape,
     /// F, a leaf of the loss.
@@ -225,6 +246,17 @@ fn flatten(host: &HostUNet, weights: &Weights) -> Vec<f32> {
     host.parameters().iter().flat_map(|p| values(&weights[&p.name])).collect()
 }
 
+/// A loss with what it was computed from.
+struct Evaluation {
+    loss: Tensor<1>,
+    recorded: Option<Recorded>,
+    /// The critic's, in distribution matching.
+    judgement: Option<Judgement>,
+}
+
+/// Iterations in which a critic alone learns, at the beginning of a run.
+const CRITIC_WARM_UP: u64 = 100;
+
 /// A run: the network, its settings and its state.
 pub struct Trainer {
     /// The network that is trained.
@@ -234,7 +266,10 @@ pub struct Trainer {
     /// What changes.
     pub state: State,
     teacher: Option<(Denoiser, Weights)>,
+    /// The critic's loss in the last iteration.
+    pub critic_loss: Option<f32>,
     matrices: Matrices,
+    critic_matrices: Matrices,
     device: Device,
 }
 
@@ -253,8 +288,10 @@ impl Trainer {
     ) -> Result<Self> {
         let is_guided = settings.guidance.strength != 1.0;
         match (settings.recipe, &teacher) {
-            (Recipe::Cd { .. }, None) => return Err(Error::Input("distillation needs a teacher, found none".into())),
-            (Recipe::Cd { .. } | Recipe::Ect { .. }, Some((t, _))) => {
+            (Recipe::Cd { .. } | Recipe::Dmd { .. }, None) => {
+                return Err(Error::Input("distillation needs a teacher, found none".into()));
+            }
+            (Recipe::Cd { .. } | Recipe::Dmd { .. } | Recipe::Ect { .. }, Some((t, _))) => {
                 let shape = |c: &UNetConfig| (c.in_channels, c.sample_size, c.num_class_embeds);
                 let (expected, found) = (shape(&denoiser.config), shape(&t.config));
                 if expected != found {
@@ -263,7 +300,7 @@ impl Trainer {
                     )));
                 }
             }
-            (_, Some(_)) => return Err(Error::Input("only cd and ect take a teacher".into())),
+            (_, Some(_)) => return Err(Error::Input("only cd, dmd and ect take a teacher".into())),
             (_, None) if is_guided => {
                 return Err(Error::Input("guidance needs a teacher, found none".into()));
             }
@@ -273,11 +310,17 @@ impl Trainer {
         if needs_classes && denoiser.config.num_class_embeds.is_none() {
             return Err(Error::Input("guidance and class dropout need a model with classes, found one without".into()));
         }
-        let matrices = match settings.muon {
+        let matrices = |denoiser: &Denoiser| match settings.muon {
             true => hidden_matrices(&denoiser.unet.parameters()),
             false => Matrices::new(),
         };
-        Ok(Self { denoiser, settings, state, teacher, matrices, device })
+        let mut state = state;
+        let (matrices, critic_matrices) = (matrices(&denoiser), teacher.as_ref().map(|t| matrices(&t.0)));
+        if let (Recipe::Dmd { .. }, Some((_, weights)), None) = (settings.recipe, &teacher, &state.critic) {
+            state.critic = Some(CriticState::new(weights.clone()));
+        }
+        let critic_matrices = critic_matrices.unwrap_or_default();
+        Ok(Self { denoiser, settings, state, teacher, critic_loss: None, matrices, critic_matrices, device })
     }
 
     /// The generator of the next iteration's random numbers; a function of the seed and the iteration alone.
@@ -302,14 +345,22 @@ impl Trainer {
             let dropped = |_: &&mut u32| generator.uniform_f64() < self.settings.class_dropout;
             labels.iter_mut().filter(dropped).for_each(|label| *label = NO_CLASS);
         }
-        let (loss, recorded) = self.loss(&y, &z, &labels, generator, progress);
+        let Evaluation { loss, recorded, judgement } = self.loss(&y, &z, &labels, generator, progress);
         let value: f32 = loss.clone().without_autodiff().into_scalar();
-        if !value.is_finite() {
-            let step = self.state.optimizer.step;
-            return Err(Error::Input(format!("the loss is {value} at iteration {step}: lower the learning rate")));
+        self.critic_loss = judgement.as_ref().map(|j| j.loss);
+        let step = self.state.optimizer.step;
+        if let Some(bad) = [Some(value), self.critic_loss].into_iter().flatten().find(|v| !v.is_finite()) {
+            return Err(Error::Input(format!("the loss is {bad} at iteration {step}: lower the learning rate")));
         }
-        let gradients = self.gradients(&loss, recorded);
         let lr = self.learning_rate(progress);
+        let mut gradients = Weights::new();
+        if judgement.is_none() || step >= CRITIC_WARM_UP {
+            gradients = self.denoiser.gradients(&loss, &self.state.weights, recorded);
+        }
+        if let (Some(judgement), Some(critic)) = (&judgement, &mut self.state.critic) {
+            let lr = self.settings.critic_learning_rate * lr / self.settings.learning_rate;
+            judgement.learn(critic, lr, &self.critic_matrices);
+        }
         let state = &mut self.state;
         state.optimizer.update(&mut state.weights, &gradients, lr, &self.matrices);
         moving_average(&mut state.ema, &state.weights, average_decay(self.settings.ema, state.optimizer.step));
@@ -328,21 +379,6 @@ impl Trainer {
         self.settings.learning_rate * left / self.settings.decay
     }
 
-    /// ∂loss/∂weights, for each weight that the loss depends on.
-    fn gradients(&self, loss: &Tensor<1>, recorded: Option<Recorded>) -> Weights {
-        let (Some(host), Some(Recorded { weights, tape, output })) = (&self.denoiser.host, recorded) else {
-            return gradients(loss, &self.state.weights);
-        };
-        let last = output.grad_remove(&mut loss.backward()).expect("the loss depends on the network");
-        let flat = host.gradient(&weights, tape, &values(&last));
-        let gradient = |name: &str| {
-            let values = flat[host.place(name)].to_vec();
-            let length = values.len();
-            Tensor::from_data(TensorData::new(values, [length]), &self.device)
-        };
-        host.parameters().iter().map(|p| (p.name.clone(), gradient(&p.name))).collect()
-    }
-
     fn loss(
         &self,
         y: &Tensor<4>,
@@ -350,7 +386,7 @@ impl Trainer {
         labels: &[u32],
         generator: &mut Generator,
         progress: f64,
-    ) -> (Tensor<1>, Option<Recorded>) {
+    ) -> Evaluation {
         let recipe = &self.settings.recipe;
         let scheduler = &self.denoiser.scheduler;
         let levels = recipe.levels(scheduler, progress, generator, labels.len());
@@ -361,14 +397,21 @@ impl Trainer {
             recorded.replace(tape);
             output
         };
+        let evaluation = |loss, judgement| Evaluation { loss, recorded: recorded.take(), judgement };
         let x_t = perturb(y, z, t);
         let x_r = match (recipe, &self.teacher) {
             (Recipe::Edm { .. }, _) => {
                 let loss = edm_loss(|x, s| online(Scalings::edm, x, s), y, z, t, scheduler.sigma_data);
-                return (loss, recorded.take());
+                return evaluation(loss, None);
             }
             (_, Some((teacher, weights))) => {
                 let teacher = |x: &Tensor<4>, s: &[f64]| teacher.guided(weights, x, s, labels, &self.settings.guidance);
+                if let (Recipe::Dmd { .. }, Some(critic)) = (recipe, &self.state.critic) {
+                    let network = &self.teacher.as_ref().expect("a critic is one like its teacher").0;
+                    let answers = online(Scalings::new, &x_t, t);
+                    let judgement = judge(network, &critic.weights, teacher, &answers, labels, generator);
+                    return evaluation(judgement.matching_loss(&answers), Some(judgement));
+                }
                 match recipe {
                     Recipe::Cd { .. } => heun_step(teacher, &x_t, t, r),
                     // r may be 0, which is beyond Heun's second evaluation.
@@ -388,10 +431,8 @@ impl Trainer {
         };
         let pair = Pair { x_t: &x_t, t, x_r: &x_r, r };
         let online = |x: &Tensor<4>, s: &[f64]| online(Scalings::new, x, s);
-        (
-            consistency_loss(online, target, &pair, &recipe.weights(&levels, scheduler.sigma_data), metric),
-            recorded.take(),
-        )
+        let weights = recipe.weights(&levels, scheduler.sigma_data);
+        evaluation(consistency_loss(online, target, &pair, &weights, metric), None)
     }
 }
 

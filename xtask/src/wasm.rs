@@ -1,7 +1,7 @@
 //! From the library's source to `www/pkg/` and `www/pkg-cpu/`: cargo, wasm-bindgen, wasm-opt.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use wasm_bindgen_cli_support::Bindgen;
@@ -49,11 +49,20 @@ pub fn build_burn(project: &Project, pkg: &Path) -> Result<()> {
         .args(BURN)
         .args(["--profile", "wasm-burn", "--target-dir"])
         .arg(&target))?;
-    bind(project, &target.join(TARGET).join("wasm-burn"), pkg, SIZE)
+    let output = target.join(TARGET).join("wasm-burn");
+    let changed = |path: PathBuf| fs::metadata(path).and_then(|file| file.modified());
+    let made = changed(pkg.join(format!("{NAME}_bg.wasm")));
+    match (changed(output.join(NAME).with_extension("wasm")), made) {
+        (Ok(compiled), Ok(made)) if compiled < made => Ok(()),
+        _ => bind(project, &output, pkg, LARGE),
+    }
 }
 
 /// wasm-opt's arguments where every byte counts.
 const SIZE: &[&str] = &["-Oz", "--gufa", "-Oz", "--type-merging", "-Oz"];
+
+/// wasm-opt's arguments for a module so large that [`SIZE`] takes a quarter of an hour and more.
+const LARGE: &[&str] = &["-Oz"];
 
 /// wasm-opt's arguments where the module does arithmetic.
 const SPEED: &[&str] = &["-O3"];

@@ -147,6 +147,10 @@ fn check(arguments: &Arguments, folder: &ModelFolder, data: &Dataset) -> Result<
             arguments.edm_steps.unwrap_or(0)
         )));
     }
+    let guidance = arguments.guidance.guidance()?;
+    if guidance != Guidance::NONE && arguments.edm_steps.is_none() {
+        return Err(Error::Input("--guidance: expected --edm-steps too, since only a denoiser is guided".into()));
+    }
     if arguments.samples < 2 {
         return Err(Error::Input(format!("--samples: expected at least 2, found {}", arguments.samples)));
     }

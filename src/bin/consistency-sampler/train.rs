@@ -69,7 +69,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE", required_unless_present = "init")]
     config: Option<PathBuf>,
 
-    /// The EDM denoiser to distil: by Heun steps (cd), or Euler steps in place of those of the data (ect)
+    /// The EDM denoiser to distil: by Heun steps (cd), Euler steps in place of those of the data (ect), or its score (dmd)
     #[arg(long, value_name = "DIR")]
     teacher: Option<PathBuf>,
 
@@ -79,6 +79,10 @@ pub struct Arguments {
     /// Share of the samples that the network sees without their class; 0.1 makes a denoiser that can guide
     #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
     class_dropout: f64,
+
+    /// Learning rate of the critic (dmd) [default: three times --lr]
+    #[arg(long, value_name = "LR")]
+    critic_lr: Option<f64>,
 
     /// What computes
     #[arg(long, value_enum, default_value_t = DeviceName::Host)]
@@ -124,11 +128,11 @@ pub struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 250)]
     grid_every: u64,
 
-    /// Mean of ln σ (edm, ect) [default: -1.2 for edm, -1.1 for ect]
+    /// Mean of ln σ (edm, ect, dmd) [default: -1.2 for edm, -1.1 for ect, 2 for dmd]
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     p_mean: Option<f64>,
 
-    /// Standard deviation of ln σ (edm, ect) [default: 1.2 for edm, 2 for ect]
+    /// Standard deviation of ln σ (edm, ect, dmd) [default: 1.2 for edm, 2 for others]
     #[arg(long, value_name = "P")]
     p_std: Option<f64>,
 
@@ -159,6 +163,8 @@ enum RecipeName {
     Cd,
     /// Consistency training from nothing
     Ct,
+    /// Distribution matching distillation of an EDM denoiser, best from a consistency model
+    Dmd,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -244,6 +250,7 @@ impl Arguments {
         positive("lr", self.lr)?;
         positive("p-std", deviation.unwrap_or(1.0))?;
         positive("minutes", self.minutes.unwrap_or(1.0))?;
+        positive("critic-lr", self.critic_lr.unwrap_or(1.0))?;
         positive("q", self.q - 1.0).map_err(|_| Error::Input(format!("--q: expected above 1, found {}", self.q)))?;
         share("decay", self.decay)?;
         share("ema", self.ema)?;
@@ -261,6 +268,7 @@ impl Arguments {
         Ok(match self.recipe {
             RecipeName::Edm => Recipe::Edm { mean: mean.unwrap_or(-1.2), deviation: deviation.unwrap_or(1.2) },
             RecipeName::Cd => Recipe::Cd { mu: self.mu },
+            RecipeName::Dmd => Recipe::Dmd { mean: mean.unwrap_or(2.0), deviation: deviation.unwrap_or(2.0) },
             RecipeName::Ct => Recipe::Ct(CtSchedule { s0: 2.0, s1: 150.0, mu0: 0.9 }),
             RecipeName::Ect => Recipe::Ect {
                 mean: mean.unwrap_or(-1.1),
@@ -292,6 +300,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         muon: arguments.optimizer == OptimizerName::Muon,
         class_dropout: arguments.class_dropout,
         guidance: arguments.guidance.guidance()?,
+        critic_learning_rate: arguments.critic_lr.unwrap_or(3.0 * arguments.lr),
     };
     let (unet_json, scheduler_json) = match (&arguments.init, &arguments.config) {
         (Some(dir), _) => (read(&dir.join("unet/config.json"))?, read(&dir.join("scheduler/scheduler_config.json"))?),
@@ -307,20 +316,23 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let state_file = arguments.output.join("training/state.safetensors");
     let description = format!("{settings:?}{}", if arguments.flip { ", flip" } else { "" });
     let parameters = denoiser.unet().parameters();
+    let open = |dir: &PathBuf| Denoiser::read(dir, engine, &device);
+    let teacher = arguments.teacher.as_ref().map(open).transpose()?;
     let state = if arguments.resume {
-        read_state(&state_file, &parameters, &description, &device)?
+        let is_matching = matches!(recipe, Recipe::Dmd { .. });
+        let of_critic = teacher.as_ref().filter(|_| is_matching).map(|(teacher, _)| teacher.unet().parameters());
+        read_state(&state_file, &parameters, of_critic.as_deref(), &description, &device)?
     } else {
         if state_file.exists() {
             let found = arguments.output.display();
             return Err(Error::Input(format!("{found} holds a run: continue it with --resume or name another folder")));
         }
         let weights = match &arguments.init {
-            Some(dir) => Denoiser::read(dir, engine, &device)?.1,
+            Some(dir) => open(dir)?.1,
             None => initial_weights(&parameters, arguments.seed, &device),
         };
         State::new(weights, &recipe)
     };
-    let teacher = arguments.teacher.as_ref().map(|dir| Denoiser::read(dir, engine, &device)).transpose()?;
     let mut run = Run {
         output: &arguments.output,
         class_names: config.num_class_embeds.map(|_| data.classes()).unwrap_or_default(),
@@ -376,13 +388,17 @@ impl Run<'_> {
             let rate = (step - first) as f64 * batch.labels.len() as f64 / begin.elapsed().as_secs_f64();
             let now = length.progress(&self.trainer.state);
             let left = (1.0 - now).max(0.0) * begin.elapsed().as_secs_f64() / (now - begun_at);
+            let losses = match self.trainer.critic_loss {
+                Some(critic) => format!("loss {mean:.4}, critic's {critic:.3},"),
+                None => format!("loss {mean:.4}"),
+            };
             bar.set_message(format!(
-                "iteration {step} loss {mean:.4} {rate:.1} img/s, {} left",
+                "iteration {step} {losses} {rate:.1} img/s, {} left",
                 indicatif::HumanDuration(Duration::from_secs_f64(left.clamp(0.0, 1e7)))
             ));
             bar.set_position((now * 1000.0) as u64);
             if bar.is_hidden() && ((step - first).is_power_of_two() || step.is_multiple_of(50)) {
-                eprintln!("iteration {step} loss {mean:.4} {rate:.1} img/s, {:.0} s left", left.min(1e7));
+                eprintln!("iteration {step} {losses} {rate:.1} img/s, {:.0} s left", left.min(1e7));
             }
             if step.is_multiple_of(grid_every) {
                 self.write_grids(&format!("samples-{step:06}"))?;
