@@ -317,7 +317,10 @@ impl Trainer {
         let mut state = state;
         let (matrices, critic_matrices) = (matrices(&denoiser), teacher.as_ref().map(|t| matrices(&t.0)));
         if let (Recipe::Dmd { .. }, Some((_, weights)), None) = (settings.recipe, &teacher, &state.critic) {
-            state.critic = Some(CriticState::new(weights.clone()));
+            let mut critic = CriticState::new(weights.clone());
+            // A checkpoint counts the iterations once.
+            critic.optimizer.step = state.optimizer.step;
+            state.critic = Some(critic);
         }
         let critic_matrices = critic_matrices.unwrap_or_default();
         Ok(Self { denoiser, settings, state, teacher, critic_loss: None, matrices, critic_matrices, device })
