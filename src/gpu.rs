@@ -139,7 +139,6 @@ impl GpuUNet {
     /// One call with the plan's state: uploads the small inputs, submits once, reads x₀ back.
     async fn call(&self, timestep: &[f32], step: StepUniform, z: &[f32]) -> Result<Vec<f32>> {
         let plan = self.plan.as_ref().ok_or_else(|| Error::Input("the state must be set before a step".into()))?;
-        plan.compiled(&self.gpu).await?;
         let dim = self.config.block_out_channels[0];
         let mut time = vec![0.0; plan.batch * dim.next_multiple_of(4)];
         for (row, features) in

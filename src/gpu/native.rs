@@ -164,11 +164,6 @@ impl Device {
         self.device.create_bind_group(&wgpu::BindGroupDescriptor { label, layout, entries: &entries })
     }
 
-    /// Pipelines are compiled when they are made.
-    pub(crate) async fn compiled(&self, _launches: &[Launch]) -> Result<()> {
-        Ok(())
-    }
-
     /// Launches one kernel after the other, then copies all of `from` to `to`, in one submit.
     pub(crate) fn submit(&self, launches: &[Launch], from: &Buffer, to: &Buffer) {
         let mut encoder = self.device.create_command_encoder(&Default::default());

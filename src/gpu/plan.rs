@@ -169,11 +169,6 @@ impl Plan {
         Ok(Self { batch, bytes, launches, state, noise, time, labels, step, denoised, staging, _rest: rest })
     }
 
-    /// Waits until every kernel is compiled.
-    pub(super) async fn compiled(&self, gpu: &Gpu) -> Result<()> {
-        gpu.device.compiled(&self.launches).await
-    }
-
     /// Encodes and submits one call; returns the buffer that will hold x₀, (B, C, H, W).
     pub(super) fn submit(&self, gpu: &Gpu) -> &Buffer {
         gpu.device.submit(&self.launches, &self.denoised, &self.staging);

@@ -3,9 +3,6 @@
 //! Descriptors are made as plain JavaScript objects. wgpu has all of this and more, which is why it is not used here:
 //! BENCHMARKS.md says how many of the page's 150 KB it took.
 
-use std::cell::RefCell;
-use std::rc::Rc;
-
 use js_sys::{Array, Float32Array, Object, Promise};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
@@ -47,8 +44,8 @@ extern "C" {
     fn create_pipeline_layout(this: &JsDevice, descriptor: &Object) -> JsValue;
     #[wasm_bindgen(method, js_name = createShaderModule)]
     fn create_shader_module(this: &JsDevice, descriptor: &Object) -> JsValue;
-    #[wasm_bindgen(method, js_name = createComputePipelineAsync)]
-    fn create_compute_pipeline_async(this: &JsDevice, descriptor: &Object) -> Promise;
+    #[wasm_bindgen(method, js_name = createComputePipeline)]
+    fn create_compute_pipeline(this: &JsDevice, descriptor: &Object) -> JsValue;
     #[wasm_bindgen(method, js_name = createBindGroup)]
     fn create_bind_group(this: &JsDevice, descriptor: &Object) -> JsValue;
     #[wasm_bindgen(method, js_name = createCommandEncoder)]
@@ -141,14 +138,8 @@ impl Drop for Buffer {
 /// The order of a kernel's bindings.
 pub(crate) type Layout = JsValue;
 
-/// A kernel that is being compiled, or has been.
-#[derive(Clone)]
-pub(crate) struct Pipeline(Rc<RefCell<Compiling>>);
-
-enum Compiling {
-    Promised(Promise),
-    Done(JsValue),
-}
+/// A compiled kernel.
+pub(crate) type Pipeline = JsValue;
 
 /// The buffers of one launch.
 pub(crate) type Bindings = JsValue;
@@ -273,15 +264,14 @@ impl Device {
         self.device.create_bind_group_layout(&record(&[("entries", entries.into())]))
     }
 
-    /// Begins to compile a kernel; browsers compile several at once, aside of other commands.
+    /// Compiles a kernel.
     pub(crate) fn pipeline(&self, name: &str, wgsl: String, layout: &Layout) -> Pipeline {
         let module = self.device.create_shader_module(&record(&[("label", name.into()), ("code", wgsl.into())]));
         let layouts = record(&[("bindGroupLayouts", Array::of1(layout).into())]);
         let layout = self.device.create_pipeline_layout(&layouts);
         let compute = record(&[("module", module), ("entryPoint", "main".into())]);
         let descriptor = [("label", name.into()), ("layout", layout), ("compute", compute.into())];
-        let promise = self.device.create_compute_pipeline_async(&record(&descriptor));
-        Pipeline(Rc::new(RefCell::new(Compiling::Promised(promise))))
+        self.device.create_compute_pipeline(&record(&descriptor))
     }
 
     /// Binds a uniform at 0 and storage after it.
@@ -296,31 +286,12 @@ impl Device {
         self.device.create_bind_group(&record(&descriptor))
     }
 
-    /// Waits until the kernels of the launches are compiled.
-    ///
-    /// # Errors
-    /// [`Error::Gpu`] with what the browser says of a kernel that it cannot compile.
-    pub(crate) async fn compiled(&self, launches: &[Launch]) -> Result<()> {
-        for Launch { pipeline: Pipeline(state), .. } in launches {
-            let promised = match &*state.borrow() {
-                Compiling::Promised(promise) => promise.clone(),
-                Compiling::Done(_) => continue,
-            };
-            let done = JsFuture::from(promised).await;
-            let done = done.map_err(|e| Error::Gpu(format!("a kernel cannot be compiled: {}", message(&e))))?;
-            *state.borrow_mut() = Compiling::Done(done);
-        }
-        Ok(())
-    }
-
-    /// Launches one kernel, which [`Device::compiled`] has seen, after the other, then copies all of `from` to `to`, in one submit.
+    /// Launches one kernel after the other, then copies all of `from` to `to`, in one submit.
     pub(crate) fn submit(&self, launches: &[Launch], from: &Buffer, to: &Buffer) {
         let encoder = self.device.create_command_encoder();
         let pass = encoder.begin_compute_pass();
         for Launch { pipeline, bindings, workgroups: [x, y, z] } in launches {
-            if let Compiling::Done(pipeline) = &*pipeline.0.borrow() {
-                pass.set_pipeline(pipeline);
-            }
+            pass.set_pipeline(pipeline);
             pass.set_bind_group(0, bindings);
             pass.dispatch_workgroups(*x, *y, *z);
         }
