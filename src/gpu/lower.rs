@@ -693,7 +693,10 @@ impl Lowering<'_> {
                 .size("size", size)
                 .size("a_c", a.channels.padded() / 4)
                 .size("b_c", b.map_or(0, |b| b.channels.padded() / 4))
-                .bool("TWO", b.is_some())
+                .size("scale_shift", time.is_some().into())
+                .size("silu", silu.into())
+                .size("reads", if resample == DOWN { 4 } else { 1 })
+                .size("up", if resample == UP { 2 } else { 1 })
                 .u32("THREADS", NORM_THREADS)
         } else {
             Shader::new(Kernel::Norm)
@@ -705,12 +708,11 @@ impl Lowering<'_> {
                 .size("a_pitch", a.channels.padded())
                 .size("b_pitch", b.map_or(0, |b| b.channels.padded()))
                 .size("out_pitch", channels.padded())
+                .bool("SCALE_SHIFT", time.is_some())
+                .bool("SILU", silu)
+                .u32("RESAMPLE", resample)
         };
-        let shader = shader
-            .f32("EPS", layer.eps)
-            .bool("SCALE_SHIFT", time.is_some())
-            .bool("SILU", silu)
-            .u32("RESAMPLE", resample);
+        let shader = shader.f32("EPS", layer.eps);
         let x = if fits { layer.channels / (4 * span) } else { layer.groups };
         let node = &self.graph.nodes[id];
         let output = self.store(id, channels, node.height * node.width);

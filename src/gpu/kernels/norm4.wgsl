@@ -9,11 +9,17 @@
 //   in_h, in_w   size of the input map
 //   span         vec4s of channels of a workgroup
 //   size         channels of a group
-//   a_c, b_c     vec4s of channels of input_a and of input_b, which follows it
+//   a_c, b_c     vec4s of channels of input_a and of input_b, which follows it; 0 for none
+//   scale_shift  1 when (1 + scale) and shift of the row `time` apply; the shifts follow the scales
+//   silu         1 when x·sigmoid(x) follows
+//   reads        pixels whose mean is a pixel of the output: 1, or 4 when it is downsampled by 2
+//   up           2 when it is upsampled by 2, else 1
 // Constants:
-//   TWO          whether there is an input_b
-//   EPS, SCALE_SHIFT, SILU, RESAMPLE   as norm.wgsl
+//   EPS          ε inside the square root
 //   THREADS      invocations of a workgroup
+//
+// One pipeline serves every norm of a network, since each takes a browser as long to compile as some forwards take. As in
+// epilogue.wgsl the choices are loops of no or one round.
 
 @group(0) @binding(1) var<storage, read_write> output: array<vec4f>;
 @group(0) @binding(2) var<storage, read> input_a: array<vec4f>;
@@ -25,18 +31,22 @@
 var<workgroup> sums: array<vec4f, THREADS>;
 var<workgroup> squares: array<vec4f, THREADS>;
 
-// Vec4 `c` of a pixel; pixels of all samples follow one another.
-fn load(pixel: u32, c: u32) -> vec4f {
-    if (TWO && c >= params.a_c) {
-        return input_b[pixel * params.b_c + c - params.a_c];
+// Vec4 `c` of a pixel; pixels of all samples follow one another. `second` is 1 where `c` lies in input_b.
+fn load(pixel: u32, c: u32, second: u32) -> vec4f {
+    var v: vec4f;
+    for (var n = second; n < 1u; n++) {
+        v = input_a[pixel * params.a_c + c];
     }
-    return input_a[pixel * params.a_c + c];
+    for (var n = 0u; n < second; n++) {
+        v = input_b[pixel * params.b_c + c - params.a_c];
+    }
+    return v;
 }
 
 fn finish(value: vec4f, scale: vec4f, shift: vec4f) -> vec4f {
-    let v = value * scale + shift;
-    if (SILU) {
-        return v / (1.0 + exp(-v));
+    var v = value * scale + shift;
+    for (var n = 0u; n < params.silu; n++) {
+        v = v / (1.0 + exp(-v));
     }
     return v;
 }
@@ -51,13 +61,14 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     let channels = params.a_c + params.b_c;
     let pixels = params.in_h * params.in_w;
     let first = b * pixels;
+    let second = u32(c >= params.a_c);
 
-    let origin = load(first, c);
+    let origin = load(first, c, second);
     var sum = vec4f();
     var square = vec4f();
     if (lane < lanes) {
         for (var p = lane; p < pixels; p += lanes) {
-            let d = load(first + p, c) - origin;
+            let d = load(first + p, c, second) - origin;
             sum += d;
             square += d * d;
         }
@@ -115,34 +126,32 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     }
     var scale = weight[c] * inverses;
     var shift = bias[c] - means * scale;
-    if (SCALE_SHIFT) {
+    for (var n = 0u; n < params.scale_shift; n++) {
         let row = b * params.time_pitch + params.time_offset + c;
         let factor = 1.0 + time[row];
         scale *= factor;
         shift = shift * factor + time[row + channels];
     }
-    if (RESAMPLE == 3u) {
-        let out_w = params.in_w / 2u;
-        for (var p = lane; p < pixels / 4u; p += lanes) {
-            let above = first + p / out_w * 2u * params.in_w + p % out_w * 2u;
-            let below = above + params.in_w;
-            let above_sum = finish(load(above, c), scale, shift) + finish(load(above + 1u, c), scale, shift);
-            let below_sum = finish(load(below, c), scale, shift) + finish(load(below + 1u, c), scale, shift);
-            output[(first / 4u + p) * channels + c] = 0.25 * (above_sum + below_sum);
-        }
-        return;
+    let is_same = params.reads == 1u && params.up == 1u;
+    for (var p = lane; p < select(0u, pixels, is_same); p += lanes) {
+        output[(first + p) * channels + c] = finish(load(first + p, c, second), scale, shift);
     }
-    for (var p = lane; p < pixels; p += lanes) {
-        let v = finish(load(first + p, c), scale, shift);
-        if (RESAMPLE == 2u) {
-            let to = ((first * 2u + p / params.in_w * params.in_w * 2u + p % params.in_w) * 2u) * channels + c;
-            let below = to + params.in_w * 2u * channels;
-            output[to] = v;
-            output[to + channels] = v;
-            output[below] = v;
-            output[below + channels] = v;
-        } else {
-            output[(first + p) * channels + c] = v;
+    let half = params.reads >> 2u;
+    let width = params.in_w >> half;
+    let out_w = width * params.up;
+    let count = pixels >> (2u * half);
+    for (var p = lane; p < select(count, 0u, is_same); p += lanes) {
+        let y = p / width;
+        let x = p % width;
+        let corner = first + (y << half) * params.in_w + (x << half);
+        var v = vec4f();
+        for (var n = 0u; n < params.reads; n++) {
+            v += finish(load(corner + n / 2u * params.in_w + n % 2u, c, second), scale, shift);
+        }
+        v /= f32(params.reads);
+        let to = (b * count + y * width) * params.up * params.up + x * params.up;
+        for (var n = 0u; n < params.up * params.up; n++) {
+            output[(to + n / 2u * out_w + n % 2u) * channels + c] = v;
         }
     }
 }
