@@ -118,6 +118,18 @@ impl GpuUNet {
         self.store.write(&self.gpu, &self.program, name, first, values)
     }
 
+    /// Runs each kernel once, on as little as can be: a browser compiles one when it first runs, which the first picture
+    /// should not have to wait for.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] when some are missing, [`Error::Gpu`] when the device fails.
+    pub async fn warm_up(&mut self) -> Result<()> {
+        self.plan(1)?;
+        let plan = self.plan.as_ref().expect("just made");
+        let result = self.gpu.read(plan.warm_up(&self.gpu)).await;
+        self.settle(result.map(drop))
+    }
+
     /// The plan for `batch`, made anew when the last call had another batch size.
     fn plan(&mut self, batch: usize) -> Result<()> {
         if self.plan.as_ref().is_none_or(|p| p.batch != batch) {

@@ -194,6 +194,15 @@ impl Model {
         object(&[("timesteps", timesteps.into()), ("sigmas", sigmas.into())])
     }
 
+    /// Has the device compile what a picture needs, so that the first one is as fast as the next.
+    #[wasm_bindgen(js_name = warmUp)]
+    pub async fn warm_up(&self) -> JsResult<()> {
+        let mut network = self.take()?;
+        let result = network.warm_up().await;
+        self.network.replace(Some(network));
+        result.map_err(to_js)
+    }
+
     /// Draws samples; calls `on_step` after each network call with
     /// `{index, steps, sigma, pixels: Uint8ClampedArray (count × height × width RGBA), last}`.
     ///

@@ -84,8 +84,7 @@ async function load(number, { source, cached, patience, device: wanted }, emit) 
       owner = null;
       owner = loader.finish();
       await shelf.complete();
-      // The browser compiles the GPU's programs when they first run: now, and not at the cost of the first picture.
-      if (kind === "gpu") await owner.sample({ seed: 0, count: 1, numInferenceSteps: 1 }, () => {});
+      await owner.warmUp();
       abort.signal.throwIfAborted();
       entry.model = owner;
     } catch (error) {

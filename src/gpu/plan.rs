@@ -175,6 +175,18 @@ impl Plan {
         &self.staging
     }
 
+    /// Submits one workgroup of each pipeline; returns a buffer that can be read when they have run.
+    pub(super) fn warm_up(&self, gpu: &Gpu) -> &Buffer {
+        let mut once: Vec<Launch> = Vec::new();
+        for Launch { pipeline, bindings, .. } in &self.launches {
+            if once.iter().all(|seen| seen.pipeline != *pipeline) {
+                once.push(Launch { pipeline: pipeline.clone(), bindings: bindings.clone(), workgroups: [1; 3] });
+            }
+        }
+        gpu.device.submit(&once, &self.denoised, &self.staging);
+        &self.staging
+    }
+
     /// Does one call with a clock reading around every launch, which keeps launches from overlapping.
     ///
     /// # Errors

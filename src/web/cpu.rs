@@ -62,6 +62,12 @@ impl CpuUNet {
         Some(1)
     }
 
+    /// As [`crate::gpu::GpuUNet::warm_up`]: nothing is compiled later.
+    #[expect(clippy::unused_self, clippy::unused_async, reason = "a GPU has something to do")]
+    pub async fn warm_up(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     /// Takes the rows `first ..` of a parameter, slices along the first axis of its checkpoint shape.
     pub fn load_rows(&mut self, name: &str, first: usize, values: &[f32]) -> Result<()> {
         self.0.load_rows(name, first, values)
