@@ -63,7 +63,7 @@ impl CpuUNet {
     }
 
     /// As [`crate::gpu::GpuUNet::warm_up`]: nothing is compiled later.
-    #[expect(clippy::unused_self, clippy::unused_async, reason = "a GPU has something to do")]
+    #[expect(clippy::unused_async, reason = "a GPU has something to do")]
     pub async fn warm_up(&mut self) -> Result<()> {
         Ok(())
     }
