@@ -565,7 +565,7 @@ impl Lowering<'_> {
                 .size("b_c", c(source.parts.get(1)))
                 .size("tiles", columns.div_ceil(TILE))
                 .size("add_time", usize::from(epilogue.time.is_some()))
-                .size("residual_reads", residual.as_ref().map_or(0, |r| if r.resample == DOWN { 4 } else { 1 }))
+                .size("residual_reads", residual.as_ref().map_or(0, |r| reads(r.resample)))
                 .size("residual_up", usize::from(residual.as_ref().is_some_and(|r| r.resample == UP)))
                 .size("silu", usize::from(epilogue.silu));
             (shader, grid)
@@ -695,7 +695,7 @@ impl Lowering<'_> {
                 .size("b_c", b.map_or(0, |b| b.channels.padded() / 4))
                 .size("scale_shift", time.is_some().into())
                 .size("silu", silu.into())
-                .size("reads", if resample == DOWN { 4 } else { 1 })
+                .size("reads", reads(resample))
                 .size("up", if resample == UP { 2 } else { 1 })
                 .u32("THREADS", NORM_THREADS)
         } else {
@@ -721,6 +721,11 @@ impl Lowering<'_> {
         let inputs = vec![first, second, weight, bias, time];
         self.dispatch(&layer.name, shader, output, inputs, slice, Grid::XBatch { x });
     }
+}
+
+/// Pixels of a map whose mean is one of the map that it is resampled to.
+fn reads(resample: usize) -> usize {
+    if resample == DOWN { 4 } else { 1 }
 }
 
 /// Invocations of a workgroup of norm4.wgsl.

@@ -282,7 +282,7 @@ impl Trainer {
     pub fn new(
         denoiser: Denoiser,
         settings: Settings,
-        state: State,
+        mut state: State,
         teacher: Option<(Denoiser, Weights)>,
         device: Device,
     ) -> Result<Self> {
@@ -314,15 +314,14 @@ impl Trainer {
             true => hidden_matrices(&denoiser.unet.parameters()),
             false => Matrices::new(),
         };
-        let mut state = state;
-        let (matrices, critic_matrices) = (matrices(&denoiser), teacher.as_ref().map(|t| matrices(&t.0)));
+        let critic_matrices = teacher.as_ref().map(|(teacher, _)| matrices(teacher)).unwrap_or_default();
+        let matrices = matrices(&denoiser);
         if let (Recipe::Dmd { .. }, Some((_, weights)), None) = (settings.recipe, &teacher, &state.critic) {
             let mut critic = CriticState::new(weights.clone());
             // A checkpoint counts the iterations once.
             critic.optimizer.step = state.optimizer.step;
             state.critic = Some(critic);
         }
-        let critic_matrices = critic_matrices.unwrap_or_default();
         Ok(Self { denoiser, settings, state, teacher, critic_loss: None, matrices, critic_matrices, device })
     }
 
@@ -408,17 +407,17 @@ impl Trainer {
                 return evaluation(loss, None);
             }
             (_, Some((teacher, weights))) => {
-                let teacher = |x: &Tensor<4>, s: &[f64]| teacher.guided(weights, x, s, labels, &self.settings.guidance);
-                if let (Recipe::Dmd { .. }, Some(critic)) = (recipe, &self.state.critic) {
-                    let network = &self.teacher.as_ref().expect("a critic is one like its teacher").0;
-                    let answers = online(Scalings::new, &x_t, t);
-                    let judgement = judge(network, &critic.weights, teacher, &answers, labels, generator);
-                    return evaluation(judgement.matching_loss(&answers), Some(judgement));
-                }
-                match recipe {
-                    Recipe::Cd { .. } => heun_step(teacher, &x_t, t, r),
+                let guided = |x: &Tensor<4>, s: &[f64]| teacher.guided(weights, x, s, labels, &self.settings.guidance);
+                match (recipe, &self.state.critic) {
+                    (Recipe::Dmd { .. }, Some(critic)) => {
+                        let answers = online(Scalings::new, &x_t, t);
+                        // The critic is a network like its teacher.
+                        let judgement = judge(teacher, &critic.weights, guided, &answers, labels, generator);
+                        return evaluation(judgement.matching_loss(&answers), Some(judgement));
+                    }
+                    (Recipe::Cd { .. }, _) => heun_step(guided, &x_t, t, r),
                     // r may be 0, which is beyond Heun's second evaluation.
-                    _ => euler_step(teacher, &x_t, t, r),
+                    _ => euler_step(guided, &x_t, t, r),
                 }
             }
             _ => perturb(y, z, r),

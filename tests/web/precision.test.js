@@ -10,7 +10,6 @@ import { after, before, test } from "node:test";
 import { openBlank } from "./blank.js";
 import { COMMAND, MODELS, missing, shipped } from "./shipped.js";
 
-
 let server, browser, page, folder;
 
 before(async () => {

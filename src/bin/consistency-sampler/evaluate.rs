@@ -69,8 +69,8 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let folder = arguments.model.folder()?;
     let (train, test) = Dataset::open_split(&arguments.data)?;
-    check(arguments, &folder, &train)?;
     let guidance = arguments.guidance.guidance()?;
+    check(arguments, &folder, &train, &guidance)?;
     let mut sampler = match arguments.edm_steps {
         Some(steps) => Sampler::Edm(
             Box::new(Denoiser::read(arguments.model.path(), Engine::Host, &burn::tensor::Device::flex())?),
@@ -139,7 +139,7 @@ impl Arguments {
 }
 
 /// What is wrong with the arguments should show before anything is computed.
-fn check(arguments: &Arguments, folder: &ModelFolder, data: &Dataset) -> Result<()> {
+fn check(arguments: &Arguments, folder: &ModelFolder, data: &Dataset, guidance: &Guidance) -> Result<()> {
     arguments.request(&folder.unet, 0, 1).schedule(&folder.scheduler)?;
     if arguments.edm_steps.is_some_and(|steps| steps < 2) {
         return Err(Error::Input(format!(
@@ -147,8 +147,7 @@ fn check(arguments: &Arguments, folder: &ModelFolder, data: &Dataset) -> Result<
             arguments.edm_steps.unwrap_or(0)
         )));
     }
-    let guidance = arguments.guidance.guidance()?;
-    if guidance != Guidance::NONE && arguments.edm_steps.is_none() {
+    if *guidance != Guidance::NONE && arguments.edm_steps.is_none() {
         return Err(Error::Input("--guidance: expected --edm-steps too, since only a denoiser is guided".into()));
     }
     if arguments.samples < 2 {
