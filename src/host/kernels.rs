@@ -9,8 +9,9 @@ use std::ops::Range;
 use super::Shape;
 use super::product::{Matrix, MatrixMut, Onto, product};
 
-/// Columns of a convolution's unfolded input that are made at a time: those of a sample at 28×28, 16 rows at 64×64.
-const COLUMNS: usize = 1024;
+/// Columns of a convolution's unfolded input that are made at a time: few enough to be in a core's second cache still
+/// when the product reads them.
+const COLUMNS: usize = 256;
 
 /// A convolution with zero padding; a linear layer is one of kernel 1 on one pixel.
 pub(super) struct Convolution {
@@ -82,11 +83,14 @@ impl Convolution {
         is_needed: bool,
         columns: &mut Vec<f32>,
     ) -> Option<Vec<f32>> {
-        let mut dx = is_needed.then(|| vec![0.0; x.len()]);
         let (pixels, depth, rows) = (self.output.pixels(), self.depth(), self.output.channels);
         for (row, db) in g.chunks_exact(n * pixels).zip(&mut dw[self.bias.clone()]) {
             *db += sum(row);
         }
+        if self.keeps_size() && is_needed {
+            return Some(self.mirrored_gradient(weights, x, n, g, dw, columns));
+        }
+        let mut dx = is_needed.then(|| vec![0.0; x.len()]);
         let weight = Matrix::new(&weights[self.weight.clone()], rows, depth);
         for chunk in self.chunks(n) {
             let (start, width) = self.span(&chunk);
@@ -104,6 +108,50 @@ impl Convolution {
                 self.fold(folded, n, &chunk, dx);
             }
         }
+        dx
+    }
+
+    /// [`Self::gradient`] of a 3×3 layer that keeps the size: dx is the convolution of g with the kernel turned by half a
+    /// circle, and what it reads, g unfolded, is also what dw needs, so that nothing has to be folded.
+    fn mirrored_gradient(
+        &self,
+        weights: &[f32],
+        x: &[f32],
+        n: usize,
+        g: &[f32],
+        dw: &mut [f32],
+        columns: &mut Vec<f32>,
+    ) -> Vec<f32> {
+        let (inputs, outputs, pixels) = (self.input.channels, self.output.channels, self.output.pixels());
+        let mirror = Self {
+            weight: self.weight.clone(),
+            bias: self.bias.clone(),
+            input: self.output,
+            output: self.input,
+            ..*self
+        };
+        // (out, in, 9) to (in, out, 9), the last backwards, and back.
+        let turned = |from: &[f32], rows: usize, columns: usize| {
+            let mut to = Vec::with_capacity(from.len());
+            for (c, r) in (0..columns).flat_map(|c| (0..rows).map(move |r| (c, r))) {
+                to.extend(from[(r * columns + c) * 9..][..9].iter().rev());
+            }
+            to
+        };
+        let weight = turned(&weights[self.weight.clone()], outputs, inputs);
+        let weight = Matrix::new(&weight, inputs, mirror.depth());
+        let mut turned_dw = vec![0.0; inputs * mirror.depth()];
+        let mut dx = vec![0.0; x.len()];
+        for chunk in mirror.chunks(n) {
+            let (start, width) = mirror.span(&chunk);
+            let unfolded = mirror.unfolded(g, n, &chunk, columns);
+            let dx = MatrixMut::new(&mut dx, inputs, n * pixels).block(0, start, inputs, width);
+            product(dx, Onto::Nothing, weight, unfolded, 1.0);
+            let x = Matrix::new(x, inputs, n * pixels).block(0, start, inputs, width);
+            let dw = MatrixMut::new(&mut turned_dw, inputs, mirror.depth());
+            product(dw, Onto::Sum, x, unfolded.transposed(), 1.0);
+        }
+        accumulate(&turned(&turned_dw, inputs, outputs), &mut dw[self.weight.clone()]);
         dx
     }
 
