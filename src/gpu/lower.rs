@@ -251,7 +251,7 @@ impl<'a> Launch<'a> {
                 (shader, Grid::RowsY { rows, block: down * of_one, y })
             }
             _ if self.side == 1 => {
-                let (block, threads) = if rows == 1 { (2, 16) } else { (8, 16) };
+                let (block, threads) = (8, 16);
                 let shader = Shader::new(Kernel::Gemm).u32("ROWS", block).u32("THREADS", threads);
                 (shader, Grid::Tiles { tiles, rows, block, threads })
             }
