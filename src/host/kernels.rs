@@ -193,15 +193,7 @@ impl Convolution {
     }
 
     /// Adds each column's entries to the pixels that they were copied from; what came from none is lost.
-    fn fold(&self, columns: &mut [f32], n: usize, chunk: &Chunk, dx: &mut [f32]) {
-        if self.keeps_size() {
-            let planes = columns.chunks_exact_mut(chunk.lines.len() * self.output.width);
-            for (view, plane) in self.views(n, chunk).zip(planes) {
-                clear_wrapped(plane, view.kx, self.output.width);
-                accumulate(&plane[view.inside], &mut dx[view.source]);
-            }
-            return;
-        }
+    fn fold(&self, columns: &[f32], n: usize, chunk: &Chunk, dx: &mut [f32]) {
         let mut lines = columns.chunks_exact(self.output.width);
         self.for_each_line(n, chunk, |source, skip| {
             let line = lines.next().expect("a line for each");
