@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use flate2::read::GzDecoder;
 
 use crate::error::{Error, Result};
+use crate::picture::{open, to_rgba};
 use crate::rng::Generator;
 use crate::train::heroes::Heroes;
 
@@ -280,19 +281,11 @@ impl Rgba {
     pub fn read(path: &Path) -> Result<Self> {
         let bad = |e: &dyn std::fmt::Display| Error::Input(format!("{}: not a readable PNG: {e}", path.display()));
         let file = File::open(path).map_err(|e| Error::Io(format!("{}: {e}", path.display())))?;
-        let mut decoder = png::Decoder::new(BufReader::new(file));
-        decoder.set_transformations(png::Transformations::normalize_to_color8());
-        let mut reader = decoder.read_info().map_err(|e| bad(&e))?;
+        let mut reader = open(BufReader::new(file)).map_err(|e| bad(&e))?;
         let mut bytes = vec![0; reader.output_buffer_size().ok_or_else(|| bad(&"too large"))?];
         let info = reader.next_frame(&mut bytes).map_err(|e| bad(&e))?;
         let channels = info.color_type.samples();
-        let pixels = bytes[..info.buffer_size()].chunks_exact(channels).map(|p| match *p {
-            [v] => [v, v, v, 255],
-            [v, a] => [v, v, v, a],
-            [r, g, b] => [r, g, b, 255],
-            [r, g, b, a] => [r, g, b, a],
-            _ => unreachable!("PNG has 1 to 4 channels"),
-        });
+        let pixels = bytes[..info.buffer_size()].chunks_exact(channels).map(to_rgba);
         Ok(Self {
             width: info.width as usize,
             height: info.height as usize,
