@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use consistency_sampler::config::{SchedulerConfig, UNetConfig};
+use consistency_sampler::consistency::Scalings;
 use consistency_sampler::folder::ModelFolder;
 use consistency_sampler::network::Network;
 use consistency_sampler::reference::{BurnUNet, Weights};
@@ -17,7 +18,10 @@ use consistency_sampler::train::data::Batch;
 use consistency_sampler::train::initial::initial_weights;
 use consistency_sampler::train::objectives::{CtSchedule, Guidance};
 use consistency_sampler::train::recipe::{Recipe, Weighting};
+use consistency_sampler::train::teacher::Teacher;
 use consistency_sampler::train::trainer::{Denoiser, Engine, Settings, State, Trainer, average_decay};
+
+use consistency_sampler::unet::NO_CLASS;
 
 use common::TINY;
 
@@ -68,8 +72,11 @@ fn trainer(recipe: Recipe, state: State) -> Trainer {
 
 fn trainer_on(engine: Engine, recipe: Recipe, state: State) -> Trainer {
     let settings = settings(recipe);
-    let teacher = matches!(recipe, Recipe::Cd { .. } | Recipe::Dmd { .. })
-        .then(|| (denoiser_on(engine), initial_weights(&denoiser().unet().parameters(), 6, &Device::flex())));
+    let teacher = matches!(recipe, Recipe::Cd { .. } | Recipe::Dmd { .. }).then(|| Teacher {
+        denoiser: denoiser_on(engine),
+        weights: initial_weights(&denoiser().unet().parameters(), 6, &Device::flex()),
+        guide: None,
+    });
     Trainer::new(denoiser_on(engine), settings, state, teacher, Device::flex()).unwrap()
 }
 
@@ -279,21 +286,31 @@ fn guidance_needs_a_teacher_and_classes() {
 }
 
 #[test]
-fn a_guided_denoiser_is_two_calls() {
-    let denoiser = denoiser();
-    let mut weights = initial_weights(&denoiser.unet().parameters(), 5, &Device::flex());
+fn guidance_leads_away_from_the_answer_without_a_class_or_from_the_guide() {
     // A fresh network answers 0 everywhere.
-    weights.values_mut().for_each(|w| *w = w.clone() + 0.05);
+    let weights = |seed| {
+        let fresh = initial_weights(&denoiser().unet().parameters(), seed, &Device::flex());
+        fresh.into_iter().map(|(name, w)| (name, w + 0.05)).collect::<Weights>()
+    };
     let x = Tensor::<4>::ones([2, 1, 8, 8], &Device::flex());
     let (sigma, labels) = ([1.0, 3.0], [0, 1]);
-    let at = |w: f64| {
-        let answer = denoiser.guided(&weights, &x, &sigma, &labels, &Guidance { strength: w, ..Guidance::NONE });
+    let mut teacher = Teacher { denoiser: denoiser(), weights: weights(5), guide: None };
+    let at = |teacher: &Teacher, strength| {
+        let answer = teacher.guided(&x, &sigma, &labels, &Guidance { strength, ..Guidance::NONE });
         answer.into_data().try_to_vec::<f32>().unwrap()
     };
-    let (none, one, two) = (at(0.0), at(1.0), at(2.0));
-    assert!(none.iter().zip(&one).any(|(a, b)| (a - b).abs() > 1e-3), "the class matters");
-    for ((none, one), two) in none.iter().zip(&one).zip(&two) {
-        assert!((2.0 * one - none - two).abs() < 1e-4, "{none}, {one}, {two} are not on a line");
+    let plain = at(&teacher, 1.0);
+    let weaker = weights(7);
+    let without = denoiser().call(&teacher.weights, Scalings::edm, &x, &sigma, &[NO_CLASS; 2]);
+    let of_guide = denoiser().call(&weaker, Scalings::edm, &x, &sigma, &labels);
+    for (guide, worse) in [(None, without), (Some((denoiser(), weaker)), of_guide)] {
+        teacher.guide = guide;
+        assert_eq!(at(&teacher, 1.0), plain, "1 is no guidance");
+        let worse = worse.into_data().try_to_vec::<f32>().unwrap();
+        assert!(worse.iter().zip(&plain).any(|(a, b)| (a - b).abs() > 1e-3), "the two answers differ");
+        for ((two, plain), worse) in at(&teacher, 2.0).iter().zip(&plain).zip(&worse) {
+            assert!((2.0 * plain - worse - two).abs() < 1e-4, "{worse}, {plain}, {two} are not on a line");
+        }
     }
 }
 

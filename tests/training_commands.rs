@@ -99,8 +99,17 @@ fn a_guided_teacher_is_distilled() {
     train("ect", &student, &[&["--init", str(&teacher)], &guided[..]].concat());
     train("cd", &dir.join("cd"), &[&["--init", str(&teacher)], &guided[..]].concat());
     train("dmd", &dir.join("dmd"), &[&["--init", str(&teacher)], &guided[..]].concat());
+    let (weaker, led) = (dir.join("weaker"), dir.join("led"));
+    train("edm", &weaker, &["--config", str(&config), "--seed", "1"]);
+    let guide = ["--init", str(&teacher), "--guide", str(&weaker)];
+    train("ect", &led, &[&guide[..], &guided[..]].concat());
     let read = |model: &Path| fs::read(model.join("unet/diffusion_pytorch_model.safetensors")).unwrap();
     assert_ne!(read(&teacher), read(&student));
+    assert_ne!(read(&student), read(&led), "what guides makes a difference");
+    let other = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/mnist-shape");
+    let fixed = ["train", "--data", str(&data), "--iterations", "3", "--recipe", "ect", "--output", str(&dir)];
+    let refused = error(&[&fixed[..], &["--init", str(&teacher), "--guide", str(&other)], &guided[..]].concat());
+    assert!(refused.starts_with("guide: expected channels, size and classes"), "{refused}");
 }
 
 #[test]
@@ -124,6 +133,8 @@ fn bad_requests_are_refused_in_one_line() {
     assert_eq!(with(&["--guidance", "-1"]), "--guidance: expected a number of at least 0, found -1");
     let interval = with(&["--guidance-interval", "4,1"]);
     assert_eq!(interval, "--guidance-interval: expected LOW,HIGH with 0 ≤ LOW ≤ HIGH, found 4,1");
+    let guide = with(&["--guide", "anything"]);
+    assert_eq!(guide, "--guide: expected --guidance of more than 1 too, since 1 is none");
     assert_eq!(with(&["--guidance", "2"]), "guidance needs a teacher, found none");
     assert!(with(&["--resume"]).contains("nothing to resume"));
     assert_eq!(train("cd", &from), "distillation needs a teacher, found none");

@@ -8,7 +8,7 @@
 //! - [`initial`]: random weights to start from.
 //! - [`trainer`]: one iteration; [`checkpoint`]: what a run keeps on disk.
 //! - [`matching`]: distribution matching distillation, with its critic.
-//! - [`teacher`]: samples of a denoiser.
+//! - [`teacher`]: a denoiser under guidance, and its samples.
 //! - [`classifier`], [`evaluation`]: how good samples are.
 //!
 //! A run draws the random numbers of iteration k from a generator that `(seed, k)` seeds, so that a resumed run

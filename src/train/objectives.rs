@@ -87,7 +87,8 @@ pub fn euler_step(
     x_t.clone() * kept.clone() + teacher(x_t, t) * (-kept + 1.0)
 }
 
-/// Classifier-free guidance (Ho & Salimans 2022) at some noise levels (Kynkäänniemi et al. 2024).
+/// Guidance away from a worse answer, one without a class (Ho & Salimans 2022) or a weaker model's (Karras et al. 2024),
+/// at some noise levels (Kynkäänniemi et al. 2024).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Guidance {
     /// w; 1 is none.
@@ -106,10 +107,10 @@ impl Guidance {
         if (low..=high).contains(&sigma) { self.strength } else { 1.0 }
     }
 
-    /// D + (w − 1)·(D − D∅), where D knows the class and D∅ does not, at one σ per sample.
-    pub fn apply(&self, conditional: Tensor<4>, unconditional: Tensor<4>, sigma: &[f64]) -> Tensor<4> {
-        let more = column(&sigma.iter().map(|&s| self.at(s) - 1.0).collect::<Vec<_>>(), &conditional.device());
-        conditional.clone() + (conditional - unconditional) * more
+    /// D + (w − 1)·(D − D₋) of an answer D and a worse one D₋, at one σ per sample.
+    pub fn apply(&self, answer: Tensor<4>, worse: Tensor<4>, sigma: &[f64]) -> Tensor<4> {
+        let more = column(&sigma.iter().map(|&s| self.at(s) - 1.0).collect::<Vec<_>>(), &answer.device());
+        answer.clone() + (answer - worse) * more
     }
 }
 

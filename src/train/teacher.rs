@@ -1,50 +1,107 @@
-//! Samples of an EDM denoiser, many calls each: what distillation makes one call of.
+//! An EDM denoiser that teaches, and its samples, many calls each: what distillation makes one call of.
+
+use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::config::SchedulerConfig;
-use crate::consistency::karras_sigma;
+use crate::config::{SchedulerConfig, UNetConfig};
+use crate::consistency::{Scalings, karras_sigma};
 use crate::error::{Error, Result};
 use crate::reference::Weights;
 use crate::rng::Generator;
 use crate::train::objectives::{Guidance, heun_step};
-use crate::train::trainer::Denoiser;
+use crate::train::trainer::{Denoiser, Engine};
+use crate::unet::NO_CLASS;
 
-/// Draws one sample per label with Karras et al. 2022, Algorithm 1, without churn: `steps` Karras levels from σ_max to
-/// σ_min, a Heun step between neighbours and an Euler step to 0, 2·`steps` − 1 calls in all.
-///
-/// A guided call is two, and needs a denoiser that was trained with class dropout. `labels` says how many samples there are even where the model knows no classes. Returns (B, C, H, W) in about
-/// [−1, 1].
-///
-/// # Errors
-/// [`Error::Input`] for fewer than two steps, no label, or a label that the model does not know.
-pub fn sample(
-    denoiser: &Denoiser,
-    weights: &Weights,
-    labels: &[u32],
-    steps: usize,
-    guidance: &Guidance,
-    seed: u64,
-) -> Result<Vec<f32>> {
-    if steps < 2 {
-        return Err(Error::Input(format!("expected at least 2 steps, found {steps}")));
+/// A trained denoiser with what guides it.
+pub struct Teacher {
+    /// The network.
+    pub denoiser: Denoiser,
+    /// Its weights.
+    pub weights: Weights,
+    /// A worse denoiser of the same images, whose answers guidance leads away from (autoguidance, Karras et al. 2024).
+    /// Without one it leads away from the teacher's own answers without a class (Ho & Salimans 2022), for which the
+    /// teacher must have been trained with class dropout.
+    pub guide: Option<(Denoiser, Weights)>,
+}
+
+impl Teacher {
+    /// Reads the model folders of a teacher and of its guide.
+    ///
+    /// # Errors
+    /// Those of [`Denoiser::read`], and [`Error::Input`] for a guide of another shape.
+    pub fn read(folder: &Path, guide: Option<&Path>, engine: Engine, device: &Device) -> Result<Self> {
+        let (denoiser, weights) = Denoiser::read(folder, engine, device)?;
+        let guide = guide.map(|guide| Denoiser::read(guide, engine, device)).transpose()?;
+        let teacher = Self { denoiser, weights, guide };
+        teacher.check(&teacher.denoiser.config)?;
+        Ok(teacher)
     }
-    if labels.is_empty() {
-        return Err(Error::Input("expected at least one label, found none".into()));
+
+    /// Whether this can teach a network of `config`.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when the teacher or its guide has other channels, another size or other classes.
+    pub fn check(&self, config: &UNetConfig) -> Result<()> {
+        let shape = |c: &UNetConfig| (c.in_channels, c.sample_size, c.num_class_embeds);
+        let guide = self.guide.as_ref().map(|(guide, _)| ("guide", guide));
+        for (name, denoiser) in [("teacher", &self.denoiser)].into_iter().chain(guide) {
+            let (expected, found) = (shape(config), shape(&denoiser.config));
+            if expected != found {
+                return Err(Error::Input(format!(
+                    "{name}: expected channels, size and classes {expected:?}, found {found:?}"
+                )));
+            }
+        }
+        Ok(())
     }
-    let classes = denoiser.config.num_class_embeds.map_or(u32::MAX, |n| n as u32);
-    if let Some(bad) = labels.iter().find(|&&l| l >= classes) {
-        return Err(Error::Input(format!("class labels must be below {classes}, found {bad}")));
+
+    /// D(x, σ) under `guidance`: one call where there is none, two elsewhere.
+    pub fn guided(&self, x: &Tensor<4>, sigma: &[f64], labels: &[u32], guidance: &Guidance) -> Tensor<4> {
+        let answer = self.denoiser.call(&self.weights, Scalings::edm, x, sigma, labels);
+        if sigma.iter().all(|&s| guidance.at(s) == 1.0) {
+            return answer;
+        }
+        let worse = match &self.guide {
+            Some((guide, weights)) => guide.call(weights, Scalings::edm, x, sigma, labels),
+            None => {
+                let no_classes = vec![NO_CLASS; labels.len()];
+                self.denoiser.call(&self.weights, Scalings::edm, x, sigma, &no_classes)
+            }
+        };
+        guidance.apply(answer, worse, sigma)
     }
-    let [height, width] = denoiser.config.sample_size;
-    let shape = [labels.len(), denoiser.config.in_channels, height, width];
-    let mut z = vec![0.0; shape.iter().product()];
-    Generator::new(seed).randn(&mut z);
-    let levels = SchedulerConfig { num_train_timesteps: steps, ..denoiser.scheduler.clone() };
-    let sigmas: Vec<f64> = (0..steps).map(|i| karras_sigma(&levels, i)).collect();
-    let x = Tensor::from_data(TensorData::new(z, shape), &Device::flex()) * levels.sigma_max;
-    let end = integrate(|x, sigma| denoiser.guided(weights, x, sigma, labels, guidance), x, &sigmas);
-    end.into_data().try_to_vec::<f32>().map_err(|e| Error::Gpu(format!("burn: {e:?}")))
+
+    /// Draws one sample per label with Karras et al. 2022, Algorithm 1, without churn: `steps` Karras levels from σ_max to
+    /// σ_min, a Heun step between neighbours and an Euler step to 0, 2·`steps` − 1 calls in all.
+    ///
+    /// A guided call is two. `labels` says how many samples there are even where the model knows no classes. Returns
+    /// (B, C, H, W) in about [−1, 1].
+    ///
+    /// # Errors
+    /// [`Error::Input`] for fewer than two steps, no label, or a label that the model does not know.
+    pub fn sample(&self, labels: &[u32], steps: usize, guidance: &Guidance, seed: u64) -> Result<Vec<f32>> {
+        let denoiser = &self.denoiser;
+        if steps < 2 {
+            return Err(Error::Input(format!("expected at least 2 steps, found {steps}")));
+        }
+        if labels.is_empty() {
+            return Err(Error::Input("expected at least one label, found none".into()));
+        }
+        let classes = denoiser.config.num_class_embeds.map_or(u32::MAX, |n| n as u32);
+        if let Some(bad) = labels.iter().find(|&&l| l >= classes) {
+            return Err(Error::Input(format!("class labels must be below {classes}, found {bad}")));
+        }
+        let [height, width] = denoiser.config.sample_size;
+        let shape = [labels.len(), denoiser.config.in_channels, height, width];
+        let mut z = vec![0.0; shape.iter().product()];
+        Generator::new(seed).randn(&mut z);
+        let levels = SchedulerConfig { num_train_timesteps: steps, ..denoiser.scheduler.clone() };
+        let sigmas: Vec<f64> = (0..steps).map(|i| karras_sigma(&levels, i)).collect();
+        let x = Tensor::from_data(TensorData::new(z, shape), &Device::flex()) * levels.sigma_max;
+        let end = integrate(|x, sigma| self.guided(x, sigma, labels, guidance), x, &sigmas);
+        end.into_data().try_to_vec::<f32>().map_err(|e| Error::Gpu(format!("burn: {e:?}")))
+    }
 }
 
 /// Follows the probability-flow ODE from x at the first of `sigmas` through all of them to 0, where the Euler step

@@ -19,6 +19,7 @@ use crate::train::objectives::{
 };
 use crate::train::optimizer::{Matrices, RAdam, gradients, hidden_matrices, moving_average, track};
 use crate::train::recipe::Recipe;
+use crate::train::teacher::Teacher;
 use crate::unet::{NO_CLASS, UNet, time_features};
 
 /// What stays the same through a run.
@@ -146,25 +147,6 @@ impl Denoiser {
         })
     }
 
-    /// The EDM denoiser D(x, σ) with `guidance`, which needs a model with classes that was trained with class dropout.
-    pub fn guided(
-        &self,
-        weights: &Weights,
-        x: &Tensor<4>,
-        sigma: &[f64],
-        labels: &[u32],
-        guidance: &Guidance,
-    ) -> Tensor<4> {
-        let conditional = self.call(weights, Scalings::edm, x, sigma, labels);
-        match sigma.iter().all(|&s| guidance.at(s) == 1.0) {
-            true => conditional,
-            false => {
-                let without = self.call(weights, Scalings::edm, x, sigma, &vec![NO_CLASS; labels.len()]);
-                guidance.apply(conditional, without, sigma)
-            }
-        }
-    }
-
     /// [`Self::call`] as a function of the weights: also what [`Self::gradients`] takes.
     pub(super) fn record(
         &self,
@@ -265,7 +247,7 @@ pub struct Trainer {
     pub settings: Settings,
     /// What changes.
     pub state: State,
-    teacher: Option<(Denoiser, Weights)>,
+    teacher: Option<Teacher>,
     /// The critic's loss in the last iteration.
     pub critic_loss: Option<f32>,
     matrices: Matrices,
@@ -283,7 +265,7 @@ impl Trainer {
         denoiser: Denoiser,
         settings: Settings,
         mut state: State,
-        teacher: Option<(Denoiser, Weights)>,
+        teacher: Option<Teacher>,
         device: Device,
     ) -> Result<Self> {
         let is_guided = settings.guidance.strength != 1.0;
@@ -291,14 +273,8 @@ impl Trainer {
             (Recipe::Cd { .. } | Recipe::Dmd { .. }, None) => {
                 return Err(Error::Input("distillation needs a teacher, found none".into()));
             }
-            (Recipe::Cd { .. } | Recipe::Dmd { .. } | Recipe::Ect { .. }, Some((t, _))) => {
-                let shape = |c: &UNetConfig| (c.in_channels, c.sample_size, c.num_class_embeds);
-                let (expected, found) = (shape(&denoiser.config), shape(&t.config));
-                if expected != found {
-                    return Err(Error::Input(format!(
-                        "teacher: expected channels, size and classes {expected:?}, found {found:?}"
-                    )));
-                }
+            (Recipe::Cd { .. } | Recipe::Dmd { .. } | Recipe::Ect { .. }, Some(teacher)) => {
+                teacher.check(&denoiser.config)?;
             }
             (_, Some(_)) => return Err(Error::Input("only cd, dmd and ect take a teacher".into())),
             (_, None) if is_guided => {
@@ -306,7 +282,8 @@ impl Trainer {
             }
             (_, None) => {}
         }
-        let needs_classes = is_guided || settings.class_dropout != 0.0;
+        let has_guide = teacher.as_ref().is_some_and(|t| t.guide.is_some());
+        let needs_classes = is_guided && !has_guide || settings.class_dropout != 0.0;
         if needs_classes && denoiser.config.num_class_embeds.is_none() {
             return Err(Error::Input("guidance and class dropout need a model with classes, found one without".into()));
         }
@@ -314,10 +291,10 @@ impl Trainer {
             true => hidden_matrices(&denoiser.unet.parameters()),
             false => Matrices::new(),
         };
-        let critic_matrices = teacher.as_ref().map(|(teacher, _)| matrices(teacher)).unwrap_or_default();
+        let critic_matrices = teacher.as_ref().map(|teacher| matrices(&teacher.denoiser)).unwrap_or_default();
         let matrices = matrices(&denoiser);
-        if let (Recipe::Dmd { .. }, Some((_, weights)), None) = (settings.recipe, &teacher, &state.critic) {
-            let mut critic = CriticState::new(weights.clone());
+        if let (Recipe::Dmd { .. }, Some(teacher), None) = (settings.recipe, &teacher, &state.critic) {
+            let mut critic = CriticState::new(teacher.weights.clone());
             // A checkpoint counts the iterations once.
             critic.optimizer.step = state.optimizer.step;
             state.critic = Some(critic);
@@ -406,13 +383,13 @@ impl Trainer {
                 let loss = edm_loss(|x, s| online(Scalings::edm, x, s), y, z, t, scheduler.sigma_data);
                 return evaluation(loss, None);
             }
-            (_, Some((teacher, weights))) => {
-                let guided = |x: &Tensor<4>, s: &[f64]| teacher.guided(weights, x, s, labels, &self.settings.guidance);
+            (_, Some(teacher)) => {
+                let guided = |x: &Tensor<4>, s: &[f64]| teacher.guided(x, s, labels, &self.settings.guidance);
                 match (recipe, &self.state.critic) {
                     (Recipe::Dmd { .. }, Some(critic)) => {
                         let answers = online(Scalings::new, &x_t, t);
                         // The critic is a network like its teacher.
-                        let judgement = judge(teacher, &critic.weights, guided, &answers, labels, generator);
+                        let judgement = judge(&teacher.denoiser, &critic.weights, guided, &answers, labels, generator);
                         return evaluation(judgement.matching_loss(&answers), Some(judgement));
                     }
                     (Recipe::Cd { .. }, _) => heun_step(guided, &x_t, t, r),

@@ -6,14 +6,13 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use consistency_sampler::config::UNetConfig;
 use consistency_sampler::folder::ModelFolder;
-use consistency_sampler::reference::Weights;
 use consistency_sampler::sampler::Request;
 use consistency_sampler::train::classifier::{Classifier, FEATURES};
 use consistency_sampler::train::data::Dataset;
 use consistency_sampler::train::evaluation::{Moments, copies, frechet_distance};
 use consistency_sampler::train::objectives::Guidance;
-use consistency_sampler::train::teacher;
-use consistency_sampler::train::trainer::{Denoiser, Engine};
+use consistency_sampler::train::teacher::Teacher;
+use consistency_sampler::train::trainer::Engine;
 use consistency_sampler::{Error, Result};
 use indicatif::ProgressBar;
 
@@ -73,7 +72,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     check(arguments, &folder, &train, &guidance)?;
     let mut sampler = match arguments.edm_steps {
         Some(steps) => Sampler::Edm(
-            Box::new(Denoiser::read(arguments.model.path(), Engine::Host, &burn::tensor::Device::flex())?),
+            Box::new(Teacher::read(
+                arguments.model.path(),
+                arguments.guidance.guide(),
+                Engine::Host,
+                &burn::tensor::Device::flex(),
+            )?),
             steps,
             guidance,
         ),
@@ -171,7 +175,7 @@ enum Sampler {
     /// A consistency model.
     Consistency(Box<AnyNetwork>),
     /// A denoiser, its number of steps and its guidance.
-    Edm(Box<(Denoiser, Weights)>, usize, Guidance),
+    Edm(Box<Teacher>, usize, Guidance),
 }
 
 /// Images with what the classifier says of them.
@@ -221,10 +225,9 @@ fn samples(
                 let run = request.run(network, &folder.unet, &folder.scheduler, |_| ControlFlow::Continue(()));
                 pollster::block_on(run)?
             }
-            Sampler::Edm(model, steps, guidance) => {
-                let (denoiser, weights) = model.as_ref();
+            Sampler::Edm(teacher, steps, guidance) => {
                 let labels = request.class_labels.clone().unwrap_or_else(|| vec![0; request.batch]);
-                teacher::sample(denoiser, weights, &labels, *steps, guidance, request.seed)?
+                teacher.sample(&labels, *steps, guidance, request.seed)?
             }
         };
         // As a picture holds them.

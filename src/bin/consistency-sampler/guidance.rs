@@ -1,4 +1,6 @@
-//! The arguments of a denoiser's classifier-free guidance.
+//! The arguments of a denoiser's guidance.
+
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use consistency_sampler::train::objectives::Guidance;
@@ -6,17 +8,26 @@ use consistency_sampler::{Error, Result};
 
 #[derive(Args)]
 pub struct GuidanceArguments {
-    /// Strength of the denoiser's classifier-free guidance; 1 is none, and other values need a denoiser trained with
-    /// --class-dropout
+    /// Strength of the denoiser's guidance; 1 is none. It leads away from the answer without a class, for which the
+    /// denoiser must have been trained with --class-dropout, or from the answer of --guide
     #[arg(long, value_name = "W", default_value_t = 1.0, allow_negative_numbers = true)]
     guidance: f64,
 
     /// Lowest and highest σ that are guided [default: all]
     #[arg(long, value_name = "LOW,HIGH", value_delimiter = ',')]
     guidance_interval: Vec<f64>,
+
+    /// A worse denoiser of the same data, for instance one of shorter training, to be guided away from (autoguidance)
+    #[arg(long, value_name = "DIR")]
+    guide: Option<PathBuf>,
 }
 
 impl GuidanceArguments {
+    /// The folder of the worse denoiser.
+    pub fn guide(&self) -> Option<&Path> {
+        self.guide.as_deref()
+    }
+
     pub fn guidance(&self) -> Result<Guidance> {
         let strength = self.guidance;
         if !(strength.is_finite() && strength >= 0.0) {
@@ -33,6 +44,9 @@ impl GuidanceArguments {
                 )));
             }
         };
+        if self.guide.is_some() && strength == 1.0 {
+            return Err(Error::Input("--guide: expected --guidance of more than 1 too, since 1 is none".into()));
+        }
         Ok(Guidance { strength, interval })
     }
 }

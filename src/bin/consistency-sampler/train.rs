@@ -19,6 +19,7 @@ use consistency_sampler::train::data::{Batch, Source};
 use consistency_sampler::train::initial::initial_weights;
 use consistency_sampler::train::objectives::CtSchedule;
 use consistency_sampler::train::recipe::{Recipe, Weighting};
+use consistency_sampler::train::teacher::Teacher;
 use consistency_sampler::train::trainer::{Denoiser, Engine, Settings, State, Trainer};
 use consistency_sampler::{Error, Result};
 use indicatif::ProgressBar;
@@ -317,10 +318,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let description = format!("{settings:?}{}", if arguments.flip { ", flip" } else { "" });
     let parameters = denoiser.unet().parameters();
     let open = |dir: &PathBuf| Denoiser::read(dir, engine, &device);
-    let teacher = arguments.teacher.as_ref().map(open).transpose()?;
+    let guide = arguments.guidance.guide();
+    let read_teacher = |dir: &PathBuf| Teacher::read(dir, guide, engine, &device);
+    let teacher = arguments.teacher.as_ref().map(read_teacher).transpose()?;
     let state = if arguments.resume {
         let is_matching = matches!(recipe, Recipe::Dmd { .. });
-        let of_critic = teacher.as_ref().filter(|_| is_matching).map(|(teacher, _)| teacher.unet().parameters());
+        let of_critic = teacher.as_ref().filter(|_| is_matching).map(|t| t.denoiser.unet().parameters());
         read_state(&state_file, &parameters, of_critic.as_deref(), &description, &device)?
     } else {
         if state_file.exists() {
