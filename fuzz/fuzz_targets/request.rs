@@ -84,8 +84,8 @@ fuzz_target!(|input: Input| {
         assert!(matches!(e, Error::Input(_)), "{e:?}");
         assert!(!e.to_string().contains(char::is_control));
     };
-    // The largest batches are accepted but take too long for a fuzzer.
-    if request.batch > 64 && request.batch < 1 << 27 {
+    // More samples are accepted, but noise for them is all that a fuzzer would then compute.
+    if request.batch > 4 && request.batch < 1 << 27 {
         return;
     }
     let len = unet.in_channels * 8;

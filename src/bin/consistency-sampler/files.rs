@@ -123,3 +123,9 @@ pub fn write_grid(
     writer.write_image_data(&bytes).map_err(|e| failed(&e))?;
     writer.finish().map_err(|e| failed(&e))
 }
+
+/// A text file, whole.
+#[cfg(feature = "train")]
+pub fn read_text(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|e| Error::Io(format!("{}: {e}", path.display())))
+}

@@ -10,7 +10,7 @@ mod forward;
 #[cfg(feature = "train")]
 mod guidance;
 #[cfg(feature = "train")]
-mod plot;
+mod losses;
 mod sample;
 #[cfg(feature = "train")]
 mod train;

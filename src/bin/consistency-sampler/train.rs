@@ -1,6 +1,5 @@
 //! `consistency-sampler train`.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -14,7 +13,7 @@ use consistency_sampler::host::HostNetwork;
 use consistency_sampler::network::Network;
 use consistency_sampler::rng::Generator;
 use consistency_sampler::sampler::Request;
-use consistency_sampler::train::checkpoint::{read_state, write_atomically, write_model, write_state};
+use consistency_sampler::train::checkpoint::{read_state, write_model, write_state};
 use consistency_sampler::train::data::{Batch, Source};
 use consistency_sampler::train::initial::initial_weights;
 use consistency_sampler::train::objectives::CtSchedule;
@@ -25,9 +24,9 @@ use consistency_sampler::{Error, Result};
 use indicatif::ProgressBar;
 
 use crate::device::style;
-use crate::files::write_grid;
+use crate::files::{read_text, write_grid};
 use crate::guidance::GuidanceArguments;
-use crate::plot::write_curve;
+use crate::losses::Losses;
 
 /// The state is written this often, so that an interruption costs no more.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(50);
@@ -304,8 +303,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         critic_learning_rate: arguments.critic_lr.unwrap_or(3.0 * arguments.lr),
     };
     let (unet_json, scheduler_json) = match (&arguments.init, &arguments.config) {
-        (Some(dir), _) => (read(&dir.join("unet/config.json"))?, read(&dir.join("scheduler/scheduler_config.json"))?),
-        (None, Some(file)) => (read(file)?, SCHEDULER.to_owned()),
+        (Some(dir), _) => {
+            (read_text(&dir.join("unet/config.json"))?, read_text(&dir.join("scheduler/scheduler_config.json"))?)
+        }
+        (None, Some(file)) => (read_text(file)?, SCHEDULER.to_owned()),
         (None, None) => return Err(Error::Input("expected --init or --config, found neither".into())),
     };
     let config = UNetConfig::parse(&unet_json)?;
@@ -475,40 +476,6 @@ impl Run<'_> {
     }
 }
 
-/// The losses of a run, as `iteration,seconds,loss,stage`.
-struct Losses {
-    path: PathBuf,
-    text: String,
-}
-
-impl Losses {
-    /// Continues the file up to iteration `step`; a later line belongs to work that was lost.
-    fn open(path: &Path, step: u64) -> Result<Self> {
-        let mut text = String::from("iteration,seconds,loss,stage\n");
-        if step > 0 && path.exists() {
-            let old = read(path)?;
-            let kept = |l: &&str| l.split(',').next().and_then(|n| n.parse().ok()).is_some_and(|n: u64| n <= step);
-            old.lines().filter(kept).for_each(|l| text.extend([l, "\n"]));
-        }
-        Ok(Self { path: path.to_owned(), text })
-    }
-
-    fn push(&mut self, step: u64, seconds: f64, loss: f32, stage: usize) {
-        writeln!(self.text, "{step},{seconds:.1},{loss},{stage}").expect("a String takes everything");
-    }
-
-    /// Writes the file, and the curve beside it as `loss.png`.
-    fn write(&self) -> Result<()> {
-        write_atomically(&self.path, self.text.as_bytes())?;
-        let loss = |line: &str| line.split(',').nth(2)?.parse().ok();
-        let losses: Vec<f32> = self.text.lines().skip(1).filter_map(loss).collect();
-        match losses.is_empty() {
-            true => Ok(()),
-            false => write_curve(&self.path.with_extension("png"), &losses),
-        }
-    }
-}
-
 /// Mirrors each image left to right with probability ½.
 fn mirror_half(batch: &mut Batch, [channels, height, width]: [usize; 3], generator: &mut Generator) {
     for image in batch.images.chunks_exact_mut(channels * height * width) {
@@ -536,8 +503,4 @@ fn check_data(data: &Source, config: &UNetConfig) -> Result<()> {
 
 fn create(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).map_err(|e| Error::Io(format!("{}: cannot be created: {e}", folder.display())))
-}
-
-fn read(path: &Path) -> Result<String> {
-    fs::read_to_string(path).map_err(|e| Error::Io(format!("{}: {e}", path.display())))
 }

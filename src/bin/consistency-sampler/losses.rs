@@ -1,17 +1,53 @@
-//! A curve as a PNG.
+//! The losses of a run: `loss.csv` and, as a curve, `loss.png`.
 
-use std::path::Path;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 
 use consistency_sampler::Result;
+use consistency_sampler::train::checkpoint::write_atomically;
 
-use crate::files::write_grid;
+use crate::files::{read_text, write_grid};
 
 const WIDTH: usize = 640;
 const HEIGHT: usize = 320;
 
+/// The losses of a run, as `iteration,seconds,loss,stage`.
+pub struct Losses {
+    path: PathBuf,
+    text: String,
+}
+
+impl Losses {
+    /// Continues the file up to iteration `step`; a later line belongs to work that was lost.
+    pub fn open(path: &Path, step: u64) -> Result<Self> {
+        let mut text = String::from("iteration,seconds,loss,stage\n");
+        if step > 0 && path.exists() {
+            let old = read_text(path)?;
+            let kept = |l: &&str| l.split(',').next().and_then(|n| n.parse().ok()).is_some_and(|n: u64| n <= step);
+            old.lines().filter(kept).for_each(|l| text.extend([l, "\n"]));
+        }
+        Ok(Self { path: path.to_owned(), text })
+    }
+
+    pub fn push(&mut self, step: u64, seconds: f64, loss: f32, stage: usize) {
+        writeln!(self.text, "{step},{seconds:.1},{loss},{stage}").expect("a String takes everything");
+    }
+
+    /// Writes the file, and the curve beside it as `loss.png`.
+    pub fn write(&self) -> Result<()> {
+        write_atomically(&self.path, self.text.as_bytes())?;
+        let loss = |line: &str| line.split(',').nth(2)?.parse().ok();
+        let losses: Vec<f32> = self.text.lines().skip(1).filter_map(loss).collect();
+        match losses.is_empty() {
+            true => Ok(()),
+            false => write_curve(&self.path.with_extension("png"), &losses),
+        }
+    }
+}
+
 /// Writes `values`, all positive, as a curve: iterations to the right, the logarithm upwards, from the least to the
 /// greatest. Grey lines mark 1, 2 and 5 times the powers of ten; each column shows the mean of its values.
-pub fn write_curve(path: &Path, values: &[f32]) -> Result<()> {
+fn write_curve(path: &Path, values: &[f32]) -> Result<()> {
     write_grid(path, [1, 1, HEIGHT, WIDTH], 1, &curve(values))
 }
 
