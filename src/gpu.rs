@@ -1,8 +1,9 @@
 //! The WebGPU interpreter: records the forward once, then runs it as a static plan.
 //!
-//! [`graph`] records what the forward does, [`lower`] decides what one kernel launch does, [`plan`] gives the launches
-//! buffers for one batch size, [`arena`] lets activations share them, [`device`] is the GPU, through wgpu or the browser. The kernels are under `kernels/`, one file each; [`pack`] knows
-//! the order in which they want the weights, [`store`] holds those, [`tuning`] finds out which of them suit a device.
+//! [`graph`] records what the forward does, [`lower`] decides what one kernel launch does, [`program`] is what comes of
+//! that, [`plan`] gives the launches buffers for one batch size, [`arena`] lets activations share them, [`device`] is the
+//! GPU, through wgpu or the browser. The kernels are under `kernels/`, one file each; [`pack`] knows the order in which
+//! they want the weights, [`store`] holds those, [`tuning`] finds out which of them suit a device.
 
 mod arena;
 pub(crate) mod device;
@@ -13,6 +14,7 @@ mod lower;
 mod native;
 mod pack;
 mod plan;
+mod program;
 mod store;
 #[cfg(all(test, feature = "burn"))]
 mod tests;
@@ -34,10 +36,11 @@ use crate::unet::{UNet, time_features};
 use crate::web::webgpu as backend;
 use arena::Arenas;
 use graph::Graph;
-use lower::{Choice, Program};
+use lower::lower;
 #[cfg(not(target_arch = "wasm32"))]
 use native as backend;
 use plan::{Plan, StepUniform, image_shaders};
+use program::{Choice, Program};
 use store::Store;
 
 /// The U-Net as a static plan on a GPU.
@@ -63,7 +66,7 @@ impl GpuUNet {
 
     /// A network of any graph from images to images of `config`'s size and channels.
     fn of_graph(gpu: &Gpu, config: &UNetConfig, graph: &Graph, choice: Choice) -> Result<Self> {
-        let program = Program::lower(graph, choice);
+        let program = lower(graph, choice);
         let arenas = Arenas::of(&program);
         let of_program = program.dispatches.iter().filter(|d| d.weight().is_none()).flat_map(|d| d.shaders());
         for shader in image_shaders(config).iter().chain(of_program.map(|s| &s.specialised)) {

@@ -4,7 +4,7 @@
 //! what it is made of. Placing is greedy, the largest activation first (as in Pisarchyk & Lee 2020), each where the arenas
 //! grow least.
 
-use super::lower::{Program, Storage};
+use super::program::{Program, Storage};
 
 /// Offsets and lengths are multiples of this many floats per sample: bindings begin at multiples of 256 bytes.
 const GRAIN: usize = 64;
@@ -113,7 +113,8 @@ pub(super) fn largest_live_set(program: &Program) -> usize {
 mod tests {
     use super::super::graph::Graph;
     use super::super::kernels::{Kernel, Shader};
-    use super::super::lower::{Choice, Dispatch, Grid};
+    use super::super::lower::lower;
+    use super::super::program::{Choice, Dispatch, Grid};
     use super::super::{Gpu, GpuUNet};
     use super::*;
     use crate::config::UNetConfig;
@@ -171,7 +172,7 @@ mod tests {
 
     fn program(json: &str) -> Program {
         let config = UNetConfig::parse(&format!(r#"{json} "_class_name": "UNet2DModel"}}"#)).unwrap();
-        Program::lower(&Graph::record(&config, &UNet::new(&config)), Choice::SAFE)
+        lower(&Graph::record(&config, &UNet::new(&config)), Choice::SAFE)
     }
 
     #[test]

@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex};
 
 use super::backend;
 use super::kernels::{Kernel, Specialised};
-use super::lower::Choice;
+use super::program::Choice;
 #[cfg(not(target_arch = "wasm32"))]
-use super::lower::Products;
+use super::program::Products;
 #[cfg(not(target_arch = "wasm32"))]
 use super::tuning;
 use crate::error::{Error, Result};

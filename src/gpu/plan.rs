@@ -4,7 +4,7 @@ use super::arena::{Arenas, largest_live_set};
 use super::backend::{Buffer, Launch};
 use super::device::{Gpu, Role, Slice};
 use super::kernels::{Kernel, Shader, Specialised};
-use super::lower::{Program, Storage};
+use super::program::{Program, Storage};
 use super::store::Store;
 use crate::config::UNetConfig;
 use crate::error::{Error, Result};

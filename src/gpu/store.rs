@@ -4,8 +4,8 @@ use half::f16;
 
 use super::backend::Buffer;
 use super::device::{Gpu, Role};
-use super::lower::Program;
 use super::pack::{Order, Placement};
+use super::program::Program;
 use crate::error::{Error, Result};
 use crate::network::Precision;
 

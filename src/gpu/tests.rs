@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::graph::Graph;
-use super::lower::{Choice, Products};
+use super::program::{Choice, Products};
 use super::tuning::TILES;
 use super::{Gpu, GpuUNet};
 use crate::config::UNetConfig;

@@ -6,7 +6,7 @@
 
 use super::device::Gpu;
 use super::graph::Graph;
-use super::lower::{Choice, Products, Tile};
+use super::program::{Choice, Products, Tile};
 use super::{GpuUNet, LaunchTime};
 use crate::config::UNetConfig;
 use crate::error::Result;

@@ -1,0 +1,154 @@
+//! What is to be launched, in which order, on which buffers: for one sample, whatever the batch, and without a device.
+
+use super::kernels::{Kernel, Shader};
+use super::pack::Placement;
+
+/// A buffer of the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Storage {
+    /// An activation: index into [`Program::activations`].
+    Activation(usize),
+    /// A packed weight: index into [`Program::weights`].
+    Weight(usize),
+    /// The sinusoidal features, (B, C padded to 4).
+    Time,
+    /// One class per sample, u32.
+    Labels,
+    /// Bound where a kernel's input is not used.
+    Unused,
+}
+
+/// One kernel launch.
+#[derive(Debug)]
+pub(super) struct Dispatch {
+    /// What it computes, for people: the layer's name in the checkpoint.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(super) label: String,
+    /// Multiply-adds per sample of its product; 0 for what is no product.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(super) multiply_adds: usize,
+    /// The kernel and its workgroups.
+    pub(super) shader: Shader,
+    pub(super) grid: Grid,
+    /// Those from a batch size on at which there is much to share.
+    pub(super) many: Option<(usize, Shader, Grid)>,
+    pub(super) output: Storage,
+    pub(super) inputs: Vec<Storage>,
+    /// `Params::time_offset` and `Params::time_pitch`, in vec4s.
+    pub(super) time: [u32; 2],
+}
+
+impl Dispatch {
+    /// The kernel and its workgroups at a batch size.
+    pub(super) fn at(&self, batch: usize) -> (&Shader, Grid) {
+        match &self.many {
+            Some((from, shader, grid)) if batch >= *from => (shader, *grid),
+            _ => (&self.shader, self.grid),
+        }
+    }
+
+    /// The buffer of a product's weights.
+    pub(super) fn weight(&self) -> Option<usize> {
+        let is_product = match self.shader.specialised.kernel {
+            Kernel::Conv | Kernel::Gemm => true,
+            #[cfg(not(target_arch = "wasm32"))]
+            Kernel::Tiled => true,
+            _ => false,
+        };
+        match self.inputs.get(2) {
+            Some(&Storage::Weight(buffer)) if is_product => Some(buffer),
+            _ => None,
+        }
+    }
+
+    /// Every shader that the launch may use.
+    pub(super) fn shaders(&self) -> impl Iterator<Item = &Shader> {
+        std::iter::once(&self.shader).chain(self.many.as_ref().map(|(_, shader, _)| shader))
+    }
+}
+
+/// How a product (convolution, linear layer over a map) is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Products {
+    /// conv.wgsl and gemm.wgsl.
+    Registers,
+    /// tiled.wgsl with this tile.
+    #[cfg(not(target_arch = "wasm32"))]
+    Tiled(Tile),
+}
+
+/// The constants of tiled.wgsl that say how much a workgroup does.
+#[cfg(not(target_arch = "wasm32"))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Tile {
+    pub(super) across: usize,
+    pub(super) down: usize,
+    pub(super) rows: usize,
+    pub(super) vectors: usize,
+}
+
+/// From this many outputs on a launch has work for every core of a large GPU, whatever its tile.
+pub(super) const MANY_OUTPUTS: usize = 1 << 19;
+
+/// The kernels of products with fewer than [`MANY_OUTPUTS`] outputs, and with more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Choice {
+    pub(super) few: Products,
+    pub(super) many: Products,
+}
+
+impl Choice {
+    /// What runs everywhere.
+    pub(super) const SAFE: Self = Self { few: Products::Registers, many: Products::Registers };
+}
+
+/// Workgroups of a launch, as a function of the batch size.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Grid {
+    /// `tiles` times ⌈batch·rows / block⌉ invocations, `threads` to a workgroup.
+    Tiles { tiles: usize, rows: usize, block: usize, threads: usize },
+    /// (⌈batch·rows / block⌉, y).
+    #[cfg(not(target_arch = "wasm32"))]
+    RowsY { rows: usize, block: usize, y: usize },
+    /// (x, batch).
+    XBatch { x: usize },
+    /// (x, y, batch).
+    XYBatch { x: usize, y: usize },
+}
+
+impl Grid {
+    pub(super) fn workgroups(self, batch: usize) -> [usize; 3] {
+        match self {
+            Grid::Tiles { tiles, rows, block, threads } => {
+                [(tiles * (batch * rows).div_ceil(block)).div_ceil(threads), 1, 1]
+            }
+            #[cfg(not(target_arch = "wasm32"))]
+            Grid::RowsY { rows, block, y } => [(batch * rows).div_ceil(block), y, 1],
+            Grid::XBatch { x } => [x, batch, 1],
+            Grid::XYBatch { x, y } => [x, y, batch],
+        }
+    }
+}
+
+/// The network as kernel launches over abstract buffers.
+#[derive(Debug, Default)]
+pub(super) struct Program {
+    pub(super) dispatches: Vec<Dispatch>,
+    /// Floats per sample of each activation.
+    pub(super) activations: Vec<usize>,
+    /// Floats of each weight buffer.
+    pub(super) weights: Vec<usize>,
+    /// Where each tensor of the checkpoint goes.
+    pub(super) placements: Vec<(String, Placement)>,
+    /// The preconditioned batch, written before the network: (B, H, W, C padded to 4).
+    pub(super) sample: Option<Storage>,
+    /// The network's result: (B, H, W, C padded to 4).
+    pub(super) result: Option<Storage>,
+}
+
+impl Program {
+    /// Where a tensor of the checkpoint goes.
+    pub(super) fn placement(&self, name: &str) -> Option<&Placement> {
+        self.placements.iter().find(|(of, _)| of == name).map(|(_, placement)| placement)
+    }
+}
