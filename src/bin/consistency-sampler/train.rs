@@ -318,7 +318,6 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let state_file = arguments.output.join("training/state.safetensors");
     let description = format!("{settings:?}{}", if arguments.flip { ", flip" } else { "" });
     let parameters = denoiser.unet().parameters();
-    let open = |dir: &PathBuf| Denoiser::read(dir, engine, &device);
     let guide = arguments.guidance.guide();
     let read_teacher = |dir: &PathBuf| Teacher::read(dir, guide, engine, &device);
     let teacher = arguments.teacher.as_ref().map(read_teacher).transpose()?;
@@ -332,7 +331,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             return Err(Error::Input(format!("{found} holds a run: continue it with --resume or name another folder")));
         }
         let weights = match &arguments.init {
-            Some(dir) => open(dir)?.1,
+            Some(dir) => Denoiser::read(dir, engine, &device)?.1,
             None => initial_weights(&parameters, arguments.seed, &device),
         };
         State::new(weights, &recipe)
