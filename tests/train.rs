@@ -294,7 +294,10 @@ fn guidance_leads_away_from_the_answer_without_a_class_or_from_the_guide() {
     };
     let x = Tensor::<4>::ones([2, 1, 8, 8], &Device::flex());
     let (sigma, labels) = ([1.0, 3.0], [0, 1]);
-    let mut teacher = Teacher { denoiser: denoiser(), weights: weights(5), guide: None };
+    // Clamped answers do not lie on a line.
+    let unclipped = SchedulerConfig { clip_denoised: false, ..SchedulerConfig::parse(SCHEDULER).unwrap() };
+    let unclipped = Denoiser::new(&UNetConfig::parse(TINY).unwrap(), &unclipped, Engine::Host);
+    let mut teacher = Teacher { denoiser: unclipped, weights: weights(5), guide: None };
     let at = |teacher: &Teacher, strength| {
         let answer = teacher.guided(&x, &sigma, &labels, &Guidance { strength, ..Guidance::NONE });
         answer.into_data().try_to_vec::<f32>().unwrap()
@@ -312,6 +315,27 @@ fn guidance_leads_away_from_the_answer_without_a_class_or_from_the_guide() {
             assert!((2.0 * plain - worse - two).abs() < 1e-4, "{worse}, {plain}, {two} are not on a line");
         }
     }
+}
+
+#[test]
+fn a_teacher_answers_with_pictures_and_is_guided_where_its_guidance_says() {
+    let fresh = initial_weights(&denoiser().unet().parameters(), 5, &Device::flex());
+    let weights: Weights = fresh.into_iter().map(|(name, w)| (name, w + 0.05)).collect();
+    let teacher = Teacher { denoiser: denoiser(), weights, guide: None };
+    let x = Tensor::<4>::ones([4, 1, 8, 8], &Device::flex());
+    let (sigma, labels) = ([0.2, 1.0, 3.0, 20.0], [0, 1, 0, 1]);
+    let raw = teacher.denoiser.call(&teacher.weights, Scalings::edm, &x, &sigma, &labels);
+    let plain = teacher.guided(&x, &sigma, &labels, &Guidance::NONE);
+    let largest = |t: Tensor<4>| -> f32 { t.abs().max().into_scalar() };
+    assert!(largest(raw.clone()) > 1.01, "the network itself answers beyond ±1");
+    assert_eq!(largest(plain.clone() - raw.clamp(-1.0, 1.0)), 0.0);
+
+    let guidance = Guidance { strength: 1.5, interval: [0.5, 4.0] };
+    let guided = teacher.guided(&x, &sigma, &labels, &guidance);
+    assert!(largest(guided.clone()) <= 1.0);
+    let change = |i: usize| largest(guided.clone().narrow(0, i, 1) - plain.clone().narrow(0, i, 1));
+    assert_eq!((change(0), change(3)), (0.0, 0.0), "outside of the interval");
+    assert!(change(1) > 1e-4 && change(2) > 1e-4, "{} and {} inside", change(1), change(2));
 }
 
 #[test]

@@ -258,6 +258,17 @@ impl Dataset {
         }
     }
 
+    /// `count` labels in the proportions of this set, ascending.
+    ///
+    /// # Panics
+    /// When the set is empty.
+    pub fn proportional_labels(&self, count: usize) -> Vec<u32> {
+        let mut sorted = self.labels.clone();
+        sorted.sort_unstable();
+        // The middle of each of `count` equal parts.
+        (0..count).map(|i| sorted[(2 * i + 1) * sorted.len() / (2 * count)]).collect()
+    }
+
     /// `count` images, drawn with replacement.
     pub fn draw(&self, generator: &mut Generator, count: usize) -> Batch {
         let mut indices = vec![0; count];
@@ -380,10 +391,20 @@ mod tests {
         assert_eq!((data.len(), data.shape, data.classes.len()), (2, [1, 1, 2], 10));
         let batch = data.batch(&[1, 0]);
         assert_eq!(batch.labels, [3, 7]);
+        assert_eq!(data.proportional_labels(4), [3, 3, 7, 7]);
         for (found, expected) in batch.images.iter().zip([-0.6, 0.6, -1.0, 1.0]) {
             assert!((found - expected).abs() < 1e-6, "found {found}, expected {expected}");
         }
         std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn labels_come_in_the_proportions_of_the_data() {
+        let images = [2, 0, 0, 5, 0, 0, 0, 2, 0, 0].map(|label| (vec![0], label));
+        let data = Dataset::from_images([1, 1, 1], vec![], images.into_iter());
+        assert_eq!(data.proportional_labels(20), [[0; 14].as_slice(), &[2; 4], &[5; 2]].concat());
+        assert_eq!(data.proportional_labels(1), [0]);
+        assert_eq!(data.proportional_labels(5), [0, 0, 0, 2, 5]);
     }
 
     #[test]

@@ -67,7 +67,7 @@ pub fn judge(
         asked.replace(Some((x.clone(), denoised.clone(), recorded)));
         denoised
     };
-    let loss = edm_loss(denoiser, &answers, &noise, &sigma, critic.scheduler.sigma_data);
+    let loss = edm_loss(denoiser, &answers, &noise, &sigma, critic.scheduler.sigma_data, false);
     let (x, by_critic, recorded) = asked.take().expect("the loss asks the denoiser once");
     let gradients = critic.gradients(&loss, weights, recorded);
 

@@ -44,16 +44,35 @@ pub fn perturb(y: &Tensor<4>, z: &Tensor<4>, sigma: &[f64]) -> Tensor<4> {
     y.clone() + z.clone() * column(sigma, &y.device())
 }
 
+/// What a picture shows of `answer` where `goal` is asked for: an answer beyond ±1 counts as ±1 where the goal is there.
+///
+/// Pictures end at ±1, and answers are clamped to it before they are seen or made noisy again. So the flat black of a
+/// drawing is reached by any answer from −1 down, and a network need not learn to meet −1 on the dot. Where the goal is
+/// between the ends, an answer beyond them is pulled back as any other. The sum over goals of the squares that remain
+/// is convex and has its minimum at their mean, as without.
+fn shown(answer: Tensor<4>, goal: &Tensor<4>) -> Tensor<4> {
+    let black = goal.clone().lower_equal_elem(-1.0);
+    let white = goal.clone().greater_equal_elem(1.0);
+    let answer = answer.clone().mask_where(black, answer.clamp_min(-1.0));
+    answer.clone().mask_where(white, answer.clamp_max(1.0))
+}
+
 /// EDM pretraining, Karras et al. 2022, equations 2 and 8: λ(σ)·‖D(y + σz, σ) − y‖₂²/(C·H·W),
 /// λ = (σ² + σ_d²)/(σ·σ_d)².
+///
+/// With `clip`, for images y in [−1, 1], D counts as far as a picture shows it.
 pub fn edm_loss(
     denoiser: impl Fn(&Tensor<4>, &[f64]) -> Tensor<4>,
     y: &Tensor<4>,
     z: &Tensor<4>,
     sigma: &[f64],
     sigma_data: f64,
+    clip: bool,
 ) -> Tensor<1> {
-    let denoised = denoiser(&perturb(y, z, sigma), sigma);
+    let mut denoised = denoiser(&perturb(y, z, sigma), sigma);
+    if clip {
+        denoised = shown(denoised, y);
+    }
     let weights: Vec<f64> =
         sigma.iter().map(|s| (s * s + sigma_data * sigma_data) / (s * sigma_data).powi(2)).collect();
     weighted_mean(Metric::SquaredL2.distance(denoised, y.clone()), &weights)
@@ -129,13 +148,15 @@ pub struct Pair<'a> {
 /// The consistency loss: λ·d(f(x_t, t), f⁻(x_r, r)) (Song et al. 2023, equation 7; 9 for CT), where f⁻ gives no
 /// gradient and is the identity at r = 0.
 ///
-/// `weights` is λ, one per sample; `target` f⁻ is not called when every r is 0.
+/// `weights` is λ, one per sample; `target` f⁻ is not called when every r is 0. With `clip`, f⁻ is clamped to ±1, and f
+/// counts as far as a picture shows it.
 pub fn consistency_loss(
     online: impl Fn(&Tensor<4>, &[f64]) -> Tensor<4>,
     target: impl Fn(&Tensor<4>, &[f64]) -> Tensor<4>,
     pair: &Pair<'_>,
     weights: &[f64],
     metric: Metric,
+    clip: bool,
 ) -> Tensor<1> {
     let device = pair.x_r.device();
     let mut goal = pair.x_r.clone();
@@ -146,8 +167,13 @@ pub fn consistency_loss(
         let mask = column(&is_data, &device);
         goal = target(pair.x_r, &asked) * (-mask.clone() + 1.0) + goal * mask;
     }
-    let goal = goal.without_autodiff();
-    weighted_mean(metric.distance(online(pair.x_t, pair.t), goal), weights)
+    let mut goal = goal.without_autodiff();
+    let mut answer = online(pair.x_t, pair.t);
+    if clip {
+        goal = goal.clamp(-1.0, 1.0);
+        answer = shown(answer, &goal);
+    }
+    weighted_mean(metric.distance(answer, goal), weights)
 }
 
 /// The step mapping r(t) of Easy Consistency Tuning, Geng et al. 2024, with its sigmoid-adapted n(t).
@@ -233,8 +259,9 @@ mod tests {
         let pair = Pair { x_t: &x_t, t: &t, x_r: &x_r, r: &r };
         // A target that answers 7 everywhere: where r = 0 its answer must not be seen.
         let sevens = |x: &Tensor<4>, _: &[f64]| x.clone().zeros_like() + 7.0;
-        let loss =
-            |weights: [f64; 3]| value(consistency_loss(point_mass(&y), sevens, &pair, &weights, Metric::SquaredL2));
+        let loss = |weights: [f64; 3]| {
+            value(consistency_loss(point_mass(&y), sevens, &pair, &weights, Metric::SquaredL2, false))
+        };
         assert_eq!(loss([1.0, 1.0, 0.0]), 0.0);
         let expected: f32 = (y.clone().narrow(0, 2, 1) - 7.0).powi_scalar(2).mean().into_scalar();
         let found = loss([0.0, 0.0, 3.0]);
@@ -249,11 +276,34 @@ mod tests {
         let a = Tensor::<1>::from_floats([0.3], &Device::flex()).autodiff().require_grad();
         let f = |x: &Tensor<4>, _: &[f64]| x.clone() * a.clone().reshape([1, 1, 1, 1]);
         let pair = Pair { x_t: &x_t, t: &t, x_r: &x_r, r: &r };
-        let loss = consistency_loss(f, f, &pair, &[1.0, 1.0], Metric::SquaredL2);
+        let loss = consistency_loss(f, f, &pair, &[1.0, 1.0], Metric::SquaredL2, false);
         let found: f32 = a.grad(&loss.backward()).unwrap().into_scalar();
         // d/da of the mean of (a·x_t − c)² with c = 0.3·x_r held: mean 2·x_t·(a·x_t − c).
         let expected: f32 = (x_t.clone() * (x_t.clone() - x_r.clone()) * 0.3 * 2.0).mean().into_scalar();
         assert!((found / expected - 1.0).abs() < 1e-5, "found {found}, expected {expected}");
+    }
+
+    #[test]
+    fn beyond_the_ends_of_a_picture_there_is_nothing_to_see() {
+        let device = Device::flex();
+        let row = |values: [f32; 6]| Tensor::<1>::from_floats(values, &device).reshape([1, 1, 1, 6]);
+        let answer = row([-1.7, -0.9, -1.7, 1.2, 0.9, 1.2]);
+        let goal = row([-1.0, -1.0, -0.9, 1.0, 1.0, 0.9]);
+        // Black and white are reached from beyond, not from within, and grey not from beyond.
+        let left = row([0.0, 0.1, -0.8, 0.0, -0.1, 0.3]);
+        assert!(largest(shown(answer.clone(), &goal) - goal.clone() - left) < 1e-6);
+
+        let squares: f32 = (0.01 + 0.64 + 0.01 + 0.09) / 6.0;
+        let denoiser = |_: &Tensor<4>, _: &[f64]| answer.clone();
+        let loss = value(edm_loss(denoiser, &goal, &goal.clone(), &[1.0], 1.0, true));
+        assert!((loss - 2.0 * squares).abs() < 1e-5, "λ(1) = 2 with σ_d = 1: found {loss}, expected {}", 2.0 * squares);
+
+        // A target beyond the ends is a target at them.
+        let far = row([-1.7, -1.7, -0.9, 1.2, 1.2, 0.9]);
+        let target = |_: &Tensor<4>, _: &[f64]| far.clone();
+        let pair = Pair { x_t: &answer, t: &[2.0], x_r: &answer, r: &[1.0] };
+        let loss = value(consistency_loss(denoiser, target, &pair, &[1.0], Metric::SquaredL2, true));
+        assert!((loss - squares).abs() < 1e-6, "found {loss}, expected {squares}");
     }
 
     #[test]
@@ -314,7 +364,7 @@ mod tests {
     fn the_losses_vanish_at_the_solution() {
         let (y, z) = (images(1, 3), images(2, 3));
         let sigma = [0.1, 1.0, 10.0];
-        assert_eq!(value(edm_loss(point_mass(&y), &y, &z, &sigma, 0.5)), 0.0);
+        assert_eq!(value(edm_loss(point_mass(&y), &y, &z, &sigma, 0.5, false)), 0.0);
         // λ(σ)·‖0 − y‖²/16 of the denoiser that answers 0.
         let zero = |x: &Tensor<4>, _: &[f64]| x.clone().zeros_like();
         let one = |s: f64, i: usize| {
@@ -322,7 +372,7 @@ mod tests {
             (s * s + 0.25) / (0.5 * s).powi(2) * f64::from(norm)
         };
         let expected = sigma.iter().enumerate().map(|(i, &s)| one(s, i)).sum::<f64>() / 3.0;
-        let found = f64::from(value(edm_loss(zero, &y, &z, &sigma, 0.5)));
+        let found = f64::from(value(edm_loss(zero, &y, &z, &sigma, 0.5, false)));
         assert!((found / expected - 1.0).abs() < 1e-5, "found {found}, expected {expected}");
     }
 
@@ -347,7 +397,7 @@ mod tests {
             let online = |x: &Tensor<4>, _: &[f64]| x.clone() * a.clone().reshape([4, 1, 1, 1]);
             let below = Tensor::cat(vec![Tensor::ones([1], &Device::flex()), a.clone().inner().narrow(0, 0, 3)], 0);
             let target = |x: &Tensor<4>, _: &[f64]| x.clone() * below.clone().reshape([4, 1, 1, 1]);
-            let loss = consistency_loss(online, target, &pair, &[1.0; 4], Metric::SquaredL2);
+            let loss = consistency_loss(online, target, &pair, &[1.0; 4], Metric::SquaredL2, false);
             let g = a.grad(&loss.backward()).unwrap();
             a = (a.inner() - g * 0.8).autodiff().require_grad();
         }

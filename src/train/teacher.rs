@@ -57,19 +57,33 @@ impl Teacher {
     }
 
     /// D(x, σ) under `guidance`: one call where there is none, two elsewhere.
+    ///
+    /// Each answer is clamped to ±1 where the scheduler clips: D is a mean of images, which cannot lie outside.
     pub fn guided(&self, x: &Tensor<4>, sigma: &[f64], labels: &[u32], guidance: &Guidance) -> Tensor<4> {
-        let answer = self.denoiser.call(&self.weights, Scalings::edm, x, sigma, labels);
-        if sigma.iter().all(|&s| guidance.at(s) == 1.0) {
+        let clip = |answer: Tensor<4>| match self.denoiser.scheduler.clip_denoised {
+            true => answer.clamp(-1.0, 1.0),
+            false => answer,
+        };
+        let answer = clip(self.denoiser.call(&self.weights, Scalings::edm, x, sigma, labels));
+        // The worse answer is asked for from the first to the last sample that is guided: levels in training ascend.
+        let is_guided = |s: &f64| guidance.at(*s) != 1.0;
+        let (Some(first), Some(last)) = (sigma.iter().position(is_guided), sigma.iter().rposition(is_guided)) else {
             return answer;
-        }
+        };
+        let span = first..last + 1;
+        let (sigma, labels) = (&sigma[span.clone()], &labels[span.clone()]);
+        let part = |t: &Tensor<4>| t.clone().narrow(0, span.start, span.len());
+        let x = part(x);
         let worse = match &self.guide {
-            Some((guide, weights)) => guide.call(weights, Scalings::edm, x, sigma, labels),
+            Some((guide, weights)) => guide.call(weights, Scalings::edm, &x, sigma, labels),
             None => {
                 let no_classes = vec![NO_CLASS; labels.len()];
-                self.denoiser.call(&self.weights, Scalings::edm, x, sigma, &no_classes)
+                self.denoiser.call(&self.weights, Scalings::edm, &x, sigma, &no_classes)
             }
         };
-        guidance.apply(answer, worse, sigma)
+        let guided = clip(guidance.apply(part(&answer), clip(worse), sigma));
+        let [_, channels, height, width] = answer.dims();
+        answer.slice_assign([span, 0..channels, 0..height, 0..width], guided)
     }
 
     /// Draws one sample per label with Karras et al. 2022, Algorithm 1, without churn: `steps` Karras levels from σ_max to

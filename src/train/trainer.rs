@@ -368,6 +368,7 @@ impl Trainer {
     ) -> Evaluation {
         let recipe = &self.settings.recipe;
         let scheduler = &self.denoiser.scheduler;
+        let clip = scheduler.clip_denoised;
         let levels = recipe.levels(scheduler, progress, generator, labels.len());
         let (t, r) = (levels.t.as_slice(), levels.r.as_slice());
         let recorded = RefCell::new(None);
@@ -380,7 +381,7 @@ impl Trainer {
         let x_t = perturb(y, z, t);
         let x_r = match (recipe, &self.teacher) {
             (Recipe::Edm { .. }, _) => {
-                let loss = edm_loss(|x, s| online(Scalings::edm, x, s), y, z, t, scheduler.sigma_data);
+                let loss = edm_loss(|x, s| online(Scalings::edm, x, s), y, z, t, scheduler.sigma_data, clip);
                 return evaluation(loss, None);
             }
             (_, Some(teacher)) => {
@@ -411,7 +412,7 @@ impl Trainer {
         let pair = Pair { x_t: &x_t, t, x_r: &x_r, r };
         let online = |x: &Tensor<4>, s: &[f64]| online(Scalings::new, x, s);
         let weights = recipe.weights(&levels, scheduler.sigma_data);
-        evaluation(consistency_loss(online, target, &pair, &weights, metric), None)
+        evaluation(consistency_loss(online, target, &pair, &weights, metric, clip), None)
     }
 }
 

@@ -33,7 +33,7 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
 
-    /// Number of samples, spread evenly over the classes
+    /// Number of samples, of the classes in the proportions of the training data
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     samples: usize,
 
@@ -90,7 +90,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let moments = Moments::new(&real.features, FEATURES);
     let floor = frechet_distance(&Moments::new(&held_out.features, FEATURES), &moments);
 
-    let found = samples(arguments, &folder, &mut sampler, &classifier)?;
+    let labels = train.proportional_labels(arguments.samples);
+    let found = samples(arguments, &folder, &mut sampler, &classifier, &labels)?;
     let distance = frechet_distance(&Moments::new(&found.features, FEATURES), &moments);
     let dim: usize = train.shape.iter().product();
     let in_pixels = copies(&found.images, &real.images, dim);
@@ -98,7 +99,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let accuracy = |j: &Judged| j.right as f64 / j.count as f64;
     let calls = match arguments.edm_steps {
         Some(steps) => 2 * steps - 1,
-        None => arguments.request(&folder.unet, 0, 1).schedule(&folder.scheduler)?.steps.len(),
+        None => arguments.request(&folder.unet, 0, &[0]).schedule(&folder.scheduler)?.steps.len(),
     };
     if arguments.json {
         let json = serde_json::json!({
@@ -127,13 +128,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 }
 
 impl Arguments {
-    /// The samples `first ..`, at most [`BATCH`] of them, as the sampler takes them.
-    fn request(&self, config: &UNetConfig, first: usize, count: usize) -> Request {
-        let labels = config.num_class_embeds.map(|n| (first..first + count).map(|i| (i % n) as u32).collect());
+    /// Batch `index`, with one label for each sample, as the sampler takes it.
+    fn request(&self, config: &UNetConfig, index: usize, labels: &[u32]) -> Request {
         Request {
-            seed: self.seed.wrapping_add((first / BATCH) as u64),
-            batch: count,
-            class_labels: labels,
+            seed: self.seed.wrapping_add(index as u64),
+            batch: labels.len(),
+            class_labels: config.num_class_embeds.map(|_| labels.to_vec()),
             timesteps: self.timesteps.clone(),
             num_inference_steps: self.num_inference_steps,
             blend: None,
@@ -144,7 +144,7 @@ impl Arguments {
 
 /// What is wrong with the arguments should show before anything is computed.
 fn check(arguments: &Arguments, folder: &ModelFolder, data: &Dataset, guidance: &Guidance) -> Result<()> {
-    arguments.request(&folder.unet, 0, 1).schedule(&folder.scheduler)?;
+    arguments.request(&folder.unet, 0, &[0]).schedule(&folder.scheduler)?;
     if arguments.edm_steps.is_some_and(|steps| steps < 2) {
         return Err(Error::Input(format!(
             "--edm-steps: expected at least 2, found {}",
@@ -214,21 +214,19 @@ fn samples(
     folder: &ModelFolder,
     sampler: &mut Sampler,
     classifier: &Classifier,
+    labels: &[u32],
 ) -> Result<Judged> {
-    let bar = bar(arguments.samples, "samples");
+    let bar = bar(labels.len(), "samples");
     let mut judged = Judged::default();
-    for first in (0..arguments.samples).step_by(BATCH) {
-        let request = arguments.request(&folder.unet, first, BATCH.min(arguments.samples - first));
+    for (index, labels) in labels.chunks(BATCH).enumerate() {
+        let request = arguments.request(&folder.unet, index, labels);
         let mut images = match sampler {
             Sampler::Consistency(network) => {
                 let network = network.as_mut();
                 let run = request.run(network, &folder.unet, &folder.scheduler, |_| ControlFlow::Continue(()));
                 pollster::block_on(run)?
             }
-            Sampler::Edm(teacher, steps, guidance) => {
-                let labels = request.class_labels.clone().unwrap_or_else(|| vec![0; request.batch]);
-                teacher.sample(&labels, *steps, guidance, request.seed)?
-            }
+            Sampler::Edm(teacher, steps, guidance) => teacher.sample(labels, *steps, guidance, request.seed)?,
         };
         // As a picture holds them.
         images.iter_mut().for_each(|v| *v = v.clamp(-1.0, 1.0));
