@@ -134,7 +134,7 @@ fn bad_requests_are_refused_in_one_line() {
     let interval = with(&["--guidance-interval", "4,1"]);
     assert_eq!(interval, "--guidance-interval: expected LOW,HIGH with 0 ≤ LOW ≤ HIGH, found 4,1");
     let guide = with(&["--guide", "anything"]);
-    assert_eq!(guide, "--guide: expected --guidance of more than 1 too, since 1 is none");
+    assert_eq!(guide, "--guide: expected --guidance too, and not of 1, which is none");
     assert_eq!(with(&["--guidance", "2"]), "guidance needs a teacher, found none");
     assert!(with(&["--resume"]).contains("nothing to resume"));
     assert_eq!(train("cd", &from), "distillation needs a teacher, found none");

@@ -45,7 +45,7 @@ impl GuidanceArguments {
             }
         };
         if self.guide.is_some() && strength == 1.0 {
-            return Err(Error::Input("--guide: expected --guidance of more than 1 too, since 1 is none".into()));
+            return Err(Error::Input("--guide: expected --guidance too, and not of 1, which is none".into()));
         }
         Ok(Guidance { strength, interval })
     }
