@@ -73,7 +73,8 @@ pub fn judge(
 
     let by_teacher = teacher(&x, &sigma);
     let distance = (answers - by_teacher.clone()).abs().reshape([batch as i32, -1]).mean_dim(1);
-    let away = (by_critic.without_autodiff() - by_teacher) / (distance.reshape([batch, 1, 1, 1]) + 1e-6);
+    // Clamped as the teacher's answer is, so that nothing is matched where the two networks agree.
+    let away = (critic.clip(by_critic.without_autodiff()) - by_teacher) / (distance.reshape([batch, 1, 1, 1]) + 1e-6);
     Judgement { loss: loss.without_autodiff().into_scalar(), away, gradients }
 }
 
@@ -127,7 +128,7 @@ mod tests {
     #[test]
     fn nothing_is_matched_where_critic_and_teacher_agree() {
         let (critic, state) = critic();
-        let teacher = |x: &Tensor<4>, s: &[f64]| critic.call(&state.weights, Scalings::edm, x, s, &LABELS);
+        let teacher = |x: &Tensor<4>, s: &[f64]| critic.clip(critic.call(&state.weights, Scalings::edm, x, s, &LABELS));
         let judgement = judge(&critic, &state.weights, teacher, &grey(0.3), &LABELS, &mut Generator::new(2));
         let largest: f32 = judgement.away.abs().max().into_scalar();
         assert_eq!(largest, 0.0);

@@ -60,10 +60,7 @@ impl Teacher {
     ///
     /// Each answer is clamped to ±1 where the scheduler clips: D is a mean of images, which cannot lie outside.
     pub fn guided(&self, x: &Tensor<4>, sigma: &[f64], labels: &[u32], guidance: &Guidance) -> Tensor<4> {
-        let clip = |answer: Tensor<4>| match self.denoiser.scheduler.clip_denoised {
-            true => answer.clamp(-1.0, 1.0),
-            false => answer,
-        };
+        let clip = |answer| self.denoiser.clip(answer);
         let answer = clip(self.denoiser.call(&self.weights, Scalings::edm, x, sigma, labels));
         // The worse answer is asked for from the first to the last sample that is guided: levels in training ascend.
         let is_guided = |s: &f64| guidance.at(*s) != 1.0;

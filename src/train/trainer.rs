@@ -147,6 +147,14 @@ impl Denoiser {
         })
     }
 
+    /// A denoised image as pictures hold it: clamped to ±1 where the scheduler clips.
+    pub(super) fn clip(&self, denoised: Tensor<4>) -> Tensor<4> {
+        match self.scheduler.clip_denoised {
+            true => denoised.clamp(-1.0, 1.0),
+            false => denoised,
+        }
+    }
+
     /// [`Self::call`] as a function of the weights: also what [`Self::gradients`] takes.
     pub(super) fn record(
         &self,
