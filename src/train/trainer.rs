@@ -197,7 +197,10 @@ impl Denoiser {
         let batch = input.dims()[0];
         let features = TensorData::new(time.to_vec(), [batch, self.config.block_out_channels[0]]);
         let labels = self.config.num_class_embeds.map(|_| Labels::new(labels, &device));
-        forward(&self.unet, weights, input, &Tensor::from_data(features, &device), labels.as_ref())
+        let output = forward(&self.unet, weights, input, &Tensor::from_data(features, &device), labels.as_ref());
+        // There and back: burn 0.22.1 fuses a convolution's answer of one channel wrongly with sums that broadcast.
+        let dims = output.dims();
+        output.flatten::<2>(1, 3).reshape(dims)
     }
 
     fn precondition(
@@ -213,11 +216,7 @@ impl Denoiser {
         let factor = |of: fn(&Scalings) -> f64| column(&scalings.iter().map(of).collect::<Vec<_>>(), &device);
         let times: Vec<f32> = scalings.iter().map(|s| s.c_noise as f32).collect();
         let output = network(&(x.clone() * factor(|s| s.c_in)), &time_features(&self.config, &times), labels);
-        // As rows: burn 0.22.1 fuses c_out·F + c_skip·x wrongly where F is a convolution's answer of one channel.
-        let rows = |x: Tensor<4>| x.flatten::<2>(1, 3);
-        let row_factor = |of: fn(&Scalings) -> f64| factor(of).flatten::<2>(1, 3);
-        let answer = rows(output) * row_factor(|s| s.c_out) + rows(x.clone()) * row_factor(|s| s.c_skip);
-        answer.reshape(x.dims())
+        output * factor(|s| s.c_out) + x.clone() * factor(|s| s.c_skip)
     }
 }
 
