@@ -7,7 +7,7 @@
 //! - `gpu` (feature `gpu`): the interpreter that records a static WebGPU plan.
 //! - [`network`], [`image`]: what every interpreter offers; from its numbers to pixels.
 //! - `picture` (feature `png`): pictures from PNG files.
-//! - `host` (feature `host`): the interpreter on the CPU, with gradients.
+//! - `cpu` (feature `cpu`): the interpreter on the CPU, with gradients.
 //! - `reference` (features `burn`: on the CPU, `burn-wgpu`: on a GPU): the interpreter on burn tensors.
 //! - `train` (feature `train`): data, objectives, optimizer, checkpoints.
 //! - `web` (features `web`: on WebGPU, `web-cpu`: on the CPU): the only place that knows JavaScript exists, but for
@@ -26,8 +26,8 @@ pub mod error;
 pub mod folder;
 #[cfg(feature = "gpu")]
 pub mod gpu;
-#[cfg(feature = "host")]
-pub mod host;
+#[cfg(feature = "cpu")]
+pub mod cpu;
 pub mod image;
 mod json;
 pub mod network;
@@ -41,7 +41,7 @@ pub mod sampler;
 #[cfg(all(feature = "train", not(target_arch = "wasm32")))]
 pub mod train;
 pub mod unet;
-#[cfg(all(feature = "javascript", any(feature = "gpu", feature = "host"), target_arch = "wasm32"))]
+#[cfg(all(feature = "javascript", any(feature = "gpu", feature = "cpu"), target_arch = "wasm32"))]
 pub mod web;
 pub mod weights;
 

@@ -26,7 +26,7 @@ use crate::sampler::{Blend, Progress, Request};
 use crate::unet::UNet;
 use crate::weights::{Arrival, WeightStream};
 #[cfg(not(feature = "gpu"))]
-use cpu::{Cpu as Processor, CpuUNet as Interpreter};
+use cpu::{Cpu as Processor, YieldingCpuUNet as Interpreter};
 
 #[cfg(not(feature = "gpu"))]
 mod cpu;

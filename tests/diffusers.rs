@@ -87,23 +87,23 @@ mod burn {
     }
 }
 
-#[cfg(feature = "host")]
-mod host {
-    use consistency_sampler::host::HostNetwork;
+#[cfg(feature = "cpu")]
+mod cpu {
+    use consistency_sampler::cpu::CpuUNet;
 
     #[test]
     fn forwards_match() {
-        super::forwards_match(|f| HostNetwork::new(&f.unet));
+        super::forwards_match(|f| CpuUNet::new(&f.unet));
     }
 
     #[test]
     fn samples_match() {
-        super::samples_match(|f| HostNetwork::new(&f.unet));
+        super::samples_match(|f| CpuUNet::new(&f.unet));
     }
 
     #[test]
     fn bad_input_is_refused() {
-        super::bad_input_is_refused(|f| HostNetwork::new(&f.unet));
+        super::bad_input_is_refused(|f| CpuUNet::new(&f.unet));
     }
 }
 

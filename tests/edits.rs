@@ -75,7 +75,7 @@ fn edits_match<N: Network>(new: impl Fn(&ModelFolder) -> N) {
 
 #[test]
 fn edits_match_on_the_host() {
-    edits_match(|f| consistency_sampler::host::HostNetwork::new(&f.unet));
+    edits_match(|f| consistency_sampler::cpu::CpuUNet::new(&f.unet));
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn requests_match_on_the_host() {
         let name = case["name"].as_str().unwrap();
         let folder = ModelFolder::open(goldens().join(case["checkpoint"].as_str().unwrap())).unwrap();
         let (unet, scheduler) = (&folder.unet, &folder.scheduler);
-        let mut network = load(consistency_sampler::host::HostNetwork::new(unet), &folder).unwrap();
+        let mut network = load(consistency_sampler::cpu::CpuUNet::new(unet), &folder).unwrap();
         let options = &case["options"];
         let picture =
             |key: &str, channels: usize| from_rgba(file.tensor(&format!("{name}.{key}")).unwrap().data(), channels);

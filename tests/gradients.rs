@@ -3,7 +3,7 @@
 mod common;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use consistency_sampler::host::HostUNet;
+use consistency_sampler::cpu::CpuGraph;
 use consistency_sampler::reference::{Labels, Weights, forward};
 use consistency_sampler::rng::Generator;
 use consistency_sampler::train::optimizer::{gradients, track};
@@ -26,10 +26,10 @@ fn gradients_are_those_of_autodiff() {
     for (name, folder) in checkpoints() {
         let config = &folder.unet;
         let unet = UNet::new(config);
-        let host = HostUNet::new(config, &unet);
+        let graph = CpuGraph::new(config, &unet);
         let mut generator = Generator::new(7);
         // Random everywhere: the last layers of a fresh network are 0 and would hide what lies before them.
-        let flat = randn(&mut generator, host.weight_count(), 0.2);
+        let flat = randn(&mut generator, graph.weight_count(), 0.2);
         let [height, width] = config.sample_size;
         let shape = [BATCH, config.in_channels, height, width];
         let sample = randn(&mut generator, shape.iter().product(), 1.0);
@@ -41,13 +41,13 @@ fn gradients_are_those_of_autodiff() {
             config.num_class_embeds.map(|n| (0..BATCH).map(|i| label(i, n)).collect()).unwrap_or_default();
         let outer = randn(&mut generator, sample.len() / config.in_channels * config.out_channels, 1.0);
 
-        let (output, tape) = host.record(&flat, &sample, &time, &labels);
-        assert_eq!(output, host.forward(&flat, &sample, &time, &labels), "{name}: recording changes nothing");
-        let found = host.gradient(&flat, tape, &outer);
+        let (output, tape) = graph.record(&flat, &sample, &time, &labels);
+        assert_eq!(output, graph.forward(&flat, &sample, &time, &labels), "{name}: recording changes nothing");
+        let found = graph.gradient(&flat, tape, &outer);
 
         let tensor = |values: &[f32]| Tensor::<1>::from_data(TensorData::new(values.to_vec(), [values.len()]), &device);
         let weights: Weights =
-            host.parameters().iter().map(|p| (p.name.clone(), track(tensor(&flat[host.place(&p.name)])))).collect();
+            graph.parameters().iter().map(|p| (p.name.clone(), track(tensor(&flat[graph.place(&p.name)])))).collect();
         let classes = config.num_class_embeds.map(|_| Labels::new(&labels, &device));
         let time = tensor(&time).reshape([BATCH, config.block_out_channels[0]]);
         let expected = forward(&unet, &weights, &tensor(&sample).reshape(shape), &time, classes.as_ref());
@@ -57,19 +57,19 @@ fn gradients_are_those_of_autodiff() {
         assert!(error < 1e-4, "{name}: outputs differ by {error}");
 
         let expected = gradients(&loss, &weights);
-        assert_eq!(expected.len(), host.parameters().len(), "{name}: every weight matters");
-        let expected: Vec<f32> = host
+        assert_eq!(expected.len(), graph.parameters().len(), "{name}: every weight matters");
+        let expected: Vec<f32> = graph
             .parameters()
             .iter()
             .flat_map(|p| expected[&p.name].clone().into_data().try_to_vec::<f32>().unwrap())
             .collect();
-        for parameter in host.parameters() {
+        for parameter in graph.parameters() {
             // The keys' bias has no effect, a softmax being what it is: its gradient is what rounding leaves, so each
             // tensor is held against the largest entry of its layer.
             let layer = parameter.name.rsplit_once('.').unwrap().0;
-            let of_layer = host.parameters().iter().filter(|p| p.name.starts_with(layer));
-            let largest = of_layer.flat_map(|p| &expected[host.place(&p.name)]).fold(0.0, |a, b| f32::max(a, b.abs()));
-            let place = host.place(&parameter.name);
+            let of_layer = graph.parameters().iter().filter(|p| p.name.starts_with(layer));
+            let largest = of_layer.flat_map(|p| &expected[graph.place(&p.name)]).fold(0.0, |a, b| f32::max(a, b.abs()));
+            let place = graph.place(&parameter.name);
             let error = largest_difference(&found[place.clone()], &expected[place]) / largest;
             assert!(error < 2e-4, "{name}: the gradient of {} differs by {error} of its layer's", parameter.name);
         }

@@ -35,7 +35,7 @@ const CD: Recipe = Recipe::Cd { mu: 0.95 };
 const DMD: Recipe = Recipe::Dmd { mean: 1.0, deviation: 2.0 };
 
 fn denoiser() -> Denoiser {
-    denoiser_on(Engine::Host)
+    denoiser_on(Engine::Cpu)
 }
 
 fn denoiser_on(engine: Engine) -> Denoiser {
@@ -67,7 +67,7 @@ fn settings(recipe: Recipe) -> Settings {
 }
 
 fn trainer(recipe: Recipe, state: State) -> Trainer {
-    trainer_on(Engine::Host, recipe, state)
+    trainer_on(Engine::Cpu, recipe, state)
 }
 
 fn trainer_on(engine: Engine, recipe: Recipe, state: State) -> Trainer {
@@ -144,15 +144,15 @@ fn a_resumed_run_is_the_uninterrupted_one() {
 #[test]
 fn both_engines_take_the_same_steps() {
     for recipe in [ECT, CT, EDM, CD, DMD] {
-        let [host, burn] = [Engine::Host, Engine::Burn].map(|engine| {
+        let [cpu, burn] = [Engine::Cpu, Engine::Burn].map(|engine| {
             let mut t = trainer_on(engine, recipe, start(recipe));
             t.settings.learning_rate = 1e-3;
             (steps(&mut t, 0..4, 8), t)
         });
-        for (found, expected) in host.0.iter().zip(&burn.0) {
+        for (found, expected) in cpu.0.iter().zip(&burn.0) {
             assert!((found - expected).abs() <= 1e-3 * expected, "{recipe:?}: loss {found}, expected {expected}");
         }
-        for ((name, found), (_, expected)) in values(&host.1.state.weights).iter().zip(values(&burn.1.state.weights)) {
+        for ((name, found), (_, expected)) in values(&cpu.1.state.weights).iter().zip(values(&burn.1.state.weights)) {
             let error = found.iter().zip(&expected).map(|(f, e)| (f - e).abs()).fold(0.0, f32::max);
             assert!(error < 1e-4, "{recipe:?}: {name} is off by {error}");
         }
@@ -281,7 +281,7 @@ fn guidance_needs_a_teacher_and_classes() {
     let guided = Settings { guidance: Guidance { strength: 2.0, ..Guidance::NONE }, ..settings(ECT) };
     assert!(refusal(guided, denoiser()).contains("needs a teacher"));
     let classless = UNetConfig { num_class_embeds: None, ..UNetConfig::parse(TINY).unwrap() };
-    let classless = Denoiser::new(&classless, &SchedulerConfig::parse(SCHEDULER).unwrap(), Engine::Host);
+    let classless = Denoiser::new(&classless, &SchedulerConfig::parse(SCHEDULER).unwrap(), Engine::Cpu);
     assert!(refusal(Settings { class_dropout: 0.1, ..settings(ECT) }, classless).contains("without"));
 }
 
@@ -296,7 +296,7 @@ fn guidance_leads_away_from_the_answer_without_a_class_or_from_the_guide() {
     let (sigma, labels) = ([1.0, 3.0], [0, 1]);
     // Clamped answers do not lie on a line.
     let unclipped = SchedulerConfig { clip_denoised: false, ..SchedulerConfig::parse(SCHEDULER).unwrap() };
-    let unclipped = Denoiser::new(&UNetConfig::parse(TINY).unwrap(), &unclipped, Engine::Host);
+    let unclipped = Denoiser::new(&UNetConfig::parse(TINY).unwrap(), &unclipped, Engine::Cpu);
     let mut teacher = Teacher { denoiser: unclipped, weights: weights(5), guide: None };
     let at = |teacher: &Teacher, strength| {
         let answer = teacher.guided(&x, &sigma, &labels, &Guidance { strength, ..Guidance::NONE });

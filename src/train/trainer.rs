@@ -9,7 +9,7 @@ use crate::config::{SchedulerConfig, UNetConfig};
 use crate::consistency::Scalings;
 use crate::error::{Error, Result};
 use crate::folder::ModelFolder;
-use crate::host::{HostUNet, Tape};
+use crate::cpu::{CpuGraph, Tape};
 use crate::reference::{Labels, Weights, forward};
 use crate::rng::Generator;
 use crate::train::data::Batch;
@@ -81,8 +81,8 @@ impl State {
 /// What computes the network and its gradient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Engine {
-    /// [`crate::host`], on the CPU; tensors are on burn's flex.
-    Host,
+    /// [`crate::cpu`], on the CPU; tensors are on burn's flex.
+    Cpu,
     /// burn's autodiff, on the device of the weights.
     Burn,
 }
@@ -94,15 +94,15 @@ pub struct Denoiser {
     /// Noise levels and σ_data.
     pub scheduler: SchedulerConfig,
     unet: UNet,
-    host: Option<HostUNet>,
+    graph: Option<CpuGraph>,
 }
 
 impl Denoiser {
     /// Lays out the network.
     pub fn new(config: &UNetConfig, scheduler: &SchedulerConfig, engine: Engine) -> Self {
         let unet = UNet::new(config);
-        let host = (engine == Engine::Host).then(|| HostUNet::new(config, &unet));
-        Self { config: config.clone(), scheduler: scheduler.clone(), unet, host }
+        let graph = (engine == Engine::Cpu).then(|| CpuGraph::new(config, &unet));
+        Self { config: config.clone(), scheduler: scheduler.clone(), unet, graph }
     }
 
     /// Reads a model folder, weights and all.
@@ -138,10 +138,10 @@ impl Denoiser {
         sigma: &[f64],
         labels: &[u32],
     ) -> Tensor<4> {
-        self.precondition(scalings, x, sigma, labels, |input, time, labels| match &self.host {
+        self.precondition(scalings, x, sigma, labels, |input, time, labels| match &self.graph {
             None => self.burn_forward(weights, input, time, labels),
-            Some(host) => {
-                let output = host.forward(&flatten(host, weights), &values(input), time, labels);
+            Some(graph) => {
+                let output = graph.forward(&flatten(graph, weights), &values(input), time, labels);
                 Tensor::from_data(TensorData::new(output, input.dims()), &input.device())
             }
         })
@@ -164,11 +164,11 @@ impl Denoiser {
         sigma: &[f64],
         labels: &[u32],
     ) -> (Tensor<4>, Option<Recorded>) {
-        let Some(host) = &self.host else { return (self.call(weights, scalings, x, sigma, labels), None) };
+        let Some(graph) = &self.graph else { return (self.call(weights, scalings, x, sigma, labels), None) };
         let mut recorded = None;
         let output = self.precondition(scalings, x, sigma, labels, |input, time, labels| {
-            let weights = flatten(host, weights);
-            let (output, tape) = host.record(&weights, &values(input), time, labels);
+            let weights = flatten(graph, weights);
+            let (output, tape) = graph.record(&weights, &values(input), time, labels);
             let output = Tensor::<4>::from_data(TensorData::new(output, input.dims()), &input.device());
             let output = output.autodiff().require_grad();
             recorded = Some(Recorded { weights, tape, output: output.clone() });
@@ -179,17 +179,17 @@ impl Denoiser {
 
     /// ∂loss/∂weights, for each weight that the loss depends on.
     pub(super) fn gradients(&self, loss: &Tensor<1>, weights: &Weights, recorded: Option<Recorded>) -> Weights {
-        let (Some(host), Some(Recorded { weights, tape, output })) = (&self.host, recorded) else {
+        let (Some(graph), Some(Recorded { weights, tape, output })) = (&self.graph, recorded) else {
             return gradients(loss, weights);
         };
         let last = output.grad_remove(&mut loss.backward()).expect("the loss depends on the network");
-        let flat = host.gradient(&weights, tape, &values(&last));
+        let flat = graph.gradient(&weights, tape, &values(&last));
         let gradient = |name: &str| {
-            let values = flat[host.place(name)].to_vec();
+            let values = flat[graph.place(name)].to_vec();
             let length = values.len();
             Tensor::from_data(TensorData::new(values, [length]), &last.device())
         };
-        host.parameters().iter().map(|p| (p.name.clone(), gradient(&p.name))).collect()
+        graph.parameters().iter().map(|p| (p.name.clone(), gradient(&p.name))).collect()
     }
 
     fn burn_forward(&self, weights: &Weights, input: &Tensor<4>, time: &[f32], labels: &[u32]) -> Tensor<4> {
@@ -220,7 +220,7 @@ impl Denoiser {
     }
 }
 
-/// A forward of the host's, between loss and weights.
+/// A recorded forward, between loss and weights.
 pub(super) struct Recorded {
     weights: Vec<f32>,
     tape: Tape,
@@ -234,9 +234,9 @@ fn values<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
     data.try_to_vec().expect("f32 as everything here")
 }
 
-/// Weights in the host's order.
-fn flatten(host: &HostUNet, weights: &Weights) -> Vec<f32> {
-    host.parameters().iter().flat_map(|p| values(&weights[&p.name])).collect()
+/// Weights in the order of `CpuGraph`.
+fn flatten(graph: &CpuGraph, weights: &Weights) -> Vec<f32> {
+    graph.parameters().iter().flat_map(|p| values(&weights[&p.name])).collect()
 }
 
 /// A loss with what it was computed from.

@@ -7,7 +7,7 @@ use wasm_bindgen_futures::JsFuture;
 use crate::config::UNetConfig;
 use crate::consistency::Step;
 use crate::error::{Error, Result};
-use crate::host::HostNetwork;
+use crate::cpu::CpuUNet;
 use crate::network::{ForwardInput, Network};
 use crate::sampler::ConsistencyFunction;
 use crate::unet::UNet;
@@ -35,9 +35,9 @@ impl Cpu {
 }
 
 /// The U-Net on the CPU. Its calls let the worker read its messages first, so that a run can be cancelled between them.
-pub(super) struct CpuUNet(HostNetwork);
+pub(super) struct YieldingCpuUNet(CpuUNet);
 
-impl CpuUNet {
+impl YieldingCpuUNet {
     /// Makes room for the weights.
     ///
     /// # Errors
@@ -53,7 +53,7 @@ impl CpuUNet {
             ))
         })?;
         drop(room);
-        Ok(Self(HostNetwork::new(config)))
+        Ok(Self(CpuUNet::new(config)))
     }
 
     /// As [`crate::gpu::GpuUNet::piece_granularity`]: rows come as they like.
@@ -74,7 +74,7 @@ impl CpuUNet {
     }
 }
 
-impl Network for CpuUNet {
+impl Network for YieldingCpuUNet {
     fn config(&self) -> &UNetConfig {
         self.0.config()
     }
@@ -89,7 +89,7 @@ impl Network for CpuUNet {
     }
 }
 
-impl ConsistencyFunction for CpuUNet {
+impl ConsistencyFunction for YieldingCpuUNet {
     fn set_state(&mut self, x: &[f32], labels: &[u32]) -> Result<()> {
         self.0.set_state(x, labels)
     }

@@ -8,7 +8,7 @@ use consistency_sampler::config::UNetConfig;
 use consistency_sampler::consistency::Step;
 use consistency_sampler::folder::ModelFolder;
 use consistency_sampler::gpu::{Gpu, GpuUNet};
-use consistency_sampler::host::HostNetwork;
+use consistency_sampler::cpu::CpuUNet;
 use consistency_sampler::network::{ForwardInput, Network, Precision};
 use consistency_sampler::sampler::ConsistencyFunction;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -36,7 +36,7 @@ enum Device {
 /// Either interpreter.
 pub enum AnyNetwork {
     Gpu(Box<GpuUNet>),
-    Cpu(Box<HostNetwork>),
+    Cpu(Box<CpuUNet>),
 }
 
 impl ModelArguments {
@@ -53,7 +53,7 @@ impl ModelArguments {
 
     /// Loads the folder's weights, with a progress bar, into the network that `config` describes.
     pub fn network(&self, folder: &ModelFolder, config: &UNetConfig) -> Result<AnyNetwork> {
-        let cpu = || AnyNetwork::Cpu(Box::new(HostNetwork::new(config)));
+        let cpu = || AnyNetwork::Cpu(Box::new(CpuUNet::new(config)));
         let on_gpu = |gpu: Gpu| {
             eprintln!("device: {}", gpu.description());
             GpuUNet::new(&gpu, config).map(|network| AnyNetwork::Gpu(Box::new(network)))

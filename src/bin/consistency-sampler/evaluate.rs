@@ -75,7 +75,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             Box::new(Teacher::read(
                 arguments.model.path(),
                 arguments.guidance.guide(),
-                Engine::Host,
+                Engine::Cpu,
                 &burn::tensor::Device::flex(),
             )?),
             steps,

@@ -9,7 +9,7 @@ use burn::tensor::Device;
 use clap::{Args, ValueEnum};
 use consistency_sampler::config::{SchedulerConfig, UNetConfig};
 use consistency_sampler::consistency::karras_sigma;
-use consistency_sampler::host::HostNetwork;
+use consistency_sampler::cpu::CpuUNet;
 use consistency_sampler::network::Network;
 use consistency_sampler::rng::Generator;
 use consistency_sampler::sampler::Request;
@@ -85,7 +85,7 @@ pub struct Arguments {
     critic_lr: Option<f64>,
 
     /// What computes
-    #[arg(long, value_enum, default_value_t = DeviceName::Host)]
+    #[arg(long, value_enum, default_value_t = DeviceName::Cpu)]
     device: DeviceName,
 
     /// Images per iteration
@@ -186,7 +186,7 @@ enum WeightingName {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum DeviceName {
     /// The CPU, by this crate's kernels
-    Host,
+    Cpu,
     /// The CPU, by burn's autodiff
     Flex,
     /// A GPU through WebGPU, by burn's autodiff (feature `train-wgpu`)
@@ -198,7 +198,7 @@ enum DeviceName {
 impl DeviceName {
     fn open(self) -> Result<(Engine, Device)> {
         match self {
-            Self::Host => Ok((Engine::Host, Device::flex())),
+            Self::Cpu => Ok((Engine::Cpu, Device::flex())),
             Self::Flex => Ok((Engine::Burn, Device::flex())),
             #[cfg(feature = "train-wgpu")]
             Self::Wgpu => Ok((Engine::Burn, Device::wgpu(burn::tensor::DeviceKind::DefaultDevice))),
@@ -442,7 +442,7 @@ impl Run<'_> {
     /// `{name}-1.png` and `{name}-2.png`: samples of the averaged weights in one and two steps, a column per class.
     fn write_grids(&self, name: &str) -> Result<()> {
         let denoiser = &self.trainer.denoiser;
-        let mut network = HostNetwork::new(&denoiser.config);
+        let mut network = CpuUNet::new(&denoiser.config);
         for (name, w) in &self.trainer.state.ema {
             let values = w.clone().into_data().try_to_vec::<f32>();
             network.load(name, &values.map_err(|e| Error::Gpu(format!("burn: {e:?}")))?)?;

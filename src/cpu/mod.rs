@@ -98,7 +98,7 @@ struct Graph {
 }
 
 /// The network's operations and where its weights lie in a flat slice; it holds no weights.
-pub struct HostUNet {
+pub struct CpuGraph {
     graph: Graph,
     places: Places,
     parameters: Vec<Parameter>,
@@ -126,7 +126,7 @@ impl Places {
     }
 }
 
-/// What [`HostUNet::gradient`] needs of a forward: each group's values and statistics.
+/// What [`CpuGraph::gradient`] needs of a forward: each group's values and statistics.
 pub struct Tape {
     groups: Vec<Group>,
     labels: Vec<u32>,
@@ -139,7 +139,7 @@ struct Group {
     statistics: Vec<Vec<[f32; 2]>>,
 }
 
-impl HostUNet {
+impl CpuGraph {
     /// Records the operations of `unet`.
     pub fn new(config: &UNetConfig, unet: &UNet) -> Self {
         let [height, width] = config.sample_size;
@@ -396,18 +396,18 @@ impl Gradients<'_> {
 }
 
 /// The U-Net with its weights, on the CPU.
-pub struct HostNetwork {
+pub struct CpuUNet {
     config: UNetConfig,
-    unet: HostUNet,
+    unet: CpuGraph,
     weights: Vec<f32>,
     /// The sampler's state: the noisy batch (B, C, H, W) and the classes.
     state: (Vec<f32>, Vec<u32>),
 }
 
-impl HostNetwork {
+impl CpuUNet {
     /// A network whose weights are 0 until they are loaded.
     pub fn new(config: &UNetConfig) -> Self {
-        let unet = HostUNet::new(config, &UNet::new(config));
+        let unet = CpuGraph::new(config, &UNet::new(config));
         let weights = vec![0.0; unet.weight_count()];
         Self { config: config.clone(), unet, weights, state: Default::default() }
     }
@@ -428,7 +428,7 @@ impl HostNetwork {
     }
 }
 
-impl Network for HostNetwork {
+impl Network for CpuUNet {
     fn config(&self) -> &UNetConfig {
         &self.config
     }
@@ -444,7 +444,7 @@ impl Network for HostNetwork {
     }
 }
 
-impl ConsistencyFunction for HostNetwork {
+impl ConsistencyFunction for CpuUNet {
     fn set_state(&mut self, x: &[f32], labels: &[u32]) -> Result<()> {
         self.state = (x.to_vec(), labels.to_vec());
         Ok(())
