@@ -7,7 +7,7 @@ use wasm_bindgen::prelude::*;
 
 use crate::config::UNetConfig;
 use crate::network::{ForwardInput, Network};
-use crate::reference::BurnUNet;
+use crate::burn::BurnUNet;
 use crate::unet::UNet;
 use crate::weights::WeightStream;
 

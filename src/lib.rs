@@ -8,7 +8,7 @@
 //! - [`network`], [`image`]: what every interpreter offers; from its numbers to pixels.
 //! - `picture` (feature `png`): pictures from PNG files.
 //! - `cpu` (feature `cpu`): the interpreter on the CPU, with gradients.
-//! - `reference` (features `burn`: on the CPU, `burn-wgpu`: on a GPU): the interpreter on burn tensors.
+//! - `burn` (features `burn`: on the CPU, `burn-wgpu`: on a GPU): the interpreter on burn tensors.
 //! - `train` (feature `train`): data, objectives, optimizer, checkpoints.
 //! - `web` (features `web`: on WebGPU, `web-cpu`: on the CPU): the only place that knows JavaScript exists, but for
 //!   `bench`.
@@ -35,7 +35,7 @@ pub mod noise;
 #[cfg(feature = "png")]
 pub mod picture;
 #[cfg(any(feature = "burn", feature = "burn-wgpu"))]
-pub mod reference;
+pub mod burn;
 pub mod rng;
 pub mod sampler;
 #[cfg(all(feature = "train", not(target_arch = "wasm32")))]

@@ -69,7 +69,7 @@ fn bad_input_is_refused<N: Network>(new: impl Fn(&ModelFolder) -> N) {
 
 #[cfg(feature = "burn")]
 mod burn {
-    use consistency_sampler::reference::BurnUNet;
+    use consistency_sampler::burn::BurnUNet;
 
     #[test]
     fn forwards_match() {

@@ -80,7 +80,7 @@ fn edits_match_on_the_host() {
 
 #[test]
 fn edits_match_on_burn() {
-    edits_match(|f| consistency_sampler::reference::BurnUNet::on_cpu(&f.unet));
+    edits_match(|f| consistency_sampler::burn::BurnUNet::on_cpu(&f.unet));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use consistency_sampler::config::{SchedulerConfig, UNetConfig};
 use consistency_sampler::consistency::Scalings;
 use consistency_sampler::folder::ModelFolder;
 use consistency_sampler::network::Network;
-use consistency_sampler::reference::{BurnUNet, Weights};
+use consistency_sampler::burn::{BurnUNet, Weights};
 use consistency_sampler::rng::Generator;
 use consistency_sampler::sampler::Request;
 use consistency_sampler::train::checkpoint::{read_state, write_model, write_state};

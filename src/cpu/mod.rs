@@ -2,7 +2,7 @@
 //!
 //! burn's autodiff composes a normalisation of ten passes over memory and a convolution's weight gradient of a
 //! convolution with a kernel as large as the map; here each operation has one kernel with one gradient, and the
-//! matrix products are faer's, or our own in WebAssembly. [`crate::reference`] is what its answers and gradients are
+//! matrix products are faer's, or our own in WebAssembly. [`crate::burn`] is what its answers and gradients are
 //! compared with.
 //!
 //! A batch is cut into groups of [`GROUP`] samples, which know nothing of each other: groups are what threads share

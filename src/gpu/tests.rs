@@ -13,7 +13,7 @@ use super::tuning::TILES;
 use super::{Gpu, GpuUNet};
 use crate::config::UNetConfig;
 use crate::network::{ForwardInput, Network};
-use crate::reference::{BurnOps, Labels};
+use crate::burn::{BurnOps, Labels};
 use crate::rng::Generator;
 use crate::unet::{Conv2d, Embedding, GroupNorm, Linear, Ops, SelfAttention, time_features};
 

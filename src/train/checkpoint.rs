@@ -9,7 +9,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
 use crate::error::{Error, Result};
-use crate::reference::Weights;
+use crate::burn::Weights;
 use crate::train::matching::CriticState;
 use crate::train::optimizer::{RAdam, track};
 use crate::train::trainer::State;

@@ -8,7 +8,7 @@ use burn::tensor::ops::{ConvOptions, MaxPoolOptions};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::error::Result;
-use crate::reference::Weights;
+use crate::burn::Weights;
 use crate::rng::Generator;
 use crate::train::checkpoint::{read_weights, write_weights};
 use crate::train::data::{Batch, Dataset};

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::reference::Weights;
+use crate::burn::Weights;
 use crate::rng::Generator;
 use crate::unet::Parameter;
 

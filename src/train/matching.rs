@@ -12,7 +12,7 @@ use burn::tensor::{Tensor, TensorData};
 
 use crate::config::SchedulerConfig;
 use crate::consistency::{Scalings, karras_sigma};
-use crate::reference::Weights;
+use crate::burn::Weights;
 use crate::rng::Generator;
 use crate::train::objectives::edm_loss;
 use crate::train::optimizer::{Matrices, RAdam, track};

@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use crate::config::{SchedulerConfig, UNetConfig};
 use crate::consistency::{Scalings, karras_sigma};
 use crate::error::{Error, Result};
-use crate::reference::Weights;
+use crate::burn::Weights;
 use crate::rng::Generator;
 use crate::train::objectives::{Guidance, heun_step};
 use crate::train::trainer::{Denoiser, Engine};

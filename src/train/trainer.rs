@@ -10,7 +10,7 @@ use crate::consistency::Scalings;
 use crate::error::{Error, Result};
 use crate::folder::ModelFolder;
 use crate::cpu::{CpuGraph, Tape};
-use crate::reference::{Labels, Weights, forward};
+use crate::burn::{Labels, Weights, forward};
 use crate::rng::Generator;
 use crate::train::data::Batch;
 use crate::train::matching::{CriticState, Judgement, judge};

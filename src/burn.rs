@@ -1,4 +1,4 @@
-//! The burn interpreter: the forward on burn tensors, the reference that the GPU plan is compared with.
+//! The burn backend: the forward on burn tensors, which burn differentiates for training.
 //!
 //! Layout is burn's own (B, C, H, W). Weights are kept flat under their checkpoint names and reshaped where they are
 //! used, so that a trainer can treat all of them alike.
