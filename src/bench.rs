@@ -5,10 +5,10 @@
 
 use wasm_bindgen::prelude::*;
 
-use crate::config::UNetConfig;
+use crate::model::config::UNetConfig;
 use crate::network::{ForwardInput, Network};
 use crate::burn::BurnUNet;
-use crate::unet::UNet;
+use crate::model::unet::UNet;
 use crate::weights::WeightStream;
 
 /// Runs when the module is loaded, so that a panic inside burn is readable.

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 use crate::folder::{CONFIGS, ModelFolder};
-use crate::unet::{Parameter, UNet};
+use crate::model::unet::{Parameter, UNet};
 use crate::weights::SCALE;
 
 /// How the weights are stored.

@@ -13,7 +13,7 @@ use std::ops::ControlFlow;
 
 pub use request::{EditRequest, Task};
 
-use crate::config::{SchedulerConfig, UNetConfig};
+use crate::model::config::{SchedulerConfig, UNetConfig};
 use crate::consistency::{Scalings, Schedule, Step};
 use crate::error::{Error, Result};
 use crate::json::number;

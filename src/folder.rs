@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::config::{SchedulerConfig, UNetConfig, check_model_index};
+use crate::model::config::{SchedulerConfig, UNetConfig, check_model_index};
 use crate::error::{Error, Result};
 use crate::network::Network;
-use crate::unet::{Parameter, UNet};
+use crate::model::unet::{Parameter, UNet};
 use crate::weights::{Arrival, WeightStream};
 
 /// Where weights may be, the first that is there being taken: on a disk the full precision costs no download.

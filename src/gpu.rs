@@ -26,12 +26,12 @@ pub use device::Gpu;
 pub use plan::LaunchTime;
 pub use plan::Report;
 
-use crate::config::UNetConfig;
+use crate::model::config::UNetConfig;
 use crate::consistency::Step;
 use crate::error::{Error, Result};
 use crate::network::{ForwardInput, Network, Precision};
 use crate::sampler::ConsistencyFunction;
-use crate::unet::{UNet, time_features};
+use crate::model::unet::{UNet, time_features};
 #[cfg(target_arch = "wasm32")]
 use crate::web::webgpu as backend;
 use arena::Arenas;

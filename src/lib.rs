@@ -16,7 +16,7 @@
 
 #[cfg(all(feature = "bench", target_arch = "wasm32"))]
 pub mod bench;
-pub mod config;
+pub mod model;
 pub mod consistency;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod convert;
@@ -40,7 +40,6 @@ pub mod rng;
 pub mod sampler;
 #[cfg(all(feature = "train", not(target_arch = "wasm32")))]
 pub mod train;
-pub mod unet;
 #[cfg(all(feature = "javascript", any(feature = "gpu", feature = "cpu"), target_arch = "wasm32"))]
 pub mod web;
 pub mod weights;

@@ -1,6 +1,6 @@
 //! What every interpreter of the U-Net offers.
 
-use crate::config::UNetConfig;
+use crate::model::config::UNetConfig;
 use crate::consistency::Step;
 use crate::error::{Error, Result};
 use crate::json::number;

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, Seek};
 
-use crate::config::UNetConfig;
+use crate::model::config::UNetConfig;
 use crate::error::{Error, Result};
 use crate::image::from_rgba;
 

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use crate::config::{SchedulerConfig, UNetConfig};
+use crate::model::config::{SchedulerConfig, UNetConfig};
 use crate::consistency::{Schedule, Step};
 use crate::edit::slerp;
 use crate::error::{Error, Result};

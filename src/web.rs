@@ -14,7 +14,7 @@ use js_sys::{Array, BigInt, Function, Object, Reflect, Uint8ClampedArray};
 use sha2::{Digest, Sha256};
 use wasm_bindgen::prelude::*;
 
-use crate::config::{SchedulerConfig, UNetConfig, check_model_index};
+use crate::model::config::{SchedulerConfig, UNetConfig, check_model_index};
 use crate::edit::{self, Edit, EditRequest, STROKE_SIGMAS, Task};
 use crate::error::Error;
 #[cfg(feature = "gpu")]
@@ -23,7 +23,7 @@ use crate::image::{from_rgba, to_rgba};
 use crate::network::{ForwardInput, Network};
 use crate::noise::Noise;
 use crate::sampler::{Blend, Progress, Request};
-use crate::unet::UNet;
+use crate::model::unet::UNet;
 use crate::weights::{Arrival, WeightStream};
 #[cfg(not(feature = "gpu"))]
 use cpu::{Cpu as Processor, YieldingCpuUNet as Interpreter};

@@ -6,7 +6,7 @@ mod common;
 
 use std::ops::ControlFlow;
 
-use consistency_sampler::config::SchedulerConfig;
+use consistency_sampler::model::config::SchedulerConfig;
 use consistency_sampler::consistency::Schedule;
 use consistency_sampler::folder::ModelFolder;
 use consistency_sampler::network::Network;

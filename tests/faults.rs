@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use consistency_sampler::folder::ModelFolder;
 use consistency_sampler::rng::Generator;
-use consistency_sampler::unet::UNet;
+use consistency_sampler::model::unet::UNet;
 use consistency_sampler::{Error, Result};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};

@@ -7,7 +7,7 @@ use consistency_sampler::cpu::CpuGraph;
 use consistency_sampler::burn::{Labels, Weights, forward};
 use consistency_sampler::rng::Generator;
 use consistency_sampler::train::optimizer::{gradients, track};
-use consistency_sampler::unet::{NO_CLASS, UNet, time_features};
+use consistency_sampler::model::unet::{NO_CLASS, UNet, time_features};
 
 use common::checkpoints;
 

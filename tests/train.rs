@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use consistency_sampler::config::{SchedulerConfig, UNetConfig};
+use consistency_sampler::model::config::{SchedulerConfig, UNetConfig};
 use consistency_sampler::consistency::Scalings;
 use consistency_sampler::folder::ModelFolder;
 use consistency_sampler::network::Network;
@@ -21,7 +21,7 @@ use consistency_sampler::train::recipe::{Recipe, Weighting};
 use consistency_sampler::train::teacher::Teacher;
 use consistency_sampler::train::trainer::{Denoiser, Engine, Settings, State, Trainer, average_decay};
 
-use consistency_sampler::unet::NO_CLASS;
+use consistency_sampler::model::unet::NO_CLASS;
 
 use common::TINY;
 
@@ -246,7 +246,7 @@ fn checkpoints_of_other_runs_are_refused() {
     assert!(read("a").contains("nothing to resume"));
     write_state(&file, &start(ECT), "a").unwrap();
     assert!(read("b").contains("expected a run with settings b, found a"));
-    let other = consistency_sampler::unet::Parameter { name: "other".into(), shape: vec![1] };
+    let other = consistency_sampler::model::unet::Parameter { name: "other".into(), shape: vec![1] };
     let error = read_state(&file, &[other], None, "a", &Device::flex()).map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("missing tensor"), "{error}");
     let error = read_state(&file, &parameters, Some(&parameters), "a", &Device::flex()).map(|_| ()).unwrap_err();

@@ -5,7 +5,7 @@ use std::io::Cursor;
 use std::sync::LazyLock;
 
 use consistency_sampler::Error;
-use consistency_sampler::config::UNetConfig;
+use consistency_sampler::model::config::UNetConfig;
 use consistency_sampler::picture::read_png;
 use libfuzzer_sys::fuzz_target;
 

@@ -4,7 +4,7 @@
 use std::ops::ControlFlow;
 
 use arbitrary::Arbitrary;
-use consistency_sampler::config::{SchedulerConfig, UNetConfig};
+use consistency_sampler::model::config::{SchedulerConfig, UNetConfig};
 use consistency_sampler::consistency::Step;
 use consistency_sampler::edit::{Edit, edit, slerp};
 use consistency_sampler::rng::Generator;

@@ -3,7 +3,7 @@
 #![no_main]
 
 use consistency_sampler::Error;
-use consistency_sampler::config::SchedulerConfig;
+use consistency_sampler::model::config::SchedulerConfig;
 use consistency_sampler::consistency::Schedule;
 use consistency_sampler::edit::from_sigmas;
 use libfuzzer_sys::fuzz_target;

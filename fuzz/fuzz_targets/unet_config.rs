@@ -2,8 +2,8 @@
 #![no_main]
 
 use consistency_sampler::Error;
-use consistency_sampler::config::{UNetConfig, check_model_index};
-use consistency_sampler::unet::{UNet, time_features};
+use consistency_sampler::model::config::{UNetConfig, check_model_index};
+use consistency_sampler::model::unet::{UNet, time_features};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|json: &str| {

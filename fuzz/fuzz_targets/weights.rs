@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use consistency_sampler::unet::Parameter;
+use consistency_sampler::model::unet::Parameter;
 use consistency_sampler::weights::WeightStream;
 use consistency_sampler::{Error, Result};
 use libfuzzer_sys::fuzz_target;

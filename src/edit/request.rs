@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::{Edit, edit, from_sigmas, slerp};
-use crate::config::{SchedulerConfig, UNetConfig};
+use crate::model::config::{SchedulerConfig, UNetConfig};
 use crate::consistency::Schedule;
 use crate::error::{Error, Result};
 use crate::json::number;

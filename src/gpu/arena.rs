@@ -117,9 +117,9 @@ mod tests {
     use super::super::program::{Choice, Dispatch, Grid};
     use super::super::{Gpu, GpuUNet};
     use super::*;
-    use crate::config::UNetConfig;
+    use crate::model::config::UNetConfig;
     use crate::sampler::ConsistencyFunction;
-    use crate::unet::UNet;
+    use crate::model::unet::UNet;
 
     fn launch(output: usize, inputs: &[usize]) -> Dispatch {
         Dispatch {

@@ -1,7 +1,7 @@
 //! The recording interpreter: what the forward does, as a list of nodes. Nothing is fused or placed here.
 
-use crate::config::UNetConfig;
-use crate::unet::{Conv2d, Embedding, GroupNorm, Linear, Ops, SelfAttention, UNet};
+use crate::model::config::UNetConfig;
+use crate::model::unet::{Conv2d, Embedding, GroupNorm, Linear, Ops, SelfAttention, UNet};
 
 /// Index of a node; inputs come before their users.
 pub(super) type NodeId = usize;

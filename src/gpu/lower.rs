@@ -13,7 +13,7 @@ use super::pack::{Channels, Order, Placement, TILE};
 #[cfg(not(target_arch = "wasm32"))]
 use super::program::Tile;
 use super::program::{Choice, Dispatch, Grid, MANY_OUTPUTS, Products, Program, Storage};
-use crate::unet::{Conv2d, GroupNorm, SelfAttention};
+use crate::model::unet::{Conv2d, GroupNorm, SelfAttention};
 
 /// The program of `graph` with the products' kernels of `choice`.
 pub(super) fn lower(graph: &Graph, choice: Choice) -> Program {

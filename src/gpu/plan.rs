@@ -6,7 +6,7 @@ use super::device::{Gpu, Role, Slice};
 use super::kernels::{Kernel, Shader, Specialised};
 use super::program::{Program, Storage};
 use super::store::Store;
-use crate::config::UNetConfig;
+use crate::model::config::UNetConfig;
 use crate::error::{Error, Result};
 use crate::network::Precision;
 

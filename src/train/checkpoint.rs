@@ -13,7 +13,7 @@ use crate::burn::Weights;
 use crate::train::matching::CriticState;
 use crate::train::optimizer::{RAdam, track};
 use crate::train::trainer::State;
-use crate::unet::{Parameter, UNet};
+use crate::model::unet::{Parameter, UNet};
 use crate::weights::WeightStream;
 
 /// `model_index.json`; classes that have more of a name than their label are named as other pipelines of diffusers do.

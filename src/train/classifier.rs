@@ -14,7 +14,7 @@ use crate::train::checkpoint::{read_weights, write_weights};
 use crate::train::data::{Batch, Dataset};
 use crate::train::initial::initial_weights;
 use crate::train::optimizer::{Matrices, RAdam, gradients, track};
-use crate::unet::Parameter;
+use crate::model::unet::Parameter;
 
 /// Length of the penultimate features.
 pub const FEATURES: usize = 128;

@@ -10,7 +10,7 @@ use std::cell::RefCell;
 
 use burn::tensor::{Tensor, TensorData};
 
-use crate::config::SchedulerConfig;
+use crate::model::config::SchedulerConfig;
 use crate::consistency::{Scalings, karras_sigma};
 use crate::burn::Weights;
 use crate::rng::Generator;
@@ -103,7 +103,7 @@ mod tests {
     use burn::tensor::Device;
 
     use super::*;
-    use crate::config::UNetConfig;
+    use crate::model::config::UNetConfig;
     use crate::train::initial::initial_weights;
     use crate::train::trainer::Engine;
 

@@ -228,7 +228,7 @@ fn weighted_mean(distances: Tensor<1>, weights: &[f64]) -> Tensor<1> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::SchedulerConfig;
+    use crate::model::config::SchedulerConfig;
     use crate::consistency::karras_sigma;
     use crate::rng::Generator;
 

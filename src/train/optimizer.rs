@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use burn::tensor::Tensor;
 
 use crate::burn::Weights;
-use crate::unet::Parameter;
+use crate::model::unet::Parameter;
 
 /// RAdam (Liu et al. 2020, algorithm 2) as PyTorch's `torch.optim.RAdam` computes it, without weight decay.
 pub struct RAdam {

@@ -1,6 +1,6 @@
 //! What a run trains with: an objective and its noise levels as functions of the run's progress.
 
-use crate::config::SchedulerConfig;
+use crate::model::config::SchedulerConfig;
 use crate::consistency::karras_sigma;
 use crate::rng::Generator;
 use crate::train::objectives::{CtSchedule, Gap};

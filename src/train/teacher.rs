@@ -4,14 +4,14 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::config::{SchedulerConfig, UNetConfig};
+use crate::model::config::{SchedulerConfig, UNetConfig};
 use crate::consistency::{Scalings, karras_sigma};
 use crate::error::{Error, Result};
 use crate::burn::Weights;
 use crate::rng::Generator;
 use crate::train::objectives::{Guidance, heun_step};
 use crate::train::trainer::{Denoiser, Engine};
-use crate::unet::NO_CLASS;
+use crate::model::unet::NO_CLASS;
 
 /// A trained denoiser with what guides it.
 pub struct Teacher {

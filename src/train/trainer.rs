@@ -5,7 +5,7 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::config::{SchedulerConfig, UNetConfig};
+use crate::model::config::{SchedulerConfig, UNetConfig};
 use crate::consistency::Scalings;
 use crate::error::{Error, Result};
 use crate::folder::ModelFolder;
@@ -20,7 +20,7 @@ use crate::train::objectives::{
 use crate::train::optimizer::{Matrices, RAdam, gradients, hidden_matrices, moving_average, track};
 use crate::train::recipe::Recipe;
 use crate::train::teacher::Teacher;
-use crate::unet::{NO_CLASS, UNet, time_features};
+use crate::model::unet::{NO_CLASS, UNet, time_features};
 
 /// What stays the same through a run.
 #[derive(Debug, Clone, PartialEq)]

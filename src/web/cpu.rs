@@ -4,13 +4,13 @@ use js_sys::{Function, Promise};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 
-use crate::config::UNetConfig;
+use crate::model::config::UNetConfig;
 use crate::consistency::Step;
 use crate::error::{Error, Result};
 use crate::cpu::CpuUNet;
 use crate::network::{ForwardInput, Network};
 use crate::sampler::ConsistencyFunction;
-use crate::unet::UNet;
+use crate::model::unet::UNet;
 
 /// The processor that the worker runs on.
 pub(super) struct Cpu;

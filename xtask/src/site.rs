@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use consistency_sampler::config::UNetConfig;
+use consistency_sampler::model::config::UNetConfig;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 

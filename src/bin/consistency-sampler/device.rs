@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use consistency_sampler::Result;
-use consistency_sampler::config::UNetConfig;
+use consistency_sampler::model::config::UNetConfig;
 use consistency_sampler::consistency::Step;
 use consistency_sampler::folder::ModelFolder;
 use consistency_sampler::gpu::{Gpu, GpuUNet};

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use consistency_sampler::config::UNetConfig;
+use consistency_sampler::model::config::UNetConfig;
 use consistency_sampler::edit::{Edit, EditRequest, STROKE_SIGMAS, Task};
 use consistency_sampler::sampler::{Progress, Request};
 use consistency_sampler::{Error, Result};

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use consistency_sampler::config::UNetConfig;
+use consistency_sampler::model::config::UNetConfig;
 use consistency_sampler::folder::ModelFolder;
 use consistency_sampler::sampler::Request;
 use consistency_sampler::train::classifier::{Classifier, FEATURES};

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
 use clap::{Args, ValueEnum};
-use consistency_sampler::config::{SchedulerConfig, UNetConfig};
+use consistency_sampler::model::config::{SchedulerConfig, UNetConfig};
 use consistency_sampler::consistency::karras_sigma;
 use consistency_sampler::cpu::CpuUNet;
 use consistency_sampler::network::Network;

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use consistency_sampler::folder::ModelFolder;
 use consistency_sampler::rng::Generator;
-use consistency_sampler::unet::{Parameter, UNet};
+use consistency_sampler::model::unet::{Parameter, UNet};
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::onnx::{self, Style};
@@ -97,7 +97,7 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use consistency_sampler::config::UNetConfig;
+    use consistency_sampler::model::config::UNetConfig;
 
     use super::*;
 

@@ -6,8 +6,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use consistency_sampler::config::UNetConfig;
-use consistency_sampler::unet::{Conv2d, Embedding, GroupNorm, Linear, Ops, SelfAttention, UNet};
+use consistency_sampler::model::config::UNetConfig;
+use consistency_sampler::model::unet::{Conv2d, Embedding, GroupNorm, Linear, Ops, SelfAttention, UNet};
 use prost::Message;
 
 use super::proto::{

@@ -7,7 +7,7 @@
 //!
 //! Shapes are logical: a map is (B, C, H, W) and a vector (B, N), whatever the interpreter's layout in memory.
 
-use crate::config::{BlockType, Resample, TimeScaleShift, UNetConfig};
+use crate::model::config::{BlockType, Resample, TimeScaleShift, UNetConfig};
 
 /// The label of a sample that is asked without its class: nothing is added to the embedding of its time.
 ///

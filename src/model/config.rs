@@ -6,7 +6,7 @@
 
 use crate::error::{Error, Result};
 use crate::json::{self, Value, number};
-use crate::unet::UNet;
+use crate::model::unet::UNet;
 
 /// How a block changes resolution (`downsample_type`, `upsample_type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
