@@ -15,7 +15,7 @@ use consistency_sampler::Result;
 use consistency_sampler::model::config::UNetConfig;
 use consistency_sampler::gpu::{Gpu, GpuUNet, LaunchTime};
 use consistency_sampler::network::{ForwardInput, Network};
-use consistency_sampler::rng::Generator;
+use consistency_sampler::consistency::rng::Generator;
 use consistency_sampler::model::unet::UNet;
 
 /// Runs of each case; the median counts.

@@ -10,10 +10,10 @@ use burn::tensor::ops::{AttentionModuleOptions, ConvOptions};
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 
 use crate::model::config::UNetConfig;
-use crate::consistency::Step;
+use crate::consistency::schedule::Step;
 use crate::error::{Error, Result};
 use crate::network::{self, ForwardInput, Network};
-use crate::sampler::ConsistencyFunction;
+use crate::consistency::sampler::ConsistencyFunction;
 use crate::model::unet::{self, Conv2d, Embedding, GroupNorm, Linear, NO_CLASS, Ops, SelfAttention, UNet};
 
 /// Parameters by their checkpoint names, each flat.

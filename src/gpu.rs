@@ -27,10 +27,10 @@ pub use plan::LaunchTime;
 pub use plan::Report;
 
 use crate::model::config::UNetConfig;
-use crate::consistency::Step;
+use crate::consistency::schedule::Step;
 use crate::error::{Error, Result};
 use crate::network::{ForwardInput, Network, Precision};
-use crate::sampler::ConsistencyFunction;
+use crate::consistency::sampler::ConsistencyFunction;
 use crate::model::unet::{UNet, time_features};
 #[cfg(target_arch = "wasm32")]
 use crate::web::webgpu as backend;

@@ -1,6 +1,6 @@
 //! From the sampler's numbers to pixels, and back.
 
-use crate::edit::LUMA;
+use crate::consistency::edit::LUMA;
 
 /// A value of the sampler, in about [−1, 1], as a picture's in [0, 1].
 pub fn to_unit(v: f32) -> f32 {

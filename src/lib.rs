@@ -20,7 +20,6 @@ pub mod model;
 pub mod consistency;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod convert;
-pub mod edit;
 pub mod error;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod folder;
@@ -31,13 +30,10 @@ pub mod cpu;
 pub mod image;
 mod json;
 pub mod network;
-pub mod noise;
 #[cfg(feature = "png")]
 pub mod picture;
 #[cfg(any(feature = "burn", feature = "burn-wgpu"))]
 pub mod burn;
-pub mod rng;
-pub mod sampler;
 #[cfg(all(feature = "train", not(target_arch = "wasm32")))]
 pub mod train;
 #[cfg(all(feature = "javascript", any(feature = "gpu", feature = "cpu"), target_arch = "wasm32"))]

@@ -1,10 +1,10 @@
 //! What every interpreter of the U-Net offers.
 
 use crate::model::config::UNetConfig;
-use crate::consistency::Step;
+use crate::consistency::schedule::Step;
 use crate::error::{Error, Result};
 use crate::json::number;
-use crate::sampler::ConsistencyFunction;
+use crate::consistency::sampler::ConsistencyFunction;
 
 /// The arguments of one call of the bare network, as `UNet2DModel` takes them.
 #[derive(Debug, Clone, Copy)]
@@ -67,7 +67,7 @@ pub enum Precision {
 }
 
 /// A U-Net on some device: takes weights by their checkpoint names, answers forwards, and serves as the consistency
-/// function of [`crate::sampler::sample`].
+/// function of [`crate::consistency::sampler::sample`].
 pub trait Network: ConsistencyFunction {
     /// The architecture.
     fn config(&self) -> &UNetConfig;

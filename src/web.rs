@@ -15,14 +15,14 @@ use sha2::{Digest, Sha256};
 use wasm_bindgen::prelude::*;
 
 use crate::model::config::{SchedulerConfig, UNetConfig, check_model_index};
-use crate::edit::{self, Edit, EditRequest, STROKE_SIGMAS, Task};
+use crate::consistency::edit::{self, Edit, EditRequest, STROKE_SIGMAS, Task};
 use crate::error::Error;
 #[cfg(feature = "gpu")]
 use crate::gpu::{Gpu as Processor, GpuUNet as Interpreter};
 use crate::image::{from_rgba, to_rgba};
 use crate::network::{ForwardInput, Network};
-use crate::noise::Noise;
-use crate::sampler::{Blend, Progress, Request};
+use crate::consistency::noise::Noise;
+use crate::consistency::sampler::{Blend, Progress, Request};
 use crate::model::unet::UNet;
 use crate::weights::{Arrival, WeightStream};
 #[cfg(not(feature = "gpu"))]

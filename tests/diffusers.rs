@@ -7,10 +7,10 @@ mod common;
 use std::ops::ControlFlow;
 
 use consistency_sampler::model::config::SchedulerConfig;
-use consistency_sampler::consistency::Schedule;
+use consistency_sampler::consistency::schedule::Schedule;
 use consistency_sampler::folder::ModelFolder;
 use consistency_sampler::network::Network;
-use consistency_sampler::rng::Generator;
+use consistency_sampler::consistency::rng::Generator;
 
 use common::*;
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use consistency_sampler::folder::ModelFolder;
-use consistency_sampler::rng::Generator;
+use consistency_sampler::consistency::rng::Generator;
 use consistency_sampler::model::unet::UNet;
 use consistency_sampler::{Error, Result};
 use serde_json::{Value, json};

@@ -7,12 +7,12 @@ use std::path::PathBuf;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use consistency_sampler::model::config::{SchedulerConfig, UNetConfig};
-use consistency_sampler::consistency::Scalings;
+use consistency_sampler::consistency::schedule::Scalings;
 use consistency_sampler::folder::ModelFolder;
 use consistency_sampler::network::Network;
 use consistency_sampler::burn::{BurnUNet, Weights};
-use consistency_sampler::rng::Generator;
-use consistency_sampler::sampler::Request;
+use consistency_sampler::consistency::rng::Generator;
+use consistency_sampler::consistency::sampler::Request;
 use consistency_sampler::train::checkpoint::{read_state, write_model, write_state};
 use consistency_sampler::train::data::Batch;
 use consistency_sampler::train::initial::initial_weights;

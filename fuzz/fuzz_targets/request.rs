@@ -5,10 +5,10 @@ use std::ops::ControlFlow;
 
 use arbitrary::Arbitrary;
 use consistency_sampler::model::config::{SchedulerConfig, UNetConfig};
-use consistency_sampler::consistency::Step;
-use consistency_sampler::edit::{Edit, edit, slerp};
-use consistency_sampler::rng::Generator;
-use consistency_sampler::sampler::{ConsistencyFunction, Request};
+use consistency_sampler::consistency::schedule::Step;
+use consistency_sampler::consistency::edit::{Edit, edit, slerp};
+use consistency_sampler::consistency::rng::Generator;
+use consistency_sampler::consistency::sampler::{ConsistencyFunction, Request};
 use consistency_sampler::{Error, Result};
 use libfuzzer_sys::fuzz_target;
 
@@ -89,7 +89,7 @@ fuzz_target!(|input: Input| {
         return;
     }
     let len = unet.in_channels * 8;
-    let next = |_: consistency_sampler::sampler::Progress<'_>| ControlFlow::Continue(());
+    let next = |_: consistency_sampler::consistency::sampler::Progress<'_>| ControlFlow::Continue(());
     match run(request.run(&mut Echo(Vec::new()), &unet, &scheduler, next)) {
         Ok(images) => assert_eq!(images.len(), request.batch * len),
         Err(e) => refused(e),

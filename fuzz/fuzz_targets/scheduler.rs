@@ -4,8 +4,8 @@
 
 use consistency_sampler::Error;
 use consistency_sampler::model::config::SchedulerConfig;
-use consistency_sampler::consistency::Schedule;
-use consistency_sampler::edit::from_sigmas;
+use consistency_sampler::consistency::schedule::Schedule;
+use consistency_sampler::consistency::edit::from_sigmas;
 use libfuzzer_sys::fuzz_target;
 
 fn check(schedule: Result<Schedule, Error>) {

@@ -23,10 +23,10 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::model::config::UNetConfig;
-use crate::consistency::Step;
+use crate::consistency::schedule::Step;
 use crate::error::{Error, Result};
 use crate::network::{self, ForwardInput, Network};
-use crate::sampler::ConsistencyFunction;
+use crate::consistency::sampler::ConsistencyFunction;
 use crate::model::unet::{Conv2d, Embedding, GroupNorm, Linear, NO_CLASS, Ops, Parameter, SelfAttention, UNet, time_features};
 use kernels::{Attention, Convolution, Normalisation};
 

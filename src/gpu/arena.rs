@@ -118,7 +118,7 @@ mod tests {
     use super::super::{Gpu, GpuUNet};
     use super::*;
     use crate::model::config::UNetConfig;
-    use crate::sampler::ConsistencyFunction;
+    use crate::consistency::sampler::ConsistencyFunction;
     use crate::model::unet::UNet;
 
     fn launch(output: usize, inputs: &[usize]) -> Dispatch {

@@ -193,7 +193,7 @@ mod tests {
     use super::*;
     use crate::model::config::UNetConfig;
     use crate::network::{ForwardInput, Network};
-    use crate::rng::Generator;
+    use crate::consistency::rng::Generator;
     use crate::model::unet::{Parameter, UNet};
 
     /// Two levels with attention of heads that are no multiples of 4, odd channels, time by scale and shift.

@@ -14,7 +14,7 @@ use super::{Gpu, GpuUNet};
 use crate::model::config::UNetConfig;
 use crate::network::{ForwardInput, Network};
 use crate::burn::{BurnOps, Labels};
-use crate::rng::Generator;
+use crate::consistency::rng::Generator;
 use crate::model::unet::{Conv2d, Embedding, GroupNorm, Linear, Ops, SelfAttention, time_features};
 
 /// f32 sums of up to a thousand products of order 1, in another order.

@@ -11,7 +11,7 @@ use super::{GpuUNet, LaunchTime};
 use crate::model::config::UNetConfig;
 use crate::error::Result;
 use crate::network::{ForwardInput, Network};
-use crate::rng::Generator;
+use crate::consistency::rng::Generator;
 use crate::model::unet::{Conv2d, Ops};
 
 /// What may be faster: tiles of 128 pixels × 128 channels, 64 × 64, 32 × 64.

@@ -3,7 +3,7 @@
 //! [`UNet`] is a description: layers with their checkpoint names and shapes, no weights. [`UNet::forward`] walks it
 //! over any [`Ops`]; an interpreter decides what a feature map is and what an operation does (record a GPU dispatch,
 //! compute with burn, only propagate shapes). The network knows no σ: the preconditioning wraps it in
-//! [`crate::sampler`].
+//! [`crate::consistency::sampler`].
 //!
 //! Shapes are logical: a map is (B, C, H, W) and a vector (B, N), whatever the interpreter's layout in memory.
 

@@ -9,7 +9,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::error::Result;
 use crate::burn::Weights;
-use crate::rng::Generator;
+use crate::consistency::rng::Generator;
 use crate::train::checkpoint::{read_weights, write_weights};
 use crate::train::data::{Batch, Dataset};
 use crate::train::initial::initial_weights;

@@ -8,7 +8,7 @@ use flate2::read::GzDecoder;
 
 use crate::error::{Error, Result};
 use crate::picture::{open, to_rgba};
-use crate::rng::Generator;
+use crate::consistency::rng::Generator;
 use crate::train::heroes::Heroes;
 
 /// Images of one size with a class each.

@@ -158,7 +158,7 @@ fn rotate(a: &mut [f64], v: &mut [f64], dim: usize, p: usize, q: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::Generator;
+    use crate::consistency::rng::Generator;
 
     fn normals(seed: u64, count: usize) -> Vec<f32> {
         let mut out = vec![0.0; count];

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::rng::Generator;
+use crate::consistency::rng::Generator;
 use crate::train::data::{Batch, Dataset, Rgba, pngs};
 
 /// Height and width of every tile.

@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::burn::Weights;
-use crate::rng::Generator;
+use crate::consistency::rng::Generator;
 use crate::model::unet::Parameter;
 
 /// Weights as PyTorch's layers begin: weight and bias U(−1/√fan_in, 1/√fan_in), norms 1 and 0, embedding rows N(0, 1).

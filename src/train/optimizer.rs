@@ -157,7 +157,7 @@ mod tests {
     /// A matrix of independent normal numbers.
     fn normal(rows: usize, columns: usize) -> Tensor<2> {
         let mut values = vec![0.0; rows * columns];
-        crate::rng::Generator::new(1).randn(&mut values);
+        crate::consistency::rng::Generator::new(1).randn(&mut values);
         Tensor::from_data(burn::tensor::TensorData::new(values, [rows, columns]), &Device::flex())
     }
 

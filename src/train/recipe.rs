@@ -1,8 +1,8 @@
 //! What a run trains with: an objective and its noise levels as functions of the run's progress.
 
 use crate::model::config::SchedulerConfig;
-use crate::consistency::karras_sigma;
-use crate::rng::Generator;
+use crate::consistency::schedule::karras_sigma;
+use crate::consistency::rng::Generator;
 use crate::train::objectives::{CtSchedule, Gap};
 
 /// A training objective with its constants.

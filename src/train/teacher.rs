@@ -5,10 +5,10 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::model::config::{SchedulerConfig, UNetConfig};
-use crate::consistency::{Scalings, karras_sigma};
+use crate::consistency::schedule::{Scalings, karras_sigma};
 use crate::error::{Error, Result};
 use crate::burn::Weights;
-use crate::rng::Generator;
+use crate::consistency::rng::Generator;
 use crate::train::objectives::{Guidance, heun_step};
 use crate::train::trainer::{Denoiser, Engine};
 use crate::model::unet::NO_CLASS;

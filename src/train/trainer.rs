@@ -6,12 +6,12 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::model::config::{SchedulerConfig, UNetConfig};
-use crate::consistency::Scalings;
+use crate::consistency::schedule::Scalings;
 use crate::error::{Error, Result};
 use crate::folder::ModelFolder;
 use crate::cpu::{CpuGraph, Tape};
 use crate::burn::{Labels, Weights, forward};
-use crate::rng::Generator;
+use crate::consistency::rng::Generator;
 use crate::train::data::Batch;
 use crate::train::matching::{CriticState, Judgement, judge};
 use crate::train::objectives::{

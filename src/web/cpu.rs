@@ -5,11 +5,11 @@ use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 
 use crate::model::config::UNetConfig;
-use crate::consistency::Step;
+use crate::consistency::schedule::Step;
 use crate::error::{Error, Result};
 use crate::cpu::CpuUNet;
 use crate::network::{ForwardInput, Network};
-use crate::sampler::ConsistencyFunction;
+use crate::consistency::sampler::ConsistencyFunction;
 use crate::model::unet::UNet;
 
 /// The processor that the worker runs on.

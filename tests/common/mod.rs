@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use consistency_sampler::Result;
 use consistency_sampler::folder::ModelFolder;
 use consistency_sampler::network::{ForwardInput, Network};
-use consistency_sampler::sampler::Request;
+use consistency_sampler::consistency::sampler::Request;
 use safetensors::SafeTensors;
 use serde_json::Value;
 

@@ -8,7 +8,7 @@ use consistency_sampler::Result;
 use consistency_sampler::convert::{self, Precision};
 use consistency_sampler::folder::ModelFolder;
 use consistency_sampler::image::to_unit;
-use consistency_sampler::sampler::Request;
+use consistency_sampler::consistency::sampler::Request;
 use indicatif::ProgressBar;
 
 use crate::device::{ModelArguments, style};

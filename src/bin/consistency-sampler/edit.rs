@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use consistency_sampler::model::config::UNetConfig;
-use consistency_sampler::edit::{Edit, EditRequest, STROKE_SIGMAS, Task};
-use consistency_sampler::sampler::{Progress, Request};
+use consistency_sampler::consistency::edit::{Edit, EditRequest, STROKE_SIGMAS, Task};
+use consistency_sampler::consistency::sampler::{Progress, Request};
 use consistency_sampler::{Error, Result};
 
 use crate::device::ModelArguments;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use consistency_sampler::model::config::UNetConfig;
 use consistency_sampler::folder::ModelFolder;
-use consistency_sampler::sampler::Request;
+use consistency_sampler::consistency::sampler::Request;
 use consistency_sampler::train::classifier::{Classifier, FEATURES};
 use consistency_sampler::train::data::Dataset;
 use consistency_sampler::train::evaluation::{Moments, copies, frechet_distance};

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use clap::Args;
 use consistency_sampler::Result;
-use consistency_sampler::sampler::{Blend, Request};
+use consistency_sampler::consistency::sampler::{Blend, Request};
 use indicatif::ProgressBar;
 
 use crate::device::{ModelArguments, style};

@@ -96,7 +96,7 @@ fn store(sums: &[[f32; COLUMNS]; ROWS], to: &mut MatrixMut<'_>, onto: Onto, row:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::Generator;
+    use crate::consistency::rng::Generator;
 
     fn random(len: usize, seed: u64) -> Vec<f32> {
         let mut values = vec![0.0; len];

@@ -3,12 +3,12 @@
 use std::ops::ControlFlow;
 
 use crate::model::config::{SchedulerConfig, UNetConfig};
-use crate::consistency::{Schedule, Step};
-use crate::edit::slerp;
+use crate::consistency::schedule::{Schedule, Step};
+use crate::consistency::edit::slerp;
 use crate::error::{Error, Result};
 use crate::json::number;
-use crate::noise::Noise;
-use crate::rng::Generator;
+use crate::consistency::noise::Noise;
+use crate::consistency::rng::Generator;
 
 /// A consistency function f(x, σ) that keeps the noisy batch x where it computes.
 ///

@@ -4,10 +4,10 @@ use std::ops::ControlFlow;
 
 use super::{Edit, edit, from_sigmas, slerp};
 use crate::model::config::{SchedulerConfig, UNetConfig};
-use crate::consistency::Schedule;
+use crate::consistency::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::json::number;
-use crate::sampler::{ConsistencyFunction, Progress, Request};
+use crate::consistency::sampler::{ConsistencyFunction, Progress, Request};
 
 /// What is to be done with a picture.
 #[derive(Debug, Clone, PartialEq)]

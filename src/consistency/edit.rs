@@ -14,10 +14,10 @@ use std::ops::ControlFlow;
 pub use request::{EditRequest, Task};
 
 use crate::model::config::{SchedulerConfig, UNetConfig};
-use crate::consistency::{Scalings, Schedule, Step};
+use crate::consistency::schedule::{Scalings, Schedule, Step};
 use crate::error::{Error, Result};
 use crate::json::number;
-use crate::sampler::{ConsistencyFunction, Progress};
+use crate::consistency::sampler::{ConsistencyFunction, Progress};
 
 /// Weights of R, G and B in a picture's luma (ITU-R BT.601), to which colourisation adds colours.
 pub const LUMA: [f32; 3] = [0.2989, 0.5870, 0.1140];
@@ -280,7 +280,7 @@ pub fn slerp(a: &[f32], b: &[f32], share: f64) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::Generator;
+    use crate::consistency::rng::Generator;
 
     const RGB: &str = r#"{
       "_class_name": "UNet2DModel", "sample_size": 4, "in_channels": 3, "out_channels": 3, "layers_per_block": 1,
