@@ -9,7 +9,7 @@ use crate::model::config::UNetConfig;
 use crate::network::{ForwardInput, Network};
 use crate::burn::BurnUNet;
 use crate::model::unet::UNet;
-use crate::weights::WeightStream;
+use crate::checkpoint::stream::WeightStream;
 
 /// Runs when the module is loaded, so that a panic inside burn is readable.
 #[wasm_bindgen(start)]

@@ -17,12 +17,9 @@
 #[cfg(all(feature = "bench", target_arch = "wasm32"))]
 pub mod bench;
 pub mod model;
+pub mod checkpoint;
 pub mod consistency;
-#[cfg(not(target_arch = "wasm32"))]
-pub mod convert;
 pub mod error;
-#[cfg(not(target_arch = "wasm32"))]
-pub mod folder;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 #[cfg(feature = "cpu")]
@@ -38,7 +35,6 @@ pub mod burn;
 pub mod train;
 #[cfg(all(feature = "javascript", any(feature = "gpu", feature = "cpu"), target_arch = "wasm32"))]
 pub mod web;
-pub mod weights;
 
 pub use error::{Error, Result};
 

@@ -83,7 +83,7 @@ pub trait Network: ConsistencyFunction {
 
     /// Takes one parameter's values, row-major in its checkpoint shape.
     ///
-    /// Name and length are the caller's to check ([`crate::weights::WeightStream`] does).
+    /// Name and length are the caller's to check ([`crate::checkpoint::stream::WeightStream`] does).
     fn load(&mut self, name: &str, values: &[f32]) -> Result<()>;
 
     /// F(x, t) for a batch, (B, C, H, W).

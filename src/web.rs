@@ -24,7 +24,7 @@ use crate::network::{ForwardInput, Network};
 use crate::consistency::noise::Noise;
 use crate::consistency::sampler::{Blend, Progress, Request};
 use crate::model::unet::UNet;
-use crate::weights::{Arrival, WeightStream};
+use crate::checkpoint::stream::{Arrival, WeightStream};
 #[cfg(not(feature = "gpu"))]
 use cpu::{Cpu as Processor, YieldingCpuUNet as Interpreter};
 

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 
 use consistency_sampler::model::config::SchedulerConfig;
 use consistency_sampler::consistency::schedule::Schedule;
-use consistency_sampler::folder::ModelFolder;
+use consistency_sampler::checkpoint::folder::ModelFolder;
 use consistency_sampler::network::Network;
 use consistency_sampler::consistency::rng::Generator;
 

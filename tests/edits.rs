@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use consistency_sampler::consistency::edit::{Edit, EditRequest, LUMA, Task, denoise, edit, from_sigmas, slerp};
-use consistency_sampler::folder::ModelFolder;
+use consistency_sampler::checkpoint::folder::ModelFolder;
 use consistency_sampler::image::{from_rgba, to_unit};
 use consistency_sampler::network::Network;
 use consistency_sampler::consistency::rng::Generator;

@@ -6,7 +6,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use consistency_sampler::folder::ModelFolder;
+use consistency_sampler::checkpoint::folder::ModelFolder;
 use consistency_sampler::consistency::rng::Generator;
 use consistency_sampler::model::unet::UNet;
 use consistency_sampler::{Error, Result};

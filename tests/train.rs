@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use burn::tensor::{Device, Tensor, TensorData};
 use consistency_sampler::model::config::{SchedulerConfig, UNetConfig};
 use consistency_sampler::consistency::schedule::Scalings;
-use consistency_sampler::folder::ModelFolder;
+use consistency_sampler::checkpoint::folder::ModelFolder;
 use consistency_sampler::network::Network;
 use consistency_sampler::burn::{BurnUNet, Weights};
 use consistency_sampler::consistency::rng::Generator;

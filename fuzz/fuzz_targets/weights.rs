@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use consistency_sampler::model::unet::Parameter;
-use consistency_sampler::weights::WeightStream;
+use consistency_sampler::checkpoint::stream::WeightStream;
 use consistency_sampler::{Error, Result};
 use libfuzzer_sys::fuzz_target;
 

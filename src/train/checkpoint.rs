@@ -14,7 +14,7 @@ use crate::train::matching::CriticState;
 use crate::train::optimizer::{RAdam, track};
 use crate::train::trainer::State;
 use crate::model::unet::{Parameter, UNet};
-use crate::weights::WeightStream;
+use crate::checkpoint::stream::WeightStream;
 
 /// `model_index.json`; classes that have more of a name than their label are named as other pipelines of diffusers do.
 fn index(class_names: &[String]) -> String {

@@ -8,7 +8,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use crate::model::config::{SchedulerConfig, UNetConfig};
 use crate::consistency::schedule::Scalings;
 use crate::error::{Error, Result};
-use crate::folder::ModelFolder;
+use crate::checkpoint::folder::ModelFolder;
 use crate::cpu::{CpuGraph, Tape};
 use crate::burn::{Labels, Weights, forward};
 use crate::consistency::rng::Generator;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use consistency_sampler::Result;
-use consistency_sampler::folder::ModelFolder;
+use consistency_sampler::checkpoint::folder::ModelFolder;
 use consistency_sampler::network::{ForwardInput, Network};
 use consistency_sampler::consistency::sampler::Request;
 use safetensors::SafeTensors;

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use consistency_sampler::Result;
-use consistency_sampler::convert::{self, Precision};
-use consistency_sampler::folder::ModelFolder;
+use consistency_sampler::checkpoint::convert::{self, Precision};
+use consistency_sampler::checkpoint::folder::ModelFolder;
 use consistency_sampler::image::to_unit;
 use consistency_sampler::consistency::sampler::Request;
 use indicatif::ProgressBar;

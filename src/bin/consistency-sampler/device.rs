@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use consistency_sampler::Result;
 use consistency_sampler::model::config::UNetConfig;
 use consistency_sampler::consistency::schedule::Step;
-use consistency_sampler::folder::ModelFolder;
+use consistency_sampler::checkpoint::folder::ModelFolder;
 use consistency_sampler::gpu::{Gpu, GpuUNet};
 use consistency_sampler::cpu::CpuUNet;
 use consistency_sampler::network::{ForwardInput, Network, Precision};

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use consistency_sampler::model::config::UNetConfig;
-use consistency_sampler::folder::ModelFolder;
+use consistency_sampler::checkpoint::folder::ModelFolder;
 use consistency_sampler::consistency::sampler::Request;
 use consistency_sampler::train::classifier::{Classifier, FEATURES};
 use consistency_sampler::train::data::Dataset;

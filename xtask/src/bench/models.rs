@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use consistency_sampler::folder::ModelFolder;
+use consistency_sampler::checkpoint::folder::ModelFolder;
 use consistency_sampler::consistency::rng::Generator;
 use consistency_sampler::model::unet::{Parameter, UNet};
 use safetensors::tensor::{Dtype, TensorView};

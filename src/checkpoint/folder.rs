@@ -12,7 +12,7 @@ use crate::model::config::{SchedulerConfig, UNetConfig, check_model_index};
 use crate::error::{Error, Result};
 use crate::network::Network;
 use crate::model::unet::{Parameter, UNet};
-use crate::weights::{Arrival, WeightStream};
+use crate::checkpoint::stream::{Arrival, WeightStream};
 
 /// Where weights may be, the first that is there being taken: on a disk the full precision costs no download.
 const WEIGHTS: [&str; 3] = [

@@ -3,7 +3,7 @@
 //! The result is a folder in the diffusers layout with the same configuration. Half precision goes to
 //! `unet/diffusion_pytorch_model.fp16.safetensors`, which diffusers reads as `variant="fp16"`. 8-bit weights go to
 //! `….int8.safetensors`, which only this crate reads: kernels and matrices are I8 with scales of F32
-//! ([`crate::weights`] has the format), vectors stay F32.
+//! ([`crate::checkpoint::stream`] has the format), vectors stay F32.
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
@@ -14,9 +14,9 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
-use crate::folder::{CONFIGS, ModelFolder};
+use crate::checkpoint::folder::{CONFIGS, ModelFolder};
 use crate::model::unet::{Parameter, UNet};
-use crate::weights::SCALE;
+use crate::checkpoint::stream::SCALE;
 
 /// How the weights are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,7 @@
+//! Models as diffusers stores them: folders on disk, safetensors from a stream of bytes, conversion to fewer bits.
+
+#[cfg(not(target_arch = "wasm32"))]
+pub mod convert;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod folder;
+pub mod stream;
