@@ -1,11 +1,11 @@
 //! A program made ready for one batch size: buffers, bind groups, and the encoding of one call.
 
-use super::arena::{Arenas, largest_live_set};
+use super::memory::{MemoryPlan, largest_live_set};
 use super::backend::{Buffer, Launch};
 use super::device::{Gpu, Role, Slice};
 use super::kernels::{Kernel, Shader, Specialised};
 use super::program::{Program, Storage};
-use super::store::Store;
+use super::weight_buffers::WeightBuffers;
 use crate::model::config::UNetConfig;
 use crate::error::{Error, Result};
 use crate::network::Precision;
@@ -93,8 +93,8 @@ impl Plan {
         gpu: &Gpu,
         config: &UNetConfig,
         program: &Program,
-        arenas: &Arenas,
-        store: &Store,
+        memory: &MemoryPlan,
+        weights: &WeightBuffers,
         batch: usize,
     ) -> Result<Self> {
         let [h, w] = config.sample_size;
@@ -119,15 +119,15 @@ impl Plan {
         let step = gpu.buffer("the step", size_of::<StepUniform>() as u64, Role::Uniform)?;
         let unused = gpu.buffer("an unused input", 16, Role::Scratch)?;
 
-        let Arenas { places, lengths } = arenas;
+        let MemoryPlan { places, lengths } = memory;
         let buffers =
             lengths.iter().map(|&count| floats("the activations", count, Role::Scratch)).collect::<Result<Vec<_>>>()?;
         let slice = |storage: Storage| match storage {
             Storage::Activation(i) => {
                 let [offset, bytes] = [places[i].offset, program.activations[i]].map(|n| (batch * n * 4) as u64);
-                Slice { buffer: &buffers[places[i].arena], offset, bytes }
+                Slice { buffer: &buffers[places[i].pool], offset, bytes }
             }
-            Storage::Weight(i) => Slice::whole(store.get(i).0),
+            Storage::Weight(i) => Slice::whole(weights.get(i).0),
             Storage::Time => Slice::whole(&time),
             Storage::Labels => Slice::whole(&labels),
             Storage::Unused => Slice::whole(&unused),
@@ -155,7 +155,7 @@ impl Plan {
             let storage = std::iter::once(dispatch.output).chain(dispatch.inputs.iter().copied()).map(slice);
             let bound: Vec<Slice<'_>> = std::iter::once(uniform).chain(storage).collect();
             let (shader, grid) = dispatch.at(batch);
-            let precision = dispatch.weight().map_or_else(Precision::default, |buffer| store.get(buffer).1);
+            let precision = dispatch.weight().map_or_else(Precision::default, |buffer| weights.get(buffer).1);
             launches.push(launch(gpu, &shader.specialised.at(precision), &bound, grid.workgroups(batch))?);
         }
         let last = [whole_step, Slice::whole(&denoised), result, Slice::whole(&noise), Slice::whole(&state)];

@@ -1,21 +1,21 @@
 //! The WebGPU interpreter: records the forward once, then runs it as a static plan.
 //!
-//! [`graph`] records what the forward does, [`lower`] decides what one kernel launch does, [`program`] is what comes of
-//! that, [`plan`] gives the launches buffers for one batch size, [`arena`] lets activations share them, [`device`] is the
+//! [`graph`] records what the forward does, [`fuse`] decides what one kernel launch does, [`program`] is what comes of
+//! that, [`plan`] gives the launches buffers for one batch size, [`memory`] lets activations share them, [`device`] is the
 //! GPU, through wgpu or the browser. The kernels are under `kernels/`, one file each; [`pack`] knows the order in which
-//! they want the weights, [`store`] holds those, [`tuning`] finds out which of them suit a device.
+//! they want the weights, [`weight_buffers`] holds those, [`tuning`] finds out which of them suit a device.
 
-mod arena;
+mod memory;
 pub(crate) mod device;
 mod graph;
 pub(crate) mod kernels;
-mod lower;
+mod fuse;
 #[cfg(not(target_arch = "wasm32"))]
 mod native;
 mod pack;
 mod plan;
 mod program;
-mod store;
+mod weight_buffers;
 #[cfg(all(test, feature = "burn"))]
 mod tests;
 #[cfg(not(target_arch = "wasm32"))]
@@ -34,22 +34,22 @@ use crate::consistency::sampler::ConsistencyFunction;
 use crate::model::unet::{UNet, time_features};
 #[cfg(target_arch = "wasm32")]
 use crate::web::webgpu as backend;
-use arena::Arenas;
+use memory::MemoryPlan;
 use graph::Graph;
-use lower::lower;
+use fuse::fuse;
 #[cfg(not(target_arch = "wasm32"))]
 use native as backend;
 use plan::{Plan, StepUniform, image_shaders};
 use program::{Choice, Program};
-use store::Store;
+use weight_buffers::WeightBuffers;
 
 /// The U-Net as a static plan on a GPU.
 pub struct GpuUNet {
     gpu: Gpu,
     config: UNetConfig,
     program: Program,
-    arenas: Arenas,
-    store: Store,
+    memory: MemoryPlan,
+    weights: WeightBuffers,
     plan: Option<Plan>,
 }
 
@@ -66,19 +66,19 @@ impl GpuUNet {
 
     /// A network of any graph from images to images of `config`'s size and channels.
     fn of_graph(gpu: &Gpu, config: &UNetConfig, graph: &Graph, choice: Choice) -> Result<Self> {
-        let program = lower(graph, choice);
-        let arenas = Arenas::of(&program);
+        let program = fuse(graph, choice);
+        let memory = MemoryPlan::of(&program);
         let of_program = program.dispatches.iter().filter(|d| d.weight().is_none()).flat_map(|d| d.shaders());
         for shader in image_shaders(config).iter().chain(of_program.map(|s| &s.specialised)) {
             gpu.pipeline(shader);
         }
         gpu.check()?;
         // What would fail at the first picture should fail before the weights come.
-        for &floats in &arenas.lengths {
+        for &floats in &memory.lengths {
             gpu.fits("one image", floats as u64 * 4, device::Role::Scratch)?;
         }
-        let store = Store::new(gpu, &program)?;
-        Ok(Self { gpu: gpu.clone(), config: config.clone(), program, arenas, store, plan: None })
+        let weights = WeightBuffers::new(gpu, &program)?;
+        Ok(Self { gpu: gpu.clone(), config: config.clone(), program, memory, weights, plan: None })
     }
 
     /// What a call costs the device; `None` before the first call.
@@ -90,7 +90,7 @@ impl GpuUNet {
             dispatches: plan.dispatch_count(),
             submits: 1,
             pipelines: self.gpu.pipeline_count(),
-            weight_bytes: self.store.bytes(),
+            weight_bytes: self.weights.bytes(),
             activation_bytes,
             live_bytes,
             other_bytes,
@@ -118,7 +118,7 @@ impl GpuUNet {
     /// # Errors
     /// As [`Network::load`].
     pub fn load_rows(&mut self, name: &str, first: usize, values: &[f32]) -> Result<()> {
-        self.store.write(&self.gpu, &self.program, name, first, values)
+        self.weights.write(&self.gpu, &self.program, name, first, values)
     }
 
     /// Runs each kernel once, on as little as can be: a browser compiles one when it first runs, which the first picture
@@ -137,8 +137,8 @@ impl GpuUNet {
     fn plan(&mut self, batch: usize) -> Result<()> {
         if self.plan.as_ref().is_none_or(|p| p.batch != batch) {
             self.plan = None; // its memory is free before the next one is made
-            self.store.complete(&self.gpu, &self.program)?;
-            self.plan = Some(Plan::new(&self.gpu, &self.config, &self.program, &self.arenas, &self.store, batch)?);
+            self.weights.complete(&self.gpu, &self.program)?;
+            self.plan = Some(Plan::new(&self.gpu, &self.config, &self.program, &self.memory, &self.weights, batch)?);
         }
         Ok(())
     }
@@ -177,7 +177,7 @@ impl Network for GpuUNet {
     }
 
     fn expect(&mut self, name: &str, precision: Precision) -> Result<()> {
-        self.store.expect(&self.gpu, &self.program, name, precision)
+        self.weights.expect(&self.gpu, &self.program, name, precision)
     }
 
     fn load(&mut self, name: &str, values: &[f32]) -> Result<()> {

@@ -13,7 +13,7 @@ use crate::network::Precision;
 const UPLOAD_BATCH: usize = 16 << 20;
 
 /// The weight buffers of a program.
-pub(super) struct Store {
+pub(super) struct WeightBuffers {
     buffers: Vec<Slot>,
     queued: usize,
     /// Whether the kernels for unannounced weights are being compiled.
@@ -34,7 +34,7 @@ impl Slot {
     }
 }
 
-impl Store {
+impl WeightBuffers {
     /// # Errors
     /// [`Error::Gpu`] when a weight does not fit into the device's largest buffer even in bytes.
     pub(super) fn new(gpu: &Gpu, program: &Program) -> Result<Self> {
@@ -138,10 +138,10 @@ impl Store {
     /// A buffer with its precision.
     ///
     /// # Panics
-    /// Before [`Store::complete`].
+    /// Before [`WeightBuffers::complete`].
     pub(super) fn get(&self, buffer: usize) -> (&Buffer, Precision) {
         let slot = &self.buffers[buffer];
-        (slot.made.as_ref().expect("the store is complete"), slot.precision())
+        (slot.made.as_ref().expect("the weights are complete"), slot.precision())
     }
 
     /// Bytes of all that there is.

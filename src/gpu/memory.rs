@@ -1,7 +1,7 @@
 //! Where activations live: several share a buffer, at offsets, when they are never alive together.
 //!
-//! A launch may not write a buffer that it also reads, so one buffer cannot hold all: a result lies in another arena than
-//! what it is made of. Placing is greedy, the largest activation first (as in Pisarchyk & Lee 2020), each where the arenas
+//! A launch may not write a buffer that it also reads, so one buffer cannot hold all: a result lies in another pool than
+//! what it is made of. Placing is greedy, the largest activation first (as in Pisarchyk & Lee 2020), each where the memory
 //! grow least.
 
 use super::program::{Program, Storage};
@@ -12,20 +12,20 @@ const GRAIN: usize = 64;
 /// Where an activation lies, in floats per sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
-    pub(super) arena: usize,
+    pub(super) pool: usize,
     pub(super) offset: usize,
 }
 
 /// What shares which buffer.
 #[derive(Debug)]
-pub(super) struct Arenas {
+pub(super) struct MemoryPlan {
     /// The place of each activation.
     pub(super) places: Vec<Place>,
-    /// The length of each arena, in floats per sample.
+    /// The length of each pool, in floats per sample.
     pub(super) lengths: Vec<usize>,
 }
 
-impl Arenas {
+impl MemoryPlan {
     pub(super) fn of(program: &Program) -> Self {
         let lifetimes = lifetimes(program);
         let count = program.activations.len();
@@ -35,8 +35,8 @@ impl Arenas {
         let mut lengths: Vec<usize> = Vec::new();
         for a in order {
             let length = program.activations[a].next_multiple_of(GRAIN);
-            let fits = |arena: usize| {
-                let rivals = || placed.iter().filter(move |(_, place)| place.arena == arena);
+            let fits = |pool: usize| {
+                let rivals = || placed.iter().filter(move |(_, place)| place.pool == pool);
                 if rivals().any(|&(b, _)| in_one_launch(program, a, b)) {
                     return None;
                 }
@@ -55,15 +55,15 @@ impl Arenas {
                     offset = offset.max(end);
                 }
                 let offset = best.map_or(offset, |(_, offset)| offset);
-                Some((offset + length).saturating_sub(lengths[arena])).map(|growth| (growth, Place { arena, offset }))
+                Some((offset + length).saturating_sub(lengths[pool])).map(|growth| (growth, Place { pool, offset }))
             };
-            let new = (length, Place { arena: lengths.len(), offset: 0 });
+            let new = (length, Place { pool: lengths.len(), offset: 0 });
             let (_, place) =
                 (0..lengths.len()).filter_map(fits).fold(new, |best, next| if next.0 < best.0 { next } else { best });
-            if place.arena == lengths.len() {
+            if place.pool == lengths.len() {
                 lengths.push(0);
             }
-            lengths[place.arena] = lengths[place.arena].max(place.offset + length);
+            lengths[place.pool] = lengths[place.pool].max(place.offset + length);
             placed.push((a, place));
         }
         placed.sort_unstable_by_key(|&(a, _)| a);
@@ -113,7 +113,7 @@ pub(super) fn largest_live_set(program: &Program) -> usize {
 mod tests {
     use super::super::graph::Graph;
     use super::super::kernels::{Kernel, Shader};
-    use super::super::lower::lower;
+    use super::super::fuse::fuse;
     use super::super::program::{Choice, Dispatch, Grid};
     use super::super::{Gpu, GpuUNet};
     use super::*;
@@ -172,33 +172,33 @@ mod tests {
 
     fn program(json: &str) -> Program {
         let config = UNetConfig::parse(&format!(r#"{json} "_class_name": "UNet2DModel"}}"#)).unwrap();
-        lower(&Graph::record(&config, &UNet::new(&config)), Choice::SAFE)
+        fuse(&Graph::record(&config, &UNet::new(&config)), Choice::SAFE)
     }
 
     #[test]
     fn what_is_alive_together_never_overlaps_and_no_launch_writes_where_it_reads() {
         for (name, json) in NETWORKS {
             let program = program(json);
-            let (Arenas { places, lengths }, lifetimes) = (Arenas::of(&program), lifetimes(&program));
+            let (MemoryPlan { places, lengths }, lifetimes) = (MemoryPlan::of(&program), lifetimes(&program));
             let range = |a: usize| places[a].offset..places[a].offset + program.activations[a];
             for a in 0..places.len() {
-                assert!(places[a].offset % GRAIN == 0 && range(a).end <= lengths[places[a].arena], "{name}: {a}");
+                assert!(places[a].offset % GRAIN == 0 && range(a).end <= lengths[places[a].pool], "{name}: {a}");
                 for b in 0..a {
                     let together = lifetimes[a][0] <= lifetimes[b][1] && lifetimes[b][0] <= lifetimes[a][1];
                     let overlap = range(a).start < range(b).end && range(b).start < range(a).end;
-                    let one_arena = places[a].arena == places[b].arena;
-                    assert!(!(one_arena && together && overlap), "{name}: {a} and {b}");
-                    assert!(!(one_arena && in_one_launch(&program, a, b)), "{name}: {a} is made of {b} or {b} of {a}");
+                    let one_pool = places[a].pool == places[b].pool;
+                    assert!(!(one_pool && together && overlap), "{name}: {a} and {b}");
+                    assert!(!(one_pool && in_one_launch(&program, a, b)), "{name}: {a} is made of {b} or {b} of {a}");
                 }
             }
         }
     }
 
     #[test]
-    fn arenas_are_little_more_than_what_is_alive() {
+    fn pools_are_little_more_than_what_is_alive() {
         for (name, json) in NETWORKS {
             let program = program(json);
-            let (all, live) = (Arenas::of(&program).lengths.iter().sum::<usize>(), largest_live_set(&program));
+            let (all, live) = (MemoryPlan::of(&program).lengths.iter().sum::<usize>(), largest_live_set(&program));
             println!("{name}: {all} of {live} floats, {:.3}", all as f64 / live as f64);
             // A quarter is what the issue allows; the images and parameters must fit into it as well.
             assert!(100 * all <= 115 * live, "{name}: {all} floats per sample for {live}");
@@ -237,7 +237,7 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(largest_live_set(&program), 448);
-        let Arenas { places, lengths } = Arenas::of(&program);
+        let MemoryPlan { places, lengths } = MemoryPlan::of(&program);
         assert_eq!(lengths.iter().sum::<usize>(), 448, "3 takes the place of 1: {places:?}");
     }
 }

@@ -16,19 +16,19 @@ use super::program::{Choice, Dispatch, Grid, MANY_OUTPUTS, Products, Program, St
 use crate::model::unet::{Conv2d, GroupNorm, SelfAttention};
 
 /// The program of `graph` with the products' kernels of `choice`.
-pub(super) fn lower(graph: &Graph, choice: Choice) -> Program {
+pub(super) fn fuse(graph: &Graph, choice: Choice) -> Program {
     let mut uses = vec![Vec::new(); graph.nodes.len()];
     for (id, node) in graph.nodes.iter().enumerate() {
         node.inputs.iter().for_each(|&input| uses[input].push(id));
     }
-    let mut lowering =
-        Lowering { graph, choice, uses, values: vec![None; graph.nodes.len()], program: Program::default() };
+    let mut fusion =
+        Fusion { graph, choice, uses, values: vec![None; graph.nodes.len()], program: Program::default() };
     for id in 0..graph.nodes.len() {
-        lowering.node(id);
+        fusion.node(id);
     }
     let last = graph.nodes.len() - 1;
-    lowering.program.result = lowering.values[last].as_ref().map(|value| value.storage);
-    lowering.program
+    fusion.program.result = fusion.values[last].as_ref().map(|value| value.storage);
+    fusion.program
 }
 
 /// A stored map or vector.
@@ -136,7 +136,7 @@ struct Epilogue {
     silu: bool,
 }
 
-struct Lowering<'a> {
+struct Fusion<'a> {
     graph: &'a Graph,
     choice: Choice,
     uses: Vec<Vec<NodeId>>,
@@ -144,7 +144,7 @@ struct Lowering<'a> {
     program: Program,
 }
 
-impl Lowering<'_> {
+impl Fusion<'_> {
     fn node(&mut self, id: NodeId) {
         if self.values[id].is_some() || self.continues(id) {
             return;
