@@ -12,11 +12,11 @@
 use std::collections::BTreeMap;
 
 use consistency_sampler::Result;
-use consistency_sampler::model::config::UNetConfig;
-use consistency_sampler::gpu::{Gpu, GpuUNet, LaunchTime};
-use consistency_sampler::network::{ForwardInput, Network};
 use consistency_sampler::consistency::rng::Generator;
+use consistency_sampler::gpu::{Gpu, GpuUNet, LaunchTime};
+use consistency_sampler::model::config::UNetConfig;
 use consistency_sampler::model::unet::UNet;
+use consistency_sampler::network::{ForwardInput, Network};
 
 /// Runs of each case; the median counts.
 const ROUNDS: usize = 7;

@@ -5,11 +5,11 @@
 
 use wasm_bindgen::prelude::*;
 
-use crate::model::config::UNetConfig;
-use crate::network::{ForwardInput, Network};
 use crate::burn::BurnUNet;
-use crate::model::unet::UNet;
 use crate::checkpoint::stream::WeightStream;
+use crate::model::config::UNetConfig;
+use crate::model::unet::UNet;
+use crate::network::{ForwardInput, Network};
 
 /// Runs when the module is loaded, so that a panic inside burn is readable.
 #[wasm_bindgen(start)]

@@ -9,12 +9,12 @@ use burn::tensor::module::{attention, avg_pool2d, conv2d};
 use burn::tensor::ops::{AttentionModuleOptions, ConvOptions};
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 
-use crate::model::config::UNetConfig;
+use crate::consistency::sampler::ConsistencyFunction;
 use crate::consistency::schedule::Step;
 use crate::error::{Error, Result};
-use crate::network::{self, ForwardInput, Network};
-use crate::consistency::sampler::ConsistencyFunction;
+use crate::model::config::UNetConfig;
 use crate::model::unet::{self, Conv2d, Embedding, GroupNorm, Linear, NO_CLASS, Ops, SelfAttention, UNet};
+use crate::network::{self, ForwardInput, Network};
 
 /// Parameters by their checkpoint names, each flat.
 pub type Weights = HashMap<String, Tensor<1>>;

@@ -16,21 +16,21 @@
 
 #[cfg(all(feature = "bench", target_arch = "wasm32"))]
 pub mod bench;
-pub mod model;
+#[cfg(any(feature = "burn", feature = "burn-wgpu"))]
+pub mod burn;
 pub mod checkpoint;
 pub mod consistency;
+#[cfg(feature = "cpu")]
+pub mod cpu;
 pub mod error;
 #[cfg(feature = "gpu")]
 pub mod gpu;
-#[cfg(feature = "cpu")]
-pub mod cpu;
 pub mod image;
 mod json;
+pub mod model;
 pub mod network;
 #[cfg(feature = "png")]
 pub mod picture;
-#[cfg(any(feature = "burn", feature = "burn-wgpu"))]
-pub mod burn;
 #[cfg(all(feature = "train", not(target_arch = "wasm32")))]
 pub mod train;
 #[cfg(all(feature = "javascript", any(feature = "gpu", feature = "cpu"), target_arch = "wasm32"))]

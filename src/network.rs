@@ -1,10 +1,10 @@
 //! What every interpreter of the U-Net offers.
 
-use crate::model::config::UNetConfig;
+use crate::consistency::sampler::ConsistencyFunction;
 use crate::consistency::schedule::Step;
 use crate::error::{Error, Result};
 use crate::json::number;
-use crate::consistency::sampler::ConsistencyFunction;
+use crate::model::config::UNetConfig;
 
 /// The arguments of one call of the bare network, as `UNet2DModel` takes them.
 #[derive(Debug, Clone, Copy)]

@@ -2,9 +2,9 @@
 
 use std::io::{BufRead, Seek};
 
-use crate::model::config::UNetConfig;
 use crate::error::{Error, Result};
 use crate::image::from_rgba;
+use crate::model::config::UNetConfig;
 
 /// Begins a PNG that will be decoded to 8 bits a channel: its header is read, its pixels are not.
 ///

@@ -14,17 +14,17 @@ use js_sys::{Array, BigInt, Function, Object, Reflect, Uint8ClampedArray};
 use sha2::{Digest, Sha256};
 use wasm_bindgen::prelude::*;
 
-use crate::model::config::{SchedulerConfig, UNetConfig, check_model_index};
+use crate::checkpoint::stream::{Arrival, WeightStream};
 use crate::consistency::edit::{self, Edit, EditRequest, STROKE_SIGMAS, Task};
+use crate::consistency::noise::Noise;
+use crate::consistency::sampler::{Blend, Progress, Request};
 use crate::error::Error;
 #[cfg(feature = "gpu")]
 use crate::gpu::{Gpu as Processor, GpuUNet as Interpreter};
 use crate::image::{from_rgba, to_rgba};
-use crate::network::{ForwardInput, Network};
-use crate::consistency::noise::Noise;
-use crate::consistency::sampler::{Blend, Progress, Request};
+use crate::model::config::{SchedulerConfig, UNetConfig, check_model_index};
 use crate::model::unet::UNet;
-use crate::checkpoint::stream::{Arrival, WeightStream};
+use crate::network::{ForwardInput, Network};
 #[cfg(not(feature = "gpu"))]
 use cpu::{Cpu as Processor, YieldingCpuUNet as Interpreter};
 

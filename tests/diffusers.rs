@@ -6,11 +6,11 @@ mod common;
 
 use std::ops::ControlFlow;
 
-use consistency_sampler::model::config::SchedulerConfig;
-use consistency_sampler::consistency::schedule::Schedule;
 use consistency_sampler::checkpoint::folder::ModelFolder;
-use consistency_sampler::network::Network;
 use consistency_sampler::consistency::rng::Generator;
+use consistency_sampler::consistency::schedule::Schedule;
+use consistency_sampler::model::config::SchedulerConfig;
+use consistency_sampler::network::Network;
 
 use common::*;
 

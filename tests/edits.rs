@@ -5,12 +5,12 @@ mod common;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use consistency_sampler::consistency::edit::{Edit, EditRequest, LUMA, Task, denoise, edit, from_sigmas, slerp};
 use consistency_sampler::checkpoint::folder::ModelFolder;
-use consistency_sampler::image::{from_rgba, to_unit};
-use consistency_sampler::network::Network;
+use consistency_sampler::consistency::edit::{Edit, EditRequest, LUMA, Task, denoise, edit, from_sigmas, slerp};
 use consistency_sampler::consistency::rng::Generator;
 use consistency_sampler::consistency::sampler::{Blend, Progress, Request};
+use consistency_sampler::image::{from_rgba, to_unit};
+use consistency_sampler::network::Network;
 use safetensors::SafeTensors;
 use serde_json::Value;
 

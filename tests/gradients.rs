@@ -3,11 +3,11 @@
 mod common;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use consistency_sampler::cpu::CpuGraph;
 use consistency_sampler::burn::{Labels, Weights, forward};
 use consistency_sampler::consistency::rng::Generator;
-use consistency_sampler::train::optimizer::{gradients, track};
+use consistency_sampler::cpu::CpuGraph;
 use consistency_sampler::model::unet::{NO_CLASS, UNet, time_features};
+use consistency_sampler::train::optimizer::{gradients, track};
 
 use common::checkpoints;
 

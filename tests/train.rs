@@ -6,18 +6,18 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use consistency_sampler::model::config::{SchedulerConfig, UNetConfig};
-use consistency_sampler::consistency::schedule::Scalings;
-use consistency_sampler::checkpoint::folder::ModelFolder;
-use consistency_sampler::network::Network;
 use consistency_sampler::burn::{BurnUNet, Weights};
+use consistency_sampler::checkpoint::folder::ModelFolder;
 use consistency_sampler::consistency::rng::Generator;
 use consistency_sampler::consistency::sampler::Request;
+use consistency_sampler::consistency::schedule::Scalings;
+use consistency_sampler::model::config::{SchedulerConfig, UNetConfig};
+use consistency_sampler::network::Network;
 use consistency_sampler::train::checkpoint::{read_state, write_model, write_state};
 use consistency_sampler::train::data::Batch;
 use consistency_sampler::train::initial::initial_weights;
-use consistency_sampler::train::objectives::{CtSchedule, Guidance};
-use consistency_sampler::train::recipe::{Recipe, Weighting};
+use consistency_sampler::train::losses::{CtSchedule, Guidance};
+use consistency_sampler::train::objective::{Recipe, Weighting};
 use consistency_sampler::train::teacher::Teacher;
 use consistency_sampler::train::trainer::{Denoiser, Engine, Settings, State, Trainer, average_decay};
 

@@ -13,10 +13,10 @@ use half::f16;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::error::{Error, Result};
 use crate::checkpoint::folder::{CONFIGS, ModelFolder};
-use crate::model::unet::{Parameter, UNet};
 use crate::checkpoint::stream::SCALE;
+use crate::error::{Error, Result};
+use crate::model::unet::{Parameter, UNet};
 
 /// How the weights are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

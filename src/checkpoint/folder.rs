@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::model::config::{SchedulerConfig, UNetConfig, check_model_index};
-use crate::error::{Error, Result};
-use crate::network::Network;
-use crate::model::unet::{Parameter, UNet};
 use crate::checkpoint::stream::{Arrival, WeightStream};
+use crate::error::{Error, Result};
+use crate::model::config::{SchedulerConfig, UNetConfig, check_model_index};
+use crate::model::unet::{Parameter, UNet};
+use crate::network::Network;
 
 /// Where weights may be, the first that is there being taken: on a disk the full precision costs no download.
 const WEIGHTS: [&str; 3] = [

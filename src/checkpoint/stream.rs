@@ -11,8 +11,8 @@
 
 use crate::error::{Error, Result};
 use crate::json::{self, Value, number};
-use crate::network::Precision;
 use crate::model::unet::Parameter;
+use crate::network::Precision;
 use half::{bf16, f16};
 
 /// The longest header that is read, in bytes. The format's own limit is 100 MB; 600 tensors need about 80 KB.

@@ -13,11 +13,11 @@ use std::ops::ControlFlow;
 
 pub use request::{EditRequest, Task};
 
-use crate::model::config::{SchedulerConfig, UNetConfig};
+use crate::consistency::sampler::{ConsistencyFunction, Progress};
 use crate::consistency::schedule::{Scalings, Schedule, Step};
 use crate::error::{Error, Result};
 use crate::json::number;
-use crate::consistency::sampler::{ConsistencyFunction, Progress};
+use crate::model::config::{SchedulerConfig, UNetConfig};
 
 /// Weights of R, G and B in a picture's luma (ITU-R BT.601), to which colourisation adds colours.
 pub const LUMA: [f32; 3] = [0.2989, 0.5870, 0.1140];

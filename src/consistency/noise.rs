@@ -1,9 +1,9 @@
 //! Noise of single images: of a seed, or of what lies between two noises.
 
 use crate::consistency::edit::slerp;
+use crate::consistency::rng::Generator;
 use crate::error::{Error, Result};
 use crate::json::number;
-use crate::consistency::rng::Generator;
 
 /// How deep noises may be nested in one another.
 const DEEPEST: usize = 64;

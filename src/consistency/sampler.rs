@@ -2,13 +2,13 @@
 
 use std::ops::ControlFlow;
 
-use crate::model::config::{SchedulerConfig, UNetConfig};
-use crate::consistency::schedule::{Schedule, Step};
 use crate::consistency::edit::slerp;
-use crate::error::{Error, Result};
-use crate::json::number;
 use crate::consistency::noise::Noise;
 use crate::consistency::rng::Generator;
+use crate::consistency::schedule::{Schedule, Step};
+use crate::error::{Error, Result};
+use crate::json::number;
+use crate::model::config::{SchedulerConfig, UNetConfig};
 
 /// A consistency function f(x, σ) that keeps the noisy batch x where it computes.
 ///

@@ -3,8 +3,8 @@
 //! Song et al., "Consistency Models", ICML 2023: the parameterisation is equation 5 with the c_skip, c_out of
 //! appendix C, the schedule is the one of Karras et al. 2022, equation 5.
 
-use crate::model::config::SchedulerConfig;
 use crate::error::{Error, Result};
+use crate::model::config::SchedulerConfig;
 
 /// The factors around the network F at one noise level: f(x, σ) = c_skip·x + c_out·F(c_in·x, c_noise).
 #[derive(Debug, Clone, Copy, PartialEq)]

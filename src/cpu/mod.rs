@@ -22,12 +22,14 @@ use std::ops::Range;
 #[cfg(not(target_arch = "wasm32"))]
 use rayon::prelude::*;
 
-use crate::model::config::UNetConfig;
+use crate::consistency::sampler::ConsistencyFunction;
 use crate::consistency::schedule::Step;
 use crate::error::{Error, Result};
+use crate::model::config::UNetConfig;
+use crate::model::unet::{
+    Conv2d, Embedding, GroupNorm, Linear, NO_CLASS, Ops, Parameter, SelfAttention, UNet, time_features,
+};
 use crate::network::{self, ForwardInput, Network};
-use crate::consistency::sampler::ConsistencyFunction;
-use crate::model::unet::{Conv2d, Embedding, GroupNorm, Linear, NO_CLASS, Ops, Parameter, SelfAttention, UNet, time_features};
 use kernels::{Attention, Convolution, Normalisation};
 
 /// Samples that one thread takes at a time: enough columns for a matrix product at 7×7, few enough to stay in cache.

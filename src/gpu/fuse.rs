@@ -21,8 +21,7 @@ pub(super) fn fuse(graph: &Graph, choice: Choice) -> Program {
     for (id, node) in graph.nodes.iter().enumerate() {
         node.inputs.iter().for_each(|&input| uses[input].push(id));
     }
-    let mut fusion =
-        Fusion { graph, choice, uses, values: vec![None; graph.nodes.len()], program: Program::default() };
+    let mut fusion = Fusion { graph, choice, uses, values: vec![None; graph.nodes.len()], program: Program::default() };
     for id in 0..graph.nodes.len() {
         fusion.node(id);
     }

@@ -111,14 +111,14 @@ pub(super) fn largest_live_set(program: &Program) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fuse::fuse;
     use super::super::graph::Graph;
     use super::super::kernels::{Kernel, Shader};
-    use super::super::fuse::fuse;
     use super::super::program::{Choice, Dispatch, Grid};
     use super::super::{Gpu, GpuUNet};
     use super::*;
-    use crate::model::config::UNetConfig;
     use crate::consistency::sampler::ConsistencyFunction;
+    use crate::model::config::UNetConfig;
     use crate::model::unet::UNet;
 
     fn launch(output: usize, inputs: &[usize]) -> Dispatch {

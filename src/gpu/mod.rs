@@ -5,38 +5,38 @@
 //! GPU, through wgpu or the browser. The kernels are under `kernels/`, one file each; [`pack`] knows the order in which
 //! they want the weights, [`weight_buffers`] holds those, [`tuning`] finds out which of them suit a device.
 
-mod memory;
 pub(crate) mod device;
+mod fuse;
 mod graph;
 pub(crate) mod kernels;
-mod fuse;
+mod memory;
 #[cfg(not(target_arch = "wasm32"))]
 mod native;
 mod pack;
 mod plan;
 mod program;
-mod weight_buffers;
 #[cfg(all(test, feature = "burn"))]
 mod tests;
 #[cfg(not(target_arch = "wasm32"))]
 mod tuning;
+mod weight_buffers;
 
 pub use device::Gpu;
 #[cfg(not(target_arch = "wasm32"))]
 pub use plan::LaunchTime;
 pub use plan::Report;
 
-use crate::model::config::UNetConfig;
+use crate::consistency::sampler::ConsistencyFunction;
 use crate::consistency::schedule::Step;
 use crate::error::{Error, Result};
-use crate::network::{ForwardInput, Network, Precision};
-use crate::consistency::sampler::ConsistencyFunction;
+use crate::model::config::UNetConfig;
 use crate::model::unet::{UNet, time_features};
+use crate::network::{ForwardInput, Network, Precision};
 #[cfg(target_arch = "wasm32")]
 use crate::web::webgpu as backend;
-use memory::MemoryPlan;
-use graph::Graph;
 use fuse::fuse;
+use graph::Graph;
+use memory::MemoryPlan;
 #[cfg(not(target_arch = "wasm32"))]
 use native as backend;
 use plan::{Plan, StepUniform, image_shaders};

@@ -1,13 +1,13 @@
 //! A program made ready for one batch size: buffers, bind groups, and the encoding of one call.
 
-use super::memory::{MemoryPlan, largest_live_set};
 use super::backend::{Buffer, Launch};
 use super::device::{Gpu, Role, Slice};
 use super::kernels::{Kernel, Shader, Specialised};
+use super::memory::{MemoryPlan, largest_live_set};
 use super::program::{Program, Storage};
 use super::weight_buffers::WeightBuffers;
-use crate::model::config::UNetConfig;
 use crate::error::{Error, Result};
+use crate::model::config::UNetConfig;
 use crate::network::Precision;
 
 /// Uniform bindings must begin at multiples of this on every adapter.

@@ -11,11 +11,11 @@ use super::graph::Graph;
 use super::program::{Choice, Products};
 use super::tuning::TILES;
 use super::{Gpu, GpuUNet};
-use crate::model::config::UNetConfig;
-use crate::network::{ForwardInput, Network};
 use crate::burn::{BurnOps, Labels};
 use crate::consistency::rng::Generator;
+use crate::model::config::UNetConfig;
 use crate::model::unet::{Conv2d, Embedding, GroupNorm, Linear, Ops, SelfAttention, time_features};
+use crate::network::{ForwardInput, Network};
 
 /// f32 sums of up to a thousand products of order 1, in another order.
 const TOLERANCE: f32 = 5e-5;

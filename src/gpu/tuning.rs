@@ -8,11 +8,11 @@ use super::device::Gpu;
 use super::graph::Graph;
 use super::program::{Choice, Products, Tile};
 use super::{GpuUNet, LaunchTime};
-use crate::model::config::UNetConfig;
-use crate::error::Result;
-use crate::network::{ForwardInput, Network};
 use crate::consistency::rng::Generator;
+use crate::error::Result;
+use crate::model::config::UNetConfig;
 use crate::model::unet::{Conv2d, Ops};
+use crate::network::{ForwardInput, Network};
 
 /// What may be faster: tiles of 128 pixels × 128 channels, 64 × 64, 32 × 64.
 pub(super) const TILES: [Tile; 3] = [

@@ -191,10 +191,10 @@ fn quantised(values: &[f32], row: usize) -> (Vec<f32>, Vec<f32>) {
 mod tests {
     use super::super::GpuUNet;
     use super::*;
-    use crate::model::config::UNetConfig;
-    use crate::network::{ForwardInput, Network};
     use crate::consistency::rng::Generator;
+    use crate::model::config::UNetConfig;
     use crate::model::unet::{Parameter, UNet};
+    use crate::network::{ForwardInput, Network};
 
     /// Two levels with attention of heads that are no multiples of 4, odd channels, time by scale and shift.
     const NETWORK: &str = r#"{"_class_name": "UNet2DModel", "sample_size": 8, "block_out_channels": [10, 18],

@@ -8,13 +8,13 @@ use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
-use crate::error::{Error, Result};
 use crate::burn::Weights;
-use crate::train::matching::CriticState;
+use crate::checkpoint::stream::WeightStream;
+use crate::error::{Error, Result};
+use crate::model::unet::{Parameter, UNet};
+use crate::train::dmd::CriticState;
 use crate::train::optimizer::{RAdam, track};
 use crate::train::trainer::State;
-use crate::model::unet::{Parameter, UNet};
-use crate::checkpoint::stream::WeightStream;
 
 /// `model_index.json`; classes that have more of a name than their label are named as other pipelines of diffusers do.
 fn index(class_names: &[String]) -> String {

@@ -7,14 +7,14 @@ use burn::tensor::module::{conv2d, max_pool2d};
 use burn::tensor::ops::{ConvOptions, MaxPoolOptions};
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::error::Result;
 use crate::burn::Weights;
 use crate::consistency::rng::Generator;
+use crate::error::Result;
+use crate::model::unet::Parameter;
 use crate::train::checkpoint::{read_weights, write_weights};
 use crate::train::data::{Batch, Dataset};
 use crate::train::initial::initial_weights;
 use crate::train::optimizer::{Matrices, RAdam, gradients, track};
-use crate::model::unet::Parameter;
 
 /// Length of the penultimate features.
 pub const FEATURES: usize = 128;

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use flate2::read::GzDecoder;
 
+use crate::consistency::rng::Generator;
 use crate::error::{Error, Result};
 use crate::picture::{open, to_rgba};
-use crate::consistency::rng::Generator;
 use crate::train::heroes::Heroes;
 
 /// Images of one size with a class each.

@@ -5,8 +5,8 @@
 
 use std::path::Path;
 
-use crate::error::{Error, Result};
 use crate::consistency::rng::Generator;
+use crate::error::{Error, Result};
 use crate::train::data::{Batch, Dataset, Rgba, pngs};
 
 /// Height and width of every tile.

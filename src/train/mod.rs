@@ -2,12 +2,12 @@
 //!
 //! # Layout
 //! - [`data`], [`heroes`]: batches of images with classes.
-//! - [`objectives`]: the losses, each beside its equation; no data, no weights.
+//! - [`losses`]: the losses, each beside its equation; no data, no weights.
 //! - [`optimizer`]: RAdam and the moving average.
-//! - [`recipe`]: which objective at which noise levels, by the progress of a run.
+//! - [`objective`]: which objective at which noise levels, by the progress of a run.
 //! - [`initial`]: random weights to start from.
 //! - [`trainer`]: one iteration; [`checkpoint`]: what a run keeps on disk.
-//! - [`matching`]: distribution matching distillation, with its critic.
+//! - [`dmd`]: distribution matching distillation, with its critic.
 //! - [`teacher`]: a denoiser under guidance, and its samples.
 //! - [`classifier`], [`evaluation`]: how good samples are.
 //!
@@ -17,12 +17,12 @@
 pub mod checkpoint;
 pub mod classifier;
 pub mod data;
+pub mod dmd;
 pub mod evaluation;
 pub mod heroes;
 pub mod initial;
-pub mod matching;
-pub mod objectives;
+pub mod losses;
+pub mod objective;
 pub mod optimizer;
-pub mod recipe;
 pub mod teacher;
 pub mod trainer;

@@ -4,14 +4,14 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::model::config::{SchedulerConfig, UNetConfig};
-use crate::consistency::schedule::{Scalings, karras_sigma};
-use crate::error::{Error, Result};
 use crate::burn::Weights;
 use crate::consistency::rng::Generator;
-use crate::train::objectives::{Guidance, heun_step};
-use crate::train::trainer::{Denoiser, Engine};
+use crate::consistency::schedule::{Scalings, karras_sigma};
+use crate::error::{Error, Result};
+use crate::model::config::{SchedulerConfig, UNetConfig};
 use crate::model::unet::NO_CLASS;
+use crate::train::losses::{Guidance, heun_step};
+use crate::train::trainer::{Denoiser, Engine};
 
 /// A trained denoiser with what guides it.
 pub struct Teacher {

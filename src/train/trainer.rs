@@ -5,22 +5,22 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::model::config::{SchedulerConfig, UNetConfig};
-use crate::consistency::schedule::Scalings;
-use crate::error::{Error, Result};
-use crate::checkpoint::folder::ModelFolder;
-use crate::cpu::{CpuGraph, Tape};
 use crate::burn::{Labels, Weights, forward};
+use crate::checkpoint::folder::ModelFolder;
 use crate::consistency::rng::Generator;
+use crate::consistency::schedule::Scalings;
+use crate::cpu::{CpuGraph, Tape};
+use crate::error::{Error, Result};
+use crate::model::config::{SchedulerConfig, UNetConfig};
+use crate::model::unet::{NO_CLASS, UNet, time_features};
 use crate::train::data::Batch;
-use crate::train::matching::{CriticState, Judgement, judge};
-use crate::train::objectives::{
+use crate::train::dmd::{CriticState, Judgement, judge};
+use crate::train::losses::{
     Guidance, Metric, Pair, column, consistency_loss, edm_loss, euler_step, heun_step, perturb,
 };
+use crate::train::objective::Recipe;
 use crate::train::optimizer::{Matrices, RAdam, gradients, hidden_matrices, moving_average, track};
-use crate::train::recipe::Recipe;
 use crate::train::teacher::Teacher;
-use crate::model::unet::{NO_CLASS, UNet, time_features};
 
 /// What stays the same through a run.
 #[derive(Debug, Clone, PartialEq)]

@@ -4,13 +4,13 @@ use js_sys::{Function, Promise};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 
-use crate::model::config::UNetConfig;
-use crate::consistency::schedule::Step;
-use crate::error::{Error, Result};
-use crate::cpu::CpuUNet;
-use crate::network::{ForwardInput, Network};
 use crate::consistency::sampler::ConsistencyFunction;
+use crate::consistency::schedule::Step;
+use crate::cpu::CpuUNet;
+use crate::error::{Error, Result};
+use crate::model::config::UNetConfig;
 use crate::model::unet::UNet;
+use crate::network::{ForwardInput, Network};
 
 /// The processor that the worker runs on.
 pub(super) struct Cpu;

@@ -6,8 +6,8 @@ use std::process::{Command, Output};
 
 use consistency_sampler::Result;
 use consistency_sampler::checkpoint::folder::ModelFolder;
-use consistency_sampler::network::{ForwardInput, Network};
 use consistency_sampler::consistency::sampler::Request;
+use consistency_sampler::network::{ForwardInput, Network};
 use safetensors::SafeTensors;
 use serde_json::Value;
 

@@ -7,8 +7,8 @@ use clap::{Args, ValueEnum};
 use consistency_sampler::Result;
 use consistency_sampler::checkpoint::convert::{self, Precision};
 use consistency_sampler::checkpoint::folder::ModelFolder;
-use consistency_sampler::image::to_unit;
 use consistency_sampler::consistency::sampler::Request;
+use consistency_sampler::image::to_unit;
 use indicatif::ProgressBar;
 
 use crate::device::{ModelArguments, style};

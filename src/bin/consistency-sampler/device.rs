@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use consistency_sampler::Result;
-use consistency_sampler::model::config::UNetConfig;
-use consistency_sampler::consistency::schedule::Step;
 use consistency_sampler::checkpoint::folder::ModelFolder;
-use consistency_sampler::gpu::{Gpu, GpuUNet};
-use consistency_sampler::cpu::CpuUNet;
-use consistency_sampler::network::{ForwardInput, Network, Precision};
 use consistency_sampler::consistency::sampler::ConsistencyFunction;
+use consistency_sampler::consistency::schedule::Step;
+use consistency_sampler::cpu::CpuUNet;
+use consistency_sampler::gpu::{Gpu, GpuUNet};
+use consistency_sampler::model::config::UNetConfig;
+use consistency_sampler::network::{ForwardInput, Network, Precision};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Where a command finds its model, and what runs it.

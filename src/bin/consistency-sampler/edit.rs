@@ -4,9 +4,9 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use consistency_sampler::model::config::UNetConfig;
 use consistency_sampler::consistency::edit::{Edit, EditRequest, STROKE_SIGMAS, Task};
 use consistency_sampler::consistency::sampler::{Progress, Request};
+use consistency_sampler::model::config::UNetConfig;
 use consistency_sampler::{Error, Result};
 
 use crate::device::ModelArguments;

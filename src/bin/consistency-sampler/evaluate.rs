@@ -4,13 +4,13 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use consistency_sampler::model::config::UNetConfig;
 use consistency_sampler::checkpoint::folder::ModelFolder;
 use consistency_sampler::consistency::sampler::Request;
+use consistency_sampler::model::config::UNetConfig;
 use consistency_sampler::train::classifier::{Classifier, FEATURES};
 use consistency_sampler::train::data::Dataset;
 use consistency_sampler::train::evaluation::{Moments, copies, frechet_distance};
-use consistency_sampler::train::objectives::Guidance;
+use consistency_sampler::train::losses::Guidance;
 use consistency_sampler::train::teacher::Teacher;
 use consistency_sampler::train::trainer::Engine;
 use consistency_sampler::{Error, Result};

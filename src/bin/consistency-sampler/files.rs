@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter};
 use std::path::Path;
 
-use consistency_sampler::model::config::UNetConfig;
 use consistency_sampler::image::{to_byte, to_unit};
+use consistency_sampler::model::config::UNetConfig;
 use consistency_sampler::{Error, Result, picture};
 use safetensors::{Dtype, SafeTensors, View};
 

@@ -3,11 +3,11 @@
 use std::ops::ControlFlow;
 
 use super::{Edit, edit, from_sigmas, slerp};
-use crate::model::config::{SchedulerConfig, UNetConfig};
+use crate::consistency::sampler::{ConsistencyFunction, Progress, Request};
 use crate::consistency::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::json::number;
-use crate::consistency::sampler::{ConsistencyFunction, Progress, Request};
+use crate::model::config::{SchedulerConfig, UNetConfig};
 
 /// What is to be done with a picture.
 #[derive(Debug, Clone, PartialEq)]

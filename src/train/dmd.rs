@@ -10,11 +10,11 @@ use std::cell::RefCell;
 
 use burn::tensor::{Tensor, TensorData};
 
-use crate::model::config::SchedulerConfig;
-use crate::consistency::schedule::{Scalings, karras_sigma};
 use crate::burn::Weights;
 use crate::consistency::rng::Generator;
-use crate::train::objectives::edm_loss;
+use crate::consistency::schedule::{Scalings, karras_sigma};
+use crate::model::config::SchedulerConfig;
+use crate::train::losses::edm_loss;
 use crate::train::optimizer::{Matrices, RAdam, track};
 use crate::train::trainer::Denoiser;
 

@@ -1,9 +1,9 @@
 //! What a run trains with: an objective and its noise levels as functions of the run's progress.
 
-use crate::model::config::SchedulerConfig;
-use crate::consistency::schedule::karras_sigma;
 use crate::consistency::rng::Generator;
-use crate::train::objectives::{CtSchedule, Gap};
+use crate::consistency::schedule::karras_sigma;
+use crate::model::config::SchedulerConfig;
+use crate::train::losses::{CtSchedule, Gap};
 
 /// A training objective with its constants.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -228,9 +228,9 @@ fn weighted_mean(distances: Tensor<1>, weights: &[f64]) -> Tensor<1> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::config::SchedulerConfig;
-    use crate::consistency::schedule::karras_sigma;
     use crate::consistency::rng::Generator;
+    use crate::consistency::schedule::karras_sigma;
+    use crate::model::config::SchedulerConfig;
 
     fn images(seed: u64, batch: usize) -> Tensor<4> {
         let mut values = vec![0.0; batch * 16];
