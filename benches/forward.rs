@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 
 use consistency_sampler::Result;
+use consistency_sampler::checkpoint::tensor::{Arrival, Rows, f32_bytes};
 use consistency_sampler::consistency::rng::Generator;
 use consistency_sampler::gpu::{Gpu, GpuUNet, LaunchTime};
 use consistency_sampler::model::config::UNetConfig;
@@ -94,7 +95,7 @@ fn measure(gpu: &Gpu, config: &str, batch: usize) -> Result<Vec<LaunchTime>> {
         normals.randn(&mut values);
         let fan_in: usize = parameter.shape[1..].iter().product();
         values.iter_mut().for_each(|v| *v /= (fan_in as f32).sqrt());
-        network.load(&parameter.name, &values)?;
+        network.load(Arrival::Rows(Rows::whole_f32(&parameter.name, &f32_bytes(&values))))?;
     }
     let [h, w] = config.sample_size;
     let mut sample = vec![0.0; batch * config.in_channels * h * w];

@@ -30,14 +30,14 @@ impl BurnModel {
     pub async fn request(unet_config_json: &str) -> Result<BurnModel, JsError> {
         let config = UNetConfig::parse(unet_config_json)?;
         let network = BurnUNet::on_wgpu(&config).await?;
-        let stream = WeightStream::new(&UNet::new(&config).parameters(), true);
+        let stream = WeightStream::new(&UNet::new(&config).parameters(), true, |_| None);
         Ok(BurnModel { network, stream })
     }
 
     /// Takes the next bytes of `diffusion_pytorch_model.safetensors`; complete tensors become burn's.
     pub fn push(&mut self, chunk: &[u8]) -> Result<(), JsError> {
         let Self { network, stream } = self;
-        Ok(stream.push(chunk, &mut |name, _, values| network.load(name, values))?)
+        Ok(stream.push(chunk, &mut |arrival| network.load(arrival))?)
     }
 
     /// Ends the file of weights; throws when it was too short.

@@ -9,6 +9,7 @@ use burn::tensor::module::{attention, avg_pool2d, conv2d};
 use burn::tensor::ops::{AttentionModuleOptions, ConvOptions};
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 
+use crate::checkpoint::tensor::Arrival;
 use crate::consistency::sampler::ConsistencyFunction;
 use crate::consistency::schedule::Step;
 use crate::error::{Error, Result};
@@ -62,8 +63,6 @@ pub struct BurnUNet {
     unet: UNet,
     device: Device,
     weights: Weights,
-    /// The sampler's state: the noisy batch (B, C, H, W) and the classes.
-    state: (Vec<f32>, Vec<u32>),
 }
 
 impl BurnUNet {
@@ -89,7 +88,7 @@ impl BurnUNet {
     /// A network without weights on any burn device.
     pub fn new(config: &UNetConfig, device: Device) -> Self {
         let unet = UNet::new(config);
-        Self { config: config.clone(), unet, device, weights: HashMap::new(), state: Default::default() }
+        Self { config: config.clone(), unet, device, weights: HashMap::new() }
     }
 }
 
@@ -98,9 +97,16 @@ impl Network for BurnUNet {
         &self.config
     }
 
-    fn load(&mut self, name: &str, values: &[f32]) -> Result<()> {
-        let tensor = Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), &self.device);
-        self.weights.insert(name.to_owned(), tensor);
+    fn piece_granularity(&self, _: &str) -> Option<usize> {
+        None
+    }
+
+    fn load(&mut self, arrival: Arrival<'_>) -> Result<()> {
+        if let Arrival::Rows(rows) = arrival {
+            let values = rows.to_f32();
+            let shape = [values.len()];
+            self.weights.insert(rows.name.to_owned(), Tensor::from_data(TensorData::new(values, shape), &self.device));
+        }
         Ok(())
     }
 
@@ -120,16 +126,8 @@ impl Network for BurnUNet {
 }
 
 impl ConsistencyFunction for BurnUNet {
-    fn set_state(&mut self, x: &[f32], labels: &[u32]) -> Result<()> {
-        self.state = (x.to_vec(), labels.to_vec());
-        Ok(())
-    }
-
-    async fn step(&mut self, step: &Step, clip: bool, z: &[f32]) -> Result<Vec<f32>> {
-        let (mut x, labels) = std::mem::take(&mut self.state);
-        let denoised = network::step(self, (&mut x, &labels), step, clip, z).await;
-        self.state = (x, labels);
-        denoised
+    async fn denoise(&mut self, x: &[f32], step: &Step, labels: &[u32]) -> Result<Vec<f32>> {
+        network::denoise(self, x, step, labels).await
     }
 }
 

@@ -1,5 +1,6 @@
-//! What every interpreter of the U-Net offers.
+//! The interface of every backend: a U-Net that takes weights and computes.
 
+use crate::checkpoint::tensor::Arrival;
 use crate::consistency::sampler::ConsistencyFunction;
 use crate::consistency::schedule::Step;
 use crate::error::{Error, Result};
@@ -54,37 +55,22 @@ impl ForwardInput<'_> {
     }
 }
 
-/// How the values of a tensor are stored where the network computes; the narrowest comes first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub enum Precision {
-    /// Whole numbers n of 8 bits, n/127 of the largest magnitude of the row (the output channel).
-    I8,
-    /// 16-bit floats.
-    F16,
-    /// 32-bit floats.
-    #[default]
-    F32,
-}
-
-/// A U-Net on some device: takes weights by their checkpoint names, answers forwards, and serves as the consistency
-/// function of [`crate::consistency::sampler::sample`].
+/// A U-Net on some device. It takes weights by their checkpoint names and keeps no other state between calls.
 pub trait Network: ConsistencyFunction {
     /// The architecture.
     fn config(&self) -> &UNetConfig;
 
-    /// Says, before the first of a parameter's values, that they lose nothing when stored at `precision`, so that an
-    /// interpreter may do that. Without it they are kept as f32.
+    /// Of how many rows each piece of a parameter must be a multiple, the last piece excepted; `None`: the parameter must
+    /// come whole.
+    fn piece_granularity(&self, name: &str) -> Option<usize>;
+
+    /// Takes what a file brings of a tensor. Weights are 0 until they are loaded.
+    ///
+    /// Names and shapes are checked by [`crate::checkpoint::stream::WeightStream`], which hands the arrivals on.
     ///
     /// # Errors
-    /// [`Error::Weights`] when the parameter shares memory with others that came in less.
-    fn expect(&mut self, _name: &str, _precision: Precision) -> Result<()> {
-        Ok(())
-    }
-
-    /// Takes one parameter's values, row-major in its checkpoint shape.
-    ///
-    /// Name and length are the caller's to check ([`crate::checkpoint::stream::WeightStream`] does).
-    fn load(&mut self, name: &str, values: &[f32]) -> Result<()>;
+    /// [`Error::Weights`] for a tensor that the network does not have, [`Error::Gpu`] when the device fails.
+    fn load(&mut self, arrival: Arrival<'_>) -> Result<()>;
 
     /// F(x, t) for a batch, (B, C, H, W).
     ///
@@ -93,28 +79,21 @@ pub trait Network: ConsistencyFunction {
     fn forward(&mut self, input: ForwardInput<'_>) -> impl Future<Output = Result<Vec<f32>>>;
 }
 
-/// [`ConsistencyFunction::step`] for a network without a state of its own: `x` (B, C, H, W) and `labels` are the state.
+/// [`ConsistencyFunction::denoise`] by [`Network::forward`]: c_skip·x + c_out·F(c_in·x, c_noise), clamped where the step
+/// says so.
 ///
 /// # Errors
-/// Those of [`Network::forward`]; x is then as before.
-pub async fn step<N: Network>(
-    network: &mut N,
-    (x, labels): (&mut [f32], &[u32]),
-    step: &Step,
-    clip: bool,
-    z: &[f32],
-) -> Result<Vec<f32>> {
+/// Those of [`Network::forward`].
+pub async fn denoise<N: Network>(network: &mut N, x: &[f32], step: &Step, labels: &[u32]) -> Result<Vec<f32>> {
     let s = step.scalings;
     let sample: Vec<f32> = x.iter().map(|x| x * s.c_in as f32).collect();
     let [h, w] = network.config().sample_size;
     let timestep = vec![s.c_noise as f32; x.len() / (network.config().in_channels * h * w)];
-    let output = network.forward(ForwardInput { sample: &sample, timestep: &timestep, class_labels: labels }).await?;
-    let denoise = |(f, x): (&f32, &f32)| s.c_skip as f32 * x + s.c_out as f32 * f;
-    let mut denoised: Vec<f32> = output.iter().zip(&*x).map(denoise).collect();
-    if clip {
-        denoised.iter_mut().for_each(|v| *v = v.clamp(-1.0, 1.0));
+    let mut output =
+        network.forward(ForwardInput { sample: &sample, timestep: &timestep, class_labels: labels }).await?;
+    for (f, x) in output.iter_mut().zip(x) {
+        let denoised = s.c_skip as f32 * x + s.c_out as f32 * *f;
+        *f = if step.clip_denoised { denoised.clamp(-1.0, 1.0) } else { denoised };
     }
-    x.copy_from_slice(&denoised);
-    x.iter_mut().zip(z).for_each(|(x, z)| *x += step.noise_scale as f32 * z);
-    Ok(denoised)
+    Ok(output)
 }

@@ -13,11 +13,13 @@ use std::rc::Rc;
 use js_sys::{Array, BigInt, Function, Object, Reflect, Uint8ClampedArray};
 use sha2::{Digest, Sha256};
 use wasm_bindgen::prelude::*;
+use web_sys::WorkerGlobalScope;
 
-use crate::checkpoint::stream::{Arrival, WeightStream};
-use crate::consistency::edit::{self, Edit, EditRequest, STROKE_SIGMAS, Task};
-use crate::consistency::noise::Noise;
-use crate::consistency::sampler::{Blend, Progress, Request};
+use crate::checkpoint::stream::WeightStream;
+use crate::consistency::edit::{Edit, STROKE_SIGMAS};
+use crate::consistency::edit_request::{EditRequest, Task};
+use crate::consistency::noise::{self, BatchNoise, MAX_NESTING, Noise};
+use crate::consistency::sampler::{Progress, Request, add_noise};
 use crate::error::Error;
 #[cfg(feature = "gpu")]
 use crate::gpu::{Gpu as Processor, GpuUNet as Interpreter};
@@ -25,14 +27,13 @@ use crate::image::{from_rgba, to_rgba};
 use crate::model::config::{SchedulerConfig, UNetConfig, check_model_index};
 use crate::model::unet::UNet;
 use crate::network::{ForwardInput, Network};
+use crate::pipeline::Pipeline;
 #[cfg(not(feature = "gpu"))]
 use cpu::{Cpu as Processor, YieldingCpuUNet as Interpreter};
 
 #[cfg(not(feature = "gpu"))]
 mod cpu;
 pub(crate) mod json;
-#[cfg(feature = "gpu")]
-pub(crate) mod webgpu;
 
 type JsResult<T> = Result<T, JsValue>;
 
@@ -61,10 +62,11 @@ impl Device {
         self.processor.description().to_owned()
     }
 
-    /// Forgets the errors so far, of which one failure can bring several over some time; returns whether the device still
-    /// works. One that was lost does not: it, and every model on it, must be made anew.
-    pub fn forgive(&self) -> bool {
-        self.processor.forgive()
+    /// Clears the errors so far, of which one failure can bring several over some time. Returns false when the device was
+    /// lost: then it and every model on it must be made anew.
+    #[wasm_bindgen(js_name = clearErrors)]
+    pub fn clear_errors(&self) -> bool {
+        self.processor.clear_errors()
     }
 }
 
@@ -94,7 +96,7 @@ impl Loader {
         let scheduler = SchedulerConfig::parse(scheduler_config_json).map_err(to_js)?;
         let network = Interpreter::new(&device.processor, &config).map_err(to_js)?;
         let parameters = UNet::new(&config).parameters();
-        let stream = WeightStream::in_pieces(&parameters, single_file, |name| network.piece_granularity(name));
+        let stream = WeightStream::new(&parameters, single_file, |name| network.piece_granularity(name));
         Ok(Loader { network, stream, hash: Sha256::new(), scheduler })
     }
 
@@ -102,11 +104,7 @@ impl Loader {
     pub fn push(&mut self, chunk: &[u8]) -> JsResult<()> {
         self.hash.update(chunk);
         let network = &mut self.network;
-        let mut sink = |name: &str, arrival: Arrival<'_>| match arrival {
-            Arrival::Announced(precision) => network.expect(name, precision),
-            Arrival::Rows(row, values) => network.load_rows(name, row, values),
-        };
-        self.stream.push_announced(chunk, &mut sink).map_err(to_js)
+        self.stream.push(chunk, &mut |arrival| network.load(arrival)).map_err(to_js)
     }
 
     /// Forgets the current file, or the one that was just ended; its bytes will come anew from the first one.
@@ -128,8 +126,8 @@ impl Loader {
         self.stream.finish().map_err(to_js)?;
         Ok(Model {
             config: self.network.config().clone(),
-            scheduler: self.scheduler,
-            network: RefCell::new(Some(self.network)),
+            scheduler: self.scheduler.clone(),
+            pipeline: RefCell::new(Some(Pipeline::new(self.network, self.scheduler))),
             cancelled: Rc::default(),
         })
     }
@@ -141,7 +139,7 @@ pub struct Model {
     config: UNetConfig,
     scheduler: SchedulerConfig,
     /// Taken out while a call runs, so that a second one is refused instead of disturbing the first.
-    network: RefCell<Option<Interpreter>>,
+    pipeline: RefCell<Option<Pipeline<Interpreter>>>,
     cancelled: Rc<Cell<bool>>,
 }
 
@@ -168,7 +166,7 @@ impl Model {
     /// largest set of activations that are alive together, which `activationBytes` cannot be less than.
     #[cfg(feature = "gpu")]
     pub fn report(&self) -> JsResult<JsValue> {
-        let Some(report) = self.network.borrow().as_ref().and_then(Interpreter::report) else {
+        let Some(report) = self.pipeline.borrow_mut().as_mut().and_then(|pipeline| pipeline.network().report()) else {
             return Ok(JsValue::NULL);
         };
         let entries = [
@@ -197,9 +195,9 @@ impl Model {
     /// Has the device compile what a picture needs, so that the first one is as fast as the next.
     #[wasm_bindgen(js_name = warmUp)]
     pub async fn warm_up(&self) -> JsResult<()> {
-        let mut network = self.take()?;
-        let result = network.warm_up().await;
-        self.network.replace(Some(network));
+        let mut pipeline = self.take()?;
+        let result = pipeline.network().warm_up().await;
+        self.pipeline.replace(Some(pipeline));
         result.map_err(to_js)
     }
 
@@ -218,7 +216,7 @@ impl Model {
         let begin = now();
         let mut network_calls = 0;
         let mut thrown = None;
-        let mut network = self.take()?;
+        let mut pipeline = self.take()?;
         let step = |p: Progress<'_>| {
             network_calls += 1;
             let report = object(&[
@@ -232,13 +230,10 @@ impl Model {
             if thrown.is_some() || self.cancelled.get() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let result = match task {
-            None => request.run(&mut network, &self.config, &self.scheduler, step).await,
-            Some((task, picture)) => {
-                let edit = EditRequest { task, picture, request };
-                edit.run(&mut network, &self.config, &self.scheduler, step).await
-            }
+            None => pipeline.sample_with(&request, step).await,
+            Some((task, picture)) => pipeline.edit_with(&EditRequest { task, picture, request }, step).await,
         };
-        self.network.replace(Some(network));
+        self.pipeline.replace(Some(pipeline));
         if let Some(error) = thrown {
             return Err(error);
         }
@@ -263,12 +258,13 @@ impl Model {
         let request = options.request(&self.config)?;
         let (sigma, picture) = (options.number("sigma")?, options.picture("image", &self.config)?);
         let labels = request.labels(&self.config).map_err(to_js)?;
-        let mut x = vec![0.0; picture.len()];
-        request.noise(picture.len()).map_err(to_js)?(&mut x);
-        x.iter_mut().zip(&picture).for_each(|(x, y)| *x = y + sigma as f32 * *x);
-        let mut network = self.take()?;
-        let result = edit::denoise(&mut network, &self.scheduler, sigma, &x, &labels).await;
-        self.network.replace(Some(network));
+        let mut z = vec![0.0; picture.len()];
+        request.noise.generator(1, picture.len()).map_err(to_js)?(&mut z);
+        let mut x = picture;
+        add_noise(&mut x, sigma, &z);
+        let mut pipeline = self.take()?;
+        let result = pipeline.denoise(&x, sigma, &labels).await;
+        self.pipeline.replace(Some(pipeline));
         let denoised = result.map_err(to_js)?;
         let length = (1.0 + sigma * sigma).sqrt() as f32;
         x.iter_mut().for_each(|x| *x /= length);
@@ -289,16 +285,16 @@ impl Model {
         class_labels: Option<Vec<u32>>,
     ) -> JsResult<Vec<f32>> {
         let class_labels = class_labels.unwrap_or_default();
-        let mut network = self.take()?;
+        let mut pipeline = self.take()?;
         let input = ForwardInput { sample: &sample, timestep: &timestep, class_labels: &class_labels };
-        let result = network.forward(input).await;
-        self.network.replace(Some(network));
+        let result = pipeline.forward(input).await;
+        self.pipeline.replace(Some(pipeline));
         result.map_err(to_js)
     }
 
-    fn take(&self) -> JsResult<Interpreter> {
+    fn take(&self) -> JsResult<Pipeline<Interpreter>> {
         let busy = || Error::Input("the model is busy: wait for the running call, or cancel it".into());
-        self.network.take().ok_or_else(|| to_js(busy()))
+        self.pipeline.take().ok_or_else(|| to_js(busy()))
     }
 
     /// Images (B, C, H, W) in [−1, 1] as a Uint8ClampedArray of RGBA.
@@ -325,19 +321,28 @@ impl Options<'_> {
         if !(1..=most as u64).contains(&count) {
             return Err(to_js(Error::Input(format!("count: expected 1 to {most}, found {count}"))));
         }
-        let blend = |options: Object| {
-            let options = Options(&options);
-            JsResult::Ok(Blend { seed: options.whole("seed")?.unwrap_or(0), amount: options.number("amount")? })
+        let noise = match self.get("seed").filter(Array::is_array) {
+            Some(seeds) => {
+                BatchNoise::PerImage(Array::from(&seeds).iter().map(|seed| noise(&seed, 0)).collect::<JsResult<_>>()?)
+            }
+            None => {
+                let own = Noise::Seed(self.whole("seed")?.unwrap_or(0));
+                BatchNoise::Shared(match self.get("blend").map(Object::from) {
+                    None => own,
+                    Some(blend) => {
+                        let blend = Options(&blend);
+                        let other = Noise::Seed(blend.whole("seed")?.unwrap_or(0));
+                        Noise::between(own, other, blend.number("amount")?)
+                    }
+                })
+            }
         };
-        let seeds = self.get("seed").filter(Array::is_array);
         Ok(Request {
-            seed: if seeds.is_some() { 0 } else { self.whole("seed")?.unwrap_or(0) },
-            noises: seeds.map_or(Ok(Vec::new()), |s| Array::from(&s).iter().map(|v| noise(&v, 0)).collect())?,
+            noise,
             batch: size(count),
             class_labels: self.list("classLabels", |v, key| whole_number(v, key).map(label))?,
             timesteps: self.list("timesteps", |v, key| whole_number(v, key).map(size))?,
             num_inference_steps: self.whole("numInferenceSteps")?.map(size),
-            blend: self.get("blend").map(Object::from).map(blend).transpose()?,
         })
     }
 
@@ -419,14 +424,16 @@ impl Options<'_> {
 
 /// A seed, or `{from, to, amount}` with such in `from` and `to`.
 fn noise(value: &JsValue, depth: usize) -> JsResult<Noise> {
-    // Nothing that is nested deeper passes `Noise::source`, nor may it exhaust the stack here.
-    if !value.is_object() || depth > 99 {
+    if !value.is_object() {
         return whole_number(value, "seed").map(Noise::Seed);
+    }
+    if depth == MAX_NESTING {
+        return Err(to_js(noise::too_deep()));
     }
     let object = Object::from(value.clone());
     let options = Options(&object);
-    let end = |key: &str| noise(&options.get(key).unwrap_or_default(), depth + 1).map(Box::new);
-    Ok(Noise::Between { from: end("from")?, to: end("to")?, amount: options.number("amount")? })
+    let end = |key: &str| noise(&options.get(key).unwrap_or_default(), depth + 1);
+    Ok(Noise::between(end("from")?, end("to")?, options.number("amount")?))
 }
 
 /// A number without fraction, or a BigInt, of at most 64 bits.
@@ -469,9 +476,12 @@ fn to_js(e: Error) -> JsValue {
     error.into()
 }
 
-#[wasm_bindgen]
-extern "C" {
-    /// Milliseconds since the worker began, from the monotonic clock.
-    #[wasm_bindgen(js_namespace = performance)]
-    fn now() -> f64;
+/// The scope of the worker that the module runs in.
+fn worker() -> WorkerGlobalScope {
+    js_sys::global().unchecked_into()
+}
+
+/// Milliseconds since the worker began, from the monotonic clock.
+fn now() -> f64 {
+    worker().performance().map_or(0.0, |performance| performance.now())
 }

@@ -69,7 +69,7 @@ fn sample_is_diffusers_pipeline() {
     let model = goldens().join("mnist-shape");
     let case = samples(&model.join("goldens")).remove(1);
     let list = |numbers: &[usize]| numbers.iter().map(|n| n.to_string()).collect::<Vec<_>>().join(",");
-    let (seed, batch) = (case.request.seed.to_string(), case.request.batch.to_string());
+    let (seed, batch) = (case.seed.to_string(), case.request.batch.to_string());
     let labels = case.request.class_labels.unwrap().iter().map(|&l| l as usize).collect::<Vec<_>>();
     let (labels, timesteps) = (list(&labels), list(&case.request.timesteps.unwrap()));
     let tensors = dir.join("out.safetensors");

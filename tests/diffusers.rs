@@ -4,8 +4,7 @@
 
 mod common;
 
-use std::ops::ControlFlow;
-
+use consistency_sampler::Pipeline;
 use consistency_sampler::checkpoint::folder::ModelFolder;
 use consistency_sampler::consistency::rng::Generator;
 use consistency_sampler::consistency::schedule::Schedule;
@@ -32,10 +31,9 @@ fn forwards_match<N: Network>(new: impl Fn(&ModelFolder) -> N) {
 fn samples_match<N: Network>(new: impl Fn(&ModelFolder) -> N) {
     let golden = checkpoints().into_iter().map(|(name, folder)| (goldens().join(name).join("goldens"), folder));
     for (path, folder) in golden.chain(shipped()) {
-        let mut network = load(new(&folder), &folder).unwrap();
+        let mut pipeline = Pipeline::new(load(new(&folder), &folder).unwrap(), folder.scheduler.clone());
         for case in samples(&path) {
-            let run = case.request.run(&mut network, &folder.unet, &folder.scheduler, |_| ControlFlow::Continue(()));
-            let samples = pollster::block_on(run).unwrap();
+            let samples = pollster::block_on(pipeline.sample(&case.request)).unwrap();
             let found: Vec<f32> = samples.iter().map(|v| (v / 2.0 + 0.5).clamp(0.0, 1.0)).collect();
             assert_close(&case.name, &found, &case.images, IMAGE_TOLERANCE);
         }

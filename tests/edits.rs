@@ -6,11 +6,13 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use consistency_sampler::checkpoint::folder::ModelFolder;
-use consistency_sampler::consistency::edit::{Edit, EditRequest, LUMA, Task, denoise, edit, from_sigmas, slerp};
+use consistency_sampler::consistency::edit::{LUMA, denoise, edit};
+use consistency_sampler::consistency::noise::slerp;
 use consistency_sampler::consistency::rng::Generator;
-use consistency_sampler::consistency::sampler::{Blend, Progress, Request};
+use consistency_sampler::consistency::schedule::Schedule;
 use consistency_sampler::image::{from_rgba, to_unit};
 use consistency_sampler::network::Network;
+use consistency_sampler::{BatchNoise, Edit, EditRequest, Noise, Pipeline, Progress, Request, Task};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -64,7 +66,7 @@ fn edits_match<N: Network>(new: impl Fn(&ModelFolder) -> N) {
             }
             other => panic!("{other}"),
         };
-        let schedule = from_sigmas(&folder.scheduler, &sigmas).unwrap();
+        let schedule = Schedule::from_sigmas(&folder.scheduler, &sigmas).unwrap();
         let mut generator = Generator::new(case["seed"].as_u64().unwrap());
         let noise = |z: &mut [f32]| generator.randn(z);
         let next = |_: Progress<'_>| ControlFlow::Continue(());
@@ -74,10 +76,11 @@ fn edits_match<N: Network>(new: impl Fn(&ModelFolder) -> N) {
 }
 
 #[test]
-fn edits_match_on_the_host() {
+fn edits_match_on_the_cpu() {
     edits_match(|f| consistency_sampler::cpu::CpuUNet::new(&f.unet));
 }
 
+#[cfg(feature = "burn")]
 #[test]
 fn edits_match_on_burn() {
     edits_match(|f| consistency_sampler::burn::BurnUNet::on_cpu(&f.unet));
@@ -92,7 +95,7 @@ fn edits_match_on_the_gpu() {
 
 /// The whole way from pixels and options to pixels.
 #[test]
-fn requests_match_on_the_host() {
+fn requests_match_on_the_cpu() {
     let bytes = std::fs::read(goldens().join("requests.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let cases = json(&goldens().join("requests.json"));
@@ -101,24 +104,28 @@ fn requests_match_on_the_host() {
     for case in cases.iter().filter(|case| case["method"] != "denoise") {
         let name = case["name"].as_str().unwrap();
         let folder = ModelFolder::open(goldens().join(case["checkpoint"].as_str().unwrap())).unwrap();
-        let (unet, scheduler) = (&folder.unet, &folder.scheduler);
-        let mut network = load(consistency_sampler::cpu::CpuUNet::new(unet), &folder).unwrap();
+        let unet = &folder.unet;
+        let network = load(consistency_sampler::cpu::CpuUNet::new(unet), &folder).unwrap();
+        let mut pipeline = Pipeline::new(network, folder.scheduler.clone());
         let options = &case["options"];
         let picture =
             |key: &str, channels: usize| from_rgba(file.tensor(&format!("{name}.{key}")).unwrap().data(), channels);
+        let own = Noise::Seed(options["seed"].as_u64().unwrap());
+        let noise = match options["blend"].as_object() {
+            None => own,
+            Some(blend) => {
+                let other = Noise::Seed(blend["seed"].as_u64().unwrap());
+                Noise::between(own, other, blend["amount"].as_f64().unwrap())
+            }
+        };
         let request = Request {
-            seed: options["seed"].as_u64().unwrap(),
+            noise: BatchNoise::Shared(noise),
             batch: options["count"].as_u64().unwrap() as usize,
             class_labels: Some(numbers(options, "classLabels").iter().map(|&l| l as u32).collect()),
             timesteps: options["timesteps"]
                 .is_array()
                 .then(|| numbers(options, "timesteps").iter().map(|&t| t as usize).collect()),
             num_inference_steps: None,
-            blend: options["blend"].is_object().then(|| Blend {
-                seed: options["blend"]["seed"].as_u64().unwrap(),
-                amount: options["blend"]["amount"].as_f64().unwrap(),
-            }),
-            noises: Vec::new(),
         };
         let channels = unet.in_channels;
         let sigma = || options["sigma"].as_f64().unwrap();
@@ -146,10 +153,10 @@ fn requests_match_on_the_host() {
             ControlFlow::Continue(())
         };
         let found = match task {
-            None => pollster::block_on(request.run(&mut network, unet, scheduler, next)),
+            None => pollster::block_on(pipeline.sample_with(&request, next)),
             Some(task) => {
                 let edit = EditRequest { task, picture: picture("image", channels), request };
-                let found = pollster::block_on(edit.run(&mut network, unet, scheduler, next)).unwrap();
+                let found = pollster::block_on(pipeline.edit_with(&edit, next)).unwrap();
                 kept(name, &edit, &found, unet.sample_size[1]);
                 Ok(found)
             }

@@ -2,14 +2,13 @@
 
 mod common;
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use consistency_sampler::burn::{BurnUNet, Weights};
 use consistency_sampler::checkpoint::folder::ModelFolder;
+use consistency_sampler::checkpoint::tensor::{Arrival, Rows, f32_bytes};
 use consistency_sampler::consistency::rng::Generator;
-use consistency_sampler::consistency::sampler::Request;
 use consistency_sampler::consistency::schedule::Scalings;
 use consistency_sampler::model::config::{SchedulerConfig, UNetConfig};
 use consistency_sampler::network::Network;
@@ -20,6 +19,7 @@ use consistency_sampler::train::losses::{CtSchedule, Guidance};
 use consistency_sampler::train::objective::{Recipe, Weighting};
 use consistency_sampler::train::teacher::Teacher;
 use consistency_sampler::train::trainer::{Denoiser, Engine, Settings, State, Trainer, average_decay};
+use consistency_sampler::{Pipeline, Request};
 
 use consistency_sampler::model::unet::NO_CLASS;
 
@@ -165,10 +165,12 @@ fn every_recipe_learns_the_classes() {
         let mut t = trainer(recipe, start(recipe));
         (0..100).for_each(|_| drop(steps(&mut t, 0..1, 8)));
         let mut network = BurnUNet::on_cpu(&t.denoiser.config);
-        values(&t.state.ema).iter().for_each(|(name, v)| network.load(name, v).unwrap());
+        for (name, values) in values(&t.state.ema) {
+            network.load(Arrival::Rows(Rows::whole_f32(&name, &f32_bytes(&values)))).unwrap();
+        }
+        let mut pipeline = Pipeline::new(network, t.denoiser.scheduler.clone());
         let request = Request { batch: 8, class_labels: Some(vec![0, 1, 0, 1, 0, 1, 0, 1]), ..Request::default() };
-        let run = request.run(&mut network, &t.denoiser.config, &t.denoiser.scheduler, |_| ControlFlow::Continue(()));
-        let samples = pollster::block_on(run).unwrap();
+        let samples = pollster::block_on(pipeline.sample(&request)).unwrap();
         for (i, image) in samples.chunks(64).enumerate() {
             let (found, expected) = (image.iter().sum::<f32>() / 64.0, (i % 2) as f32 * 1.6 - 0.8);
             assert!((found - expected).abs() < 0.4, "{recipe:?}, sample {i}: mean {found}, expected {expected}");

@@ -56,7 +56,7 @@ async function told(error) {
   if (code !== "gpu" || !gpu) return { code, message };
   // The browser reports a loss, and errors that follow from another, some time after the call that failed by them.
   await new Promise((resolve) => setTimeout(resolve, SETTLING));
-  if (gpu.forgive()) return { code, message };
+  if (gpu.clearErrors()) return { code, message };
   return { code: "lost", message: /lost/.test(message) ? message : `${message}: the GPU device was lost`, fatal: true };
 }
 

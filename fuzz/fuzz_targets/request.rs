@@ -6,7 +6,8 @@ use std::ops::ControlFlow;
 use arbitrary::Arbitrary;
 use consistency_sampler::model::config::{SchedulerConfig, UNetConfig};
 use consistency_sampler::consistency::schedule::Step;
-use consistency_sampler::consistency::edit::{Edit, edit, slerp};
+use consistency_sampler::consistency::edit::{Edit, edit};
+use consistency_sampler::consistency::noise::slerp;
 use consistency_sampler::consistency::rng::Generator;
 use consistency_sampler::consistency::sampler::{ConsistencyFunction, Request};
 use consistency_sampler::{Error, Result};
@@ -35,19 +36,11 @@ enum Kind {
 }
 
 /// Answers with what it is given.
-struct Echo(Vec<f32>);
+struct Echo;
 
 impl ConsistencyFunction for Echo {
-    fn set_state(&mut self, x: &[f32], _: &[u32]) -> Result<()> {
-        self.0 = x.to_vec();
-        Ok(())
-    }
-
-    async fn step(&mut self, step: &Step, _: bool, z: &[f32]) -> Result<Vec<f32>> {
-        assert!(z.is_empty() || z.len() == self.0.len());
-        let denoised = self.0.clone();
-        self.0.iter_mut().zip(z).for_each(|(x, z)| *x += step.noise_scale as f32 * z);
-        Ok(denoised)
+    async fn denoise(&mut self, x: &[f32], _: &Step, _: &[u32]) -> Result<Vec<f32>> {
+        Ok(x.to_vec())
     }
 }
 
@@ -73,12 +66,11 @@ fuzz_target!(|input: Input| {
     let (unet, scheduler) = (config(&input), SchedulerConfig::default());
     let as_size = |n: &u64| usize::try_from(*n).unwrap_or(usize::MAX);
     let request = Request {
-        seed: input.seed,
+        noise: input.seed.into(),
         batch: as_size(&input.batch),
         class_labels: input.class_labels.clone(),
         timesteps: input.timesteps.as_ref().map(|list| list.iter().map(as_size).collect()),
         num_inference_steps: input.num_inference_steps.as_ref().map(as_size),
-        ..Default::default()
     };
     let refused = |e: Error| {
         assert!(matches!(e, Error::Input(_)), "{e:?}");
@@ -90,7 +82,7 @@ fuzz_target!(|input: Input| {
     }
     let len = unet.in_channels * 8;
     let next = |_: consistency_sampler::consistency::sampler::Progress<'_>| ControlFlow::Continue(());
-    match run(request.run(&mut Echo(Vec::new()), &unet, &scheduler, next)) {
+    match run(request.run(&mut Echo, &unet, &scheduler, next)) {
         Ok(images) => assert_eq!(images.len(), request.batch * len),
         Err(e) => refused(e),
     }
@@ -105,7 +97,7 @@ fuzz_target!(|input: Input| {
     };
     let mut generator = Generator::new(input.seed);
     let noise = |z: &mut [f32]| generator.randn(z);
-    match run(edit(&mut Echo(Vec::new()), &unet, &kind, &schedule, &input.picture, &[], noise, next)) {
+    match run(edit(&mut Echo, &unet, &kind, &schedule, &input.picture, &[], noise, next)) {
         Ok(mut x) => {
             assert_eq!(x.len(), input.picture.len());
             kind.into_range(&mut x, &input.picture, &unet);

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use consistency_sampler::model::unet::Parameter;
 use consistency_sampler::checkpoint::stream::WeightStream;
+use consistency_sampler::checkpoint::tensor::Arrival;
 use consistency_sampler::{Error, Result};
 use libfuzzer_sys::fuzz_target;
 
@@ -19,14 +20,16 @@ fn parameters() -> Vec<Parameter> {
 
 /// What one reading comes to: the values by tensor, or the message.
 fn read(bytes: &[u8], chunk: usize) -> Result<BTreeMap<String, Vec<f32>>> {
-    let mut stream = WeightStream::in_pieces(&parameters(), true, |name| (name == "long").then_some(1));
+    let mut stream = WeightStream::new(&parameters(), true, |name| (name == "long").then_some(1));
     let mut found = BTreeMap::<String, Vec<f32>>::new();
     for part in bytes.chunks(chunk) {
-        stream.push(part, &mut |name, row, values| {
-            let so_far = found.entry(name.to_owned()).or_default();
-            let of_row = if name == "long" { 4 } else { values.len() };
-            assert_eq!(row * of_row, so_far.len(), "rows come in order");
-            so_far.extend_from_slice(values);
+        stream.push(part, &mut |arrival| {
+            let Arrival::Rows(rows) = arrival else { return Ok(()) };
+            let values = rows.to_f32();
+            let so_far = found.entry(rows.name.to_owned()).or_default();
+            let of_row = if rows.name == "long" { 4 } else { values.len() };
+            assert_eq!(rows.first * of_row, so_far.len(), "rows come in order");
+            so_far.extend(values);
             Ok(())
         })?;
     }

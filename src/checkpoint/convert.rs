@@ -1,4 +1,4 @@
-//! Checkpoints in fewer bits: half precision, or 8-bit weights with a scale for each output channel.
+//! Checkpoints at another precision: half precision, or 8-bit weights with a scale for each output channel.
 //!
 //! The result is a folder in the diffusers layout with the same configuration. Half precision goes to
 //! `unet/diffusion_pytorch_model.fp16.safetensors`, which diffusers reads as `variant="fp16"`. 8-bit weights go to
@@ -13,29 +13,11 @@ use half::f16;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::checkpoint::folder::{CONFIGS, ModelFolder};
-use crate::checkpoint::stream::SCALE;
+use super::folder::{CONFIGS, ModelFolder, weights_file};
+use super::stream::SCALE;
+use super::tensor::Precision;
 use crate::error::{Error, Result};
 use crate::model::unet::{Parameter, UNet};
-
-/// How the weights are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Precision {
-    /// Every tensor in half precision.
-    F16,
-    /// Kernels and matrices in 8 bits, a scale for each output channel.
-    Int8,
-}
-
-impl Precision {
-    /// Where the weights lie in a folder.
-    pub fn file(self) -> &'static str {
-        match self {
-            Self::F16 => "unet/diffusion_pytorch_model.fp16.safetensors",
-            Self::Int8 => "unet/diffusion_pytorch_model.int8.safetensors",
-        }
-    }
-}
 
 /// What a conversion did to the weights.
 #[derive(Debug, Clone, PartialEq)]
@@ -61,7 +43,7 @@ pub fn convert(
     precision: Precision,
     progress: impl FnMut(u64, u64),
 ) -> Result<Report> {
-    let target = output.join(precision.file());
+    let target = output.join(weights_file(precision));
     if target.exists() {
         return Err(Error::Input(format!("{}: expected a new folder, found converted weights", target.display())));
     }
@@ -74,7 +56,7 @@ pub fn convert(
     let result = write(folder, &parameters, &partial, precision, progress);
     let finished = result.and_then(|report| {
         std::fs::rename(&partial, &target).map_err(|e| unwritable(&target, &e))?;
-        write_sums(output, &[&CONFIGS[..], &[precision.file()]].concat())?;
+        write_sums(output, &[&CONFIGS[..], &[weights_file(precision)]].concat())?;
         Ok(report)
     });
     if finished.is_err() {
@@ -174,8 +156,9 @@ impl Layout {
             tensors.push(Stored { name, dtype, shape: shape.to_vec(), start: 0 });
         };
         match precision {
+            Precision::F32 => parameters.iter().for_each(|p| add(p.name.clone(), "F32", &p.shape)),
             Precision::F16 => parameters.iter().for_each(|p| add(p.name.clone(), "F16", &p.shape)),
-            Precision::Int8 => {
+            Precision::I8 => {
                 let matrices = || parameters.iter().filter(|p| !is_vector(p));
                 matrices().for_each(|p| add(format!("{}{SCALE}", p.name), "F32", &p.shape[..1]));
                 parameters.iter().filter(is_vector).for_each(|p| add(p.name.clone(), "F32", &p.shape));
@@ -279,7 +262,7 @@ mod tests {
     fn scales_come_first_and_offsets_are_contiguous() {
         let parameters =
             [("a.weight", vec![2, 3]), ("a.bias", vec![2])].map(|(name, shape)| Parameter { name: name.into(), shape });
-        let layout = Layout::new(&parameters, Precision::Int8);
+        let layout = Layout::new(&parameters, Precision::I8);
         let found: Vec<_> = layout.tensors.iter().map(|t| (t.name.as_str(), t.dtype, t.start)).collect();
         assert_eq!(found, [("a.weight_scale", "F32", 0), ("a.bias", "F32", 8), ("a.weight", "I8", 16)]);
         assert_eq!((layout.header.len() % 8, layout.data), (0, 22));

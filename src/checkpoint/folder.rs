@@ -8,18 +8,15 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::checkpoint::stream::{Arrival, WeightStream};
+use super::stream::WeightStream;
+use super::tensor::{Arrival, Precision};
 use crate::error::{Error, Result};
 use crate::model::config::{SchedulerConfig, UNetConfig, check_model_index};
 use crate::model::unet::{Parameter, UNet};
 use crate::network::Network;
 
-/// Where weights may be, the first that is there being taken: on a disk the full precision costs no download.
-const WEIGHTS: [&str; 3] = [
-    "unet/diffusion_pytorch_model.safetensors",
-    "unet/diffusion_pytorch_model.fp16.safetensors",
-    "unet/diffusion_pytorch_model.int8.safetensors",
-];
+/// The order in which files of weights are looked for: on a disk, full precision costs no download.
+const PREFERRED: [Precision; 3] = [Precision::F32, Precision::F16, Precision::I8];
 const INDICES: [&str; 2] =
     ["unet/diffusion_pytorch_model.safetensors.index.json", "unet/diffusion_pytorch_model.safetensors.index.fp16.json"];
 const PICKLES: [&str; 2] = ["unet/diffusion_pytorch_model.bin", "unet/diffusion_pytorch_model.fp16.bin"];
@@ -27,6 +24,15 @@ const PICKLES: [&str; 2] = ["unet/diffusion_pytorch_model.bin", "unet/diffusion_
 pub(crate) const CONFIGS: [&str; 3] = ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json"];
 /// SHA-256 of the folder's files, as `sha256sum` writes it; may be missing.
 const SUMS: &str = "SHA256SUMS";
+
+/// The path within a folder of weights in one file.
+pub fn weights_file(precision: Precision) -> &'static str {
+    match precision {
+        Precision::F32 => "unet/diffusion_pytorch_model.safetensors",
+        Precision::F16 => "unet/diffusion_pytorch_model.fp16.safetensors",
+        Precision::I8 => "unet/diffusion_pytorch_model.int8.safetensors",
+    }
+}
 
 /// A consistency model in the diffusers layout: `model_index.json`, `unet/`, `scheduler/`.
 #[derive(Debug)]
@@ -59,7 +65,7 @@ impl ModelFolder {
         &self.path
     }
 
-    /// Streams the weights into a network, which is told how they are stored.
+    /// Streams the weights into a network.
     ///
     /// `progress` is told the bytes read so far and the total.
     ///
@@ -67,10 +73,9 @@ impl ModelFolder {
     /// As [`ModelFolder::read_weights`], and the network's.
     pub fn load_into(&self, network: &mut impl Network, progress: impl FnMut(u64, u64)) -> Result<()> {
         let parameters = UNet::new(network.config()).parameters();
-        self.stream(&parameters, progress, &mut |name, arrival| match arrival {
-            Arrival::Announced(precision) => network.expect(name, precision),
-            Arrival::Rows(_, values) => network.load(name, values),
-        })
+        let stream = |single_file| WeightStream::new(&parameters, single_file, |name| network.piece_granularity(name));
+        let stream = stream(self.weight_files()?.len() == 1);
+        self.read_into(stream, progress, &mut |arrival| network.load(arrival))
     }
 
     /// Streams the weights, one file or a sharded set, into `sink`, which gets each tensor's name and values.
@@ -86,24 +91,24 @@ impl ModelFolder {
         progress: impl FnMut(u64, u64),
         sink: &mut dyn FnMut(&str, &[f32]) -> Result<()>,
     ) -> Result<()> {
-        self.stream(parameters, progress, &mut |name, arrival| match arrival {
-            Arrival::Announced(_) => Ok(()),
-            Arrival::Rows(_, values) => sink(name, values),
+        let stream = WeightStream::new(parameters, self.weight_files()?.len() == 1, |_| None);
+        self.read_into(stream, progress, &mut |arrival| match arrival {
+            Arrival::Announced { .. } => Ok(()),
+            Arrival::Rows(rows) => sink(rows.name, &rows.to_f32()),
         })
     }
 
-    fn stream(
+    fn read_into(
         &self,
-        parameters: &[Parameter],
+        mut stream: WeightStream,
         mut progress: impl FnMut(u64, u64),
-        sink: &mut dyn FnMut(&str, Arrival<'_>) -> Result<()>,
+        sink: &mut dyn FnMut(Arrival<'_>) -> Result<()>,
     ) -> Result<()> {
         let files = self.weight_files()?;
         let sums = self.sums()?;
         let size = |p: &PathBuf| p.metadata().map(|m| m.len()).map_err(|e| unreadable(p, &e));
         let total = files.iter().map(size).sum::<Result<u64>>()?;
         let mut done = 0;
-        let mut stream = WeightStream::new(parameters, files.len() == 1);
         let mut chunk = vec![0; 1 << 20];
         for path in &files {
             let at_file = |e: Error| match e {
@@ -120,7 +125,7 @@ impl ModelFolder {
                 if let Some((_, hash)) = &mut hash {
                     hash.update(&chunk[..n]);
                 }
-                stream.push_announced(&chunk[..n], sink).map_err(at_file)?;
+                stream.push(&chunk[..n], sink).map_err(at_file)?;
                 done += n as u64;
                 progress(done, total);
             }
@@ -165,14 +170,15 @@ impl ModelFolder {
 
     fn weight_files(&self) -> Result<Vec<PathBuf>> {
         let there = |name: &&&str| self.path.join(name).exists();
-        if let Some(single) = WEIGHTS.iter().find(there) {
+        let singles = PREFERRED.map(weights_file);
+        if let Some(single) = singles.iter().find(there) {
             return Ok(vec![self.path.join(single)]);
         }
         let Some(index) = INDICES.iter().find(there) else {
             let hint = PICKLES.iter().find(there).map_or(String::new(), |pickle| {
                 format!(" ({pickle} is a pickle, which is not read: convert it by tools/convert_checkpoint.py)")
             });
-            return Err(Error::Io(format!("{}: no such file{hint}", self.path.join(WEIGHTS[0]).display())));
+            return Err(Error::Io(format!("{}: no such file{hint}", self.path.join(singles[0]).display())));
         };
         let index = self.path.join(index);
         let bad = |what: &str| Error::Weights(format!("{}: {what}", index.display()));

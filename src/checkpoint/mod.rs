@@ -5,3 +5,4 @@ pub mod convert;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod folder;
 pub mod stream;
+pub mod tensor;

@@ -1,19 +1,21 @@
 //! Safetensors files, read as their bytes arrive.
 //!
 //! A [`WeightStream`] never holds more than the header and one tensor, or one piece of a tensor for a reader that takes
-//! pieces. It checks everything that can be checked before it hands values on: the header's length and JSON, the
-//! offsets (contiguous, in file order, no overlap), and each tensor's name, dtype and shape against what the network
-//! needs.
+//! pieces. Before it hands rows on it checks the header's length and JSON, the offsets (contiguous, in file order, no
+//! overlap), and each tensor's name, dtype and shape against what the network needs.
 //!
 //! Besides F32, F16 and BF16 there are 8-bit weights, as `consistency-sampler convert` writes them: a tensor `NAME` of I8
 //! and, before it in the same file, its scales `NAME_scale` of F32, one for each row, which is an output channel. A value
 //! is integer · scale.
 
+use std::borrow::Cow;
+
+use half::{bf16, f16};
+
+use super::tensor::{Arrival, Precision, Rows};
 use crate::error::{Error, Result};
 use crate::json::{self, Value, number};
 use crate::model::unet::Parameter;
-use crate::network::Precision;
-use half::{bf16, f16};
 
 /// The longest header that is read, in bytes. The format's own limit is 100 MB; 600 tensors need about 80 KB.
 const MAX_HEADER: u64 = 16 << 20;
@@ -21,53 +23,55 @@ const MAX_HEADER: u64 = 16 << 20;
 /// About how many bytes of the file a piece of a tensor has; a piece is whole rows, so it may be longer.
 const PIECE: usize = 1 << 20;
 
+/// The suffix of a tensor's name in that of its scales.
+pub const SCALE: &str = "_scale";
+
 /// How a checkpoint stores the elements of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Dtype {
-    F32,
-    F16,
+    /// Handed on as they are.
+    Plain(Precision),
+    /// Handed on as f32.
     Bf16,
-    /// Whole numbers that rows have scales for.
-    I8,
 }
-
-/// What follows a tensor's name in that of its scales.
-pub const SCALE: &str = "_scale";
 
 impl Dtype {
     fn parse(name: &str) -> Option<Self> {
         match name {
-            "F32" => Some(Self::F32),
-            "F16" => Some(Self::F16),
+            "F32" => Some(Self::Plain(Precision::F32)),
+            "F16" => Some(Self::Plain(Precision::F16)),
             "BF16" => Some(Self::Bf16),
-            "I8" => Some(Self::I8),
+            "I8" => Some(Self::Plain(Precision::I8)),
             _ => None,
         }
     }
 
-    /// The narrowest precision that holds every value.
+    /// How the elements are handed on.
     fn precision(self) -> Precision {
         match self {
-            Self::F32 | Self::Bf16 => Precision::F32,
-            Self::F16 => Precision::F16,
-            Self::I8 => Precision::I8,
+            Self::Plain(precision) => precision,
+            Self::Bf16 => Precision::F32,
         }
     }
 
+    /// Bytes of an element in the file.
     fn size(self) -> usize {
         match self {
-            Self::F32 => 4,
-            Self::F16 | Self::Bf16 => 2,
-            Self::I8 => 1,
+            Self::Plain(precision) => precision.size(),
+            Self::Bf16 => 2,
         }
     }
 
-    fn decode(self, bytes: &[u8]) -> Vec<f32> {
+    /// The first element that is no finite number, or for 8 bits none from −127 to 127.
+    fn invalid(self, bytes: &[u8]) -> Option<f32> {
+        fn first(mut values: impl Iterator<Item = f32>) -> Option<f32> {
+            values.find(|v| !v.is_finite())
+        }
         match self {
-            Self::F32 => bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
-            Self::F16 => bytes.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f32()).collect(),
-            Self::Bf16 => bytes.as_chunks().0.iter().map(|&b| bf16::from_le_bytes(b).to_f32()).collect(),
-            Self::I8 => bytes.iter().map(|&b| f32::from(b as i8)).collect(),
+            Self::Plain(Precision::F32) => first(bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b))),
+            Self::Plain(Precision::F16) => first(bytes.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f32())),
+            Self::Bf16 => first(bytes.as_chunks().0.iter().map(|&b| bf16::from_le_bytes(b).to_f32())),
+            Self::Plain(Precision::I8) => bytes.contains(&(i8::MIN as u8)).then_some(f32::from(i8::MIN)),
         }
     }
 }
@@ -78,6 +82,8 @@ struct Entry {
     name: String,
     shape: Vec<usize>,
     dtype: Dtype,
+    /// As the header writes it.
+    dtype_name: String,
     /// Position in the data section, in bytes.
     start: usize,
     end: usize,
@@ -101,36 +107,24 @@ impl Entry {
         self.shape.iter().skip(1).product::<usize>() * self.dtype.size()
     }
 
-    /// The values of `bytes`, which are whole rows; a NaN or an infinity would spoil every picture unseen.
-    fn decode(&self, bytes: &[u8]) -> Result<Vec<f32>> {
-        let values = self.dtype.decode(bytes);
-        match values.iter().find(|v| !v.is_finite()) {
-            None => Ok(values),
-            Some(v) => {
-                Err(Error::Weights(format!("{}: expected finite numbers, found {}", self.name, number((*v).into()))))
-            }
+    /// Checks `bytes`, which are whole rows, and widens BF16 to F32. Without the check a NaN would spoil every picture.
+    fn elements<'a>(&self, bytes: &'a [u8]) -> Result<Cow<'a, [u8]>> {
+        if let Some(found) = self.dtype.invalid(bytes) {
+            let (name, found) = (&self.name, number(found.into()));
+            let expected = if self.dtype.size() == 1 { "numbers from -127 to 127" } else { "finite numbers" };
+            return Err(Error::Weights(format!("{name}: expected {expected}, found {found}")));
         }
+        Ok(match self.dtype {
+            // A bf16 is the upper half of an f32.
+            Dtype::Bf16 => bytes.as_chunks().0.iter().flat_map(|&[low, high]| [0, 0, low, high]).collect(),
+            Dtype::Plain(_) => bytes.into(),
+        })
     }
 
     /// How many rows there are; a scalar is one.
     fn rows(&self) -> usize {
         self.shape.first().copied().unwrap_or(1)
     }
-}
-
-/// What takes values in: the tensor's name, the first of the rows that follow, and their values.
-///
-/// A row is a slice along the tensor's first axis. The rows of a tensor come in order and each of them once, unless the
-/// file is restarted.
-pub type Sink<'a> = dyn FnMut(&str, usize, &[f32]) -> Result<()> + 'a;
-
-/// What a file brings of a tensor.
-#[derive(Debug, Clone, Copy)]
-pub enum Arrival<'a> {
-    /// That it is there, before any values of the file, and a precision that holds its values without loss.
-    Announced(Precision),
-    /// The first of some rows, and their values.
-    Rows(usize, &'a [f32]),
 }
 
 /// A tensor that has not been seen in a header yet.
@@ -140,7 +134,7 @@ struct Wanted {
     granularity: Option<usize>,
 }
 
-/// Reads one or more safetensors files chunk by chunk and hands on their values, as f32, when their bytes are in.
+/// Reads one or more safetensors files chunk by chunk and hands on the rows of their tensors.
 pub struct WeightStream {
     wanted: Vec<(String, Wanted)>,
     /// What the header of the current file, or of the last one when none has begun, crossed off `wanted`.
@@ -160,15 +154,11 @@ enum FileState {
 }
 
 impl WeightStream {
-    /// Expects exactly `parameters`, all of them in one file if `single_file`, else spread over several; hands on whole
-    /// tensors.
-    pub fn new(parameters: &[Parameter], single_file: bool) -> Self {
-        Self::in_pieces(parameters, single_file, |_| None)
-    }
-
-    /// The same, but long tensors are handed on in pieces of about a megabyte. `granularity` says for a tensor's name
-    /// of how many rows each piece but the last must be a multiple, or `None` if the tensor must come whole.
-    pub fn in_pieces(parameters: &[Parameter], single_file: bool, granularity: impl Fn(&str) -> Option<usize>) -> Self {
+    /// Expects exactly `parameters`, all of them in one file if `single_file`, else spread over several.
+    ///
+    /// Long tensors are handed on in pieces of about a megabyte. `granularity` says for a tensor's name of how many rows
+    /// each piece but the last must be a multiple, or `None` if the tensor must come whole.
+    pub fn new(parameters: &[Parameter], single_file: bool, granularity: impl Fn(&str) -> Option<usize>) -> Self {
         let wanted = |p: &Parameter| Wanted { shape: p.shape.clone(), granularity: granularity(&p.name) };
         Self {
             wanted: parameters.iter().map(|p| (p.name.clone(), wanted(p))).collect(),
@@ -188,22 +178,7 @@ impl WeightStream {
     ///
     /// # Errors
     /// [`Error::Weights`] when the file is not what the network needs; the sink's own errors.
-    pub fn push(&mut self, chunk: &[u8], sink: &mut Sink<'_>) -> Result<()> {
-        self.push_announced(chunk, &mut |name, arrival| match arrival {
-            Arrival::Announced(_) => Ok(()),
-            Arrival::Rows(row, values) => sink(name, row, values),
-        })
-    }
-
-    /// [`WeightStream::push`] for a sink that is told first how the tensors of a file are stored.
-    ///
-    /// # Errors
-    /// As [`WeightStream::push`].
-    pub fn push_announced(
-        &mut self,
-        mut chunk: &[u8],
-        sink: &mut dyn FnMut(&str, Arrival<'_>) -> Result<()>,
-    ) -> Result<()> {
+    pub fn push(&mut self, mut chunk: &[u8], sink: &mut dyn FnMut(Arrival<'_>) -> Result<()>) -> Result<()> {
         loop {
             match &mut self.file {
                 FileState::Header(header) => {
@@ -224,7 +199,7 @@ impl WeightStream {
                     let header = std::mem::take(header);
                     let mut entries = self.check_header(&header[8..])?;
                     for entry in entries.iter().filter(|e| e.role == Role::Weights) {
-                        sink(&entry.name, Arrival::Announced(entry.dtype.precision()))?;
+                        sink(Arrival::Announced { name: &entry.name, precision: entry.dtype.precision() })?;
                     }
                     let total = entries.last().map_or(0, |e| e.end);
                     entries.reverse();
@@ -242,31 +217,30 @@ impl WeightStream {
                     let rows = entry.piece_rows.min(entry.rows() - *row);
                     let length = rows * entry.row_bytes();
                     let missing = length - buffer.len();
-                    let mut values = if buffer.is_empty() && chunk.len() >= length {
-                        entry.decode(&chunk[..length])? // no copy when it came whole
+                    let whole = if buffer.is_empty() && chunk.len() >= length {
+                        &chunk[..length] // no copy when it came whole
                     } else {
                         buffer.reserve_exact(missing);
                         buffer.extend_from_slice(&chunk[..missing.min(chunk.len())]);
                         if buffer.len() < length {
                             return Ok(());
                         }
-                        let values = entry.decode(buffer)?;
-                        buffer.clear();
-                        values
+                        &buffer[..]
                     };
-                    if let Role::ScalesOf(name) = &entry.role {
-                        scales.push((name.clone(), values));
-                    } else {
-                        if entry.dtype == Dtype::I8 {
-                            let at = scales.iter().position(|(name, _)| *name == entry.name);
-                            let factors = &scales[at.expect("the header has been checked")].1;
-                            let length = entry.row_bytes();
-                            for (row, factor) in values.chunks_exact_mut(length).zip(&factors[*row..]) {
-                                row.iter_mut().for_each(|v| *v *= factor);
+                    let bytes = entry.elements(whole)?;
+                    let (name, precision, first) = (entry.name.as_str(), entry.dtype.precision(), *row);
+                    let mut piece = Rows { name, first, precision, bytes: &bytes, scales: &[] };
+                    match &entry.role {
+                        Role::ScalesOf(name) => scales.push((name.clone(), piece.to_f32())),
+                        Role::Weights => {
+                            if precision == Precision::I8 {
+                                let of_tensor = scales.iter().find(|(of, _)| of == name);
+                                piece.scales = &of_tensor.expect("the header has been checked").1[first..first + rows];
                             }
+                            sink(Arrival::Rows(piece))?;
                         }
-                        sink(&entry.name, Arrival::Rows(*row, &values))?;
                     }
+                    buffer.clear();
                     chunk = &chunk[missing..];
                     *row += rows;
                     if *row == entry.rows() {
@@ -380,7 +354,8 @@ impl Entry {
             return Err(bad(&format!("data_offsets {start}..{end} do not fit shape {shape:?} of {dtype_name}")));
         }
         let piece_rows = shape.first().copied().unwrap_or(1);
-        Ok(Self { name: name.to_owned(), shape, dtype, start, end, piece_rows, role: Role::Weights })
+        let (name, dtype_name) = (name.to_owned(), dtype_name.to_owned());
+        Ok(Self { name, shape, dtype, dtype_name, start, end, piece_rows, role: Role::Weights })
     }
 }
 
@@ -391,16 +366,16 @@ fn check_scales(entries: &[Entry]) -> Result<()> {
         let (name, shape) = (&entry.name, &entry.shape);
         if let Role::ScalesOf(weights) = &entry.role {
             let owner = entries[at..].iter().find(|e| e.role == Role::Weights && e.name == *weights);
-            let Some(owner) = owner.filter(|owner| owner.dtype == Dtype::I8) else {
+            let Some(owner) = owner.filter(|owner| owner.dtype == Dtype::Plain(Precision::I8)) else {
                 let message = format!("unexpected tensor {name}: no 8-bit tensor {weights} follows it");
                 return Err(Error::Weights(message));
             };
-            if entry.dtype != Dtype::F32 || *shape != [owner.rows()] {
-                let (rows, dtype) = (owner.rows(), entry.dtype);
-                let message = format!("{name}: expected {rows} scales of F32, found shape {shape:?} of {dtype:?}");
+            if entry.dtype != Dtype::Plain(Precision::F32) || *shape != [owner.rows()] {
+                let (rows, dtype) = (owner.rows(), &entry.dtype_name);
+                let message = format!("{name}: expected {rows} scales of F32, found shape {shape:?} of {dtype}");
                 return Err(Error::Weights(message));
             }
-        } else if entry.dtype == Dtype::I8 {
+        } else if entry.dtype == Dtype::Plain(Precision::I8) {
             let scaled = |e: &Entry| matches!(&e.role, Role::ScalesOf(weights) if weights == name);
             if !entries[..at].iter().any(scaled) {
                 let message = format!("{name}: expected its scales {name}{SCALE} before an 8-bit tensor, found none");
@@ -471,15 +446,20 @@ mod tests {
         bytes
     }
 
+    /// Appends the values of a tensor that comes whole.
+    fn collect(out: &mut Vec<(String, Vec<f32>)>, arrival: Arrival<'_>) -> Result<()> {
+        if let Arrival::Rows(rows) = arrival {
+            assert_eq!(rows.first, 0, "{} is not split", rows.name);
+            out.push((rows.name.to_owned(), rows.to_f32()));
+        }
+        Ok(())
+    }
+
     fn read(bytes: &[u8], chunk: usize) -> Result<Vec<(String, Vec<f32>)>> {
-        let mut stream = WeightStream::new(&wanted(), true);
+        let mut stream = WeightStream::new(&wanted(), true, |_| None);
         let mut out = vec![];
         for part in bytes.chunks(chunk) {
-            stream.push(part, &mut |name, row, values| {
-                assert_eq!(row, 0, "{name} is not split");
-                out.push((name.to_owned(), values.to_vec()));
-                Ok(())
-            })?;
+            stream.push(part, &mut |arrival| collect(&mut out, arrival))?;
         }
         stream.end_file()?;
         stream.finish()?;
@@ -512,15 +492,18 @@ mod tests {
             (Some(3), vec![(0, 3), (3, 3), (6, 1)]), // longer than a megabyte, for rows are not taken apart
             (None, vec![(0, 7)]),
         ] {
-            let mut stream = WeightStream::in_pieces(&parameters, true, |_| granularity);
+            let mut stream = WeightStream::new(&parameters, true, |_| granularity);
             let (mut pieces, mut all) = (vec![], vec![]);
             for chunk in bytes.chunks(100_003) {
                 stream
-                    .push(chunk, &mut |name, row, values| {
-                        if name == "b" {
-                            pieces.push((row, values.len() >> 18));
+                    .push(chunk, &mut |arrival| {
+                        if let Arrival::Rows(rows) = arrival {
+                            let values = rows.to_f32();
+                            if rows.name == "b" {
+                                pieces.push((rows.first, values.len() >> 18));
+                            }
+                            all.extend(values);
                         }
-                        all.extend_from_slice(values);
                         Ok(())
                     })
                     .unwrap();
@@ -537,19 +520,14 @@ mod tests {
         let bytes = file(HEADER);
         let whole = read(&bytes, bytes.len()).unwrap();
         for cut in 0..=bytes.len() {
-            let mut stream = WeightStream::new(&wanted(), true);
-            stream.push(&bytes[..cut], &mut |_, _, _| Ok(())).unwrap();
+            let mut stream = WeightStream::new(&wanted(), true, |_| None);
+            stream.push(&bytes[..cut], &mut |_| Ok(())).unwrap();
             if cut == bytes.len() {
                 stream.end_file().unwrap(); // found wrong when it was complete
             }
             stream.restart_file();
             let mut out = vec![];
-            stream
-                .push(&bytes, &mut |name, _, values| {
-                    out.push((name.to_owned(), values.to_vec()));
-                    Ok(())
-                })
-                .unwrap();
+            stream.push(&bytes, &mut |arrival| collect(&mut out, arrival)).unwrap();
             stream.end_file().unwrap();
             stream.finish().unwrap();
             assert_eq!(out, whole, "restarted after {cut} bytes");
@@ -602,7 +580,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_are_none_name_their_tensor() {
+    fn invalid_numbers_are_refused_with_their_tensor() {
         let start = file(HEADER).len() - 30;
         let spoilt = |at: usize, bytes: &[u8]| {
             let mut file = file(HEADER);
@@ -612,6 +590,10 @@ mod tests {
         assert_eq!(spoilt(8, &f32::NAN.to_le_bytes()), "a: expected finite numbers, found NaN");
         assert_eq!(spoilt(24, &f16::INFINITY.to_le_bytes()), "b: expected finite numbers, found inf");
         assert_eq!(spoilt(28, &bf16::NEG_INFINITY.to_le_bytes()), "c: expected finite numbers, found -inf");
+        let mut bytes = eight_bit(EIGHT_BIT);
+        let end = bytes.len();
+        bytes[end - 7] = 0x80;
+        assert_eq!(read(&bytes, 7).unwrap_err().to_string(), "a: expected numbers from -127 to 127, found -128");
     }
 
     const EIGHT_BIT: &str = r#"{"a_scale":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},
@@ -629,12 +611,30 @@ mod tests {
     }
 
     #[test]
-    fn eight_bit_tensors_are_multiplied_by_their_rows_scales() {
+    fn eight_bit_values_are_multiplied_by_the_scales_of_their_rows() {
         for chunk in [1, 3, 8, 1000] {
             let read = read(&eight_bit(EIGHT_BIT), chunk).unwrap();
             assert_eq!(read.len(), 3, "scales are not handed on");
             assert_eq!(read[0], ("a".into(), vec![-63.5, 0.0, 0.5, 31.75, -0.5, 0.75]), "in chunks of {chunk}");
         }
+    }
+
+    #[test]
+    fn rows_keep_their_bytes_precision_and_scales() {
+        let (bytes, mut found) = (eight_bit(EIGHT_BIT), vec![]);
+        let mut stream = WeightStream::new(&wanted(), true, |name| (name == "a").then_some(1));
+        let kept = |rows: Rows<'_>| (rows.name.to_owned(), rows.precision, rows.bytes.to_vec(), rows.scales.to_vec());
+        let mut sink = |arrival: Arrival<'_>| {
+            if let Arrival::Rows(rows) = arrival {
+                found.push(kept(rows));
+            }
+            Ok(())
+        };
+        stream.push(&bytes, &mut sink).unwrap();
+        let a = [-127i8, 0, 1, 127, -2, 3].map(|n| n as u8).to_vec();
+        assert_eq!(found[0], ("a".into(), Precision::I8, a, vec![0.5, 0.25]));
+        assert_eq!(found[1], ("b".into(), Precision::F16, vec![0; 4], vec![]));
+        assert_eq!(found[2], ("c".into(), Precision::F32, vec![0; 4], vec![]));
     }
 
     #[test]

@@ -7,16 +7,11 @@
 //! vector q (the first column of A's blocks), and A⁻¹\[(A·y)·(1 − Ω) + (A·x)·Ω\] = x + q·(qᵀ·(y − x)) whatever the other
 //! columns are.
 
-mod request;
-
 use std::ops::ControlFlow;
 
-pub use request::{EditRequest, Task};
-
-use crate::consistency::sampler::{ConsistencyFunction, Progress};
-use crate::consistency::schedule::{Scalings, Schedule, Step};
+use super::sampler::{ConsistencyFunction, Progress, add_noise};
+use super::schedule::Schedule;
 use crate::error::{Error, Result};
-use crate::json::number;
 use crate::model::config::{SchedulerConfig, UNetConfig};
 
 /// Weights of R, G and B in a picture's luma (ITU-R BT.601), to which colourisation adds colours.
@@ -74,7 +69,7 @@ impl Edit {
     /// Those of [`Schedule`].
     pub fn schedule(&self, config: &SchedulerConfig) -> Result<Schedule> {
         match self {
-            Self::Stroke => from_sigmas(config, &STROKE_SIGMAS),
+            Self::Stroke => Schedule::from_sigmas(config, &STROKE_SIGMAS),
             _ => Schedule::evenly_spaced(config, config.num_train_timesteps.min(8)),
         }
     }
@@ -164,35 +159,6 @@ impl Part {
     }
 }
 
-/// A schedule of any noise levels, the most noise first.
-///
-/// # Errors
-/// [`Error::Input`] when there is none, they do not descend, or one lies outside \[σ_min, σ_max\].
-pub fn from_sigmas(config: &SchedulerConfig, sigmas: &[f64]) -> Result<Schedule> {
-    let (low, high) = (config.sigma_min, config.sigma_max);
-    if sigmas.is_empty() {
-        return Err(Error::Input("sigmas: expected at least one, found none".into()));
-    }
-    if let Some(bad) = sigmas.iter().find(|s| !(low..=high).contains(*s)) {
-        let [low, high, bad] = [low, high, *bad].map(number);
-        return Err(Error::Input(format!("sigma: expected {low} to {high}, found {bad}")));
-    }
-    if let Some(pair) = sigmas.windows(2).find(|pair| pair[1] >= pair[0]) {
-        let (found, before) = (number(pair[1]), number(pair[0]));
-        return Err(Error::Input(format!("sigmas must descend, found {found} after {before}")));
-    }
-    let step = |(i, &sigma): (usize, &f64)| {
-        let noise_scale = sigmas.get(i + 1).map_or(0.0, |next| (next * next - low * low).max(0.0).sqrt());
-        Step { sigma, scalings: Scalings::new(config, sigma), noise_scale: noise_scale * config.s_noise }
-    };
-    Ok(Schedule {
-        timesteps: Vec::new(),
-        steps: sigmas.iter().enumerate().map(step).collect(),
-        sigma_max: high,
-        clip_denoised: config.clip_denoised,
-    })
-}
-
 /// Algorithm 4: the picture `y` with what `kind` does not keep generated anew.
 ///
 /// `noise` fills its argument with standard normals: once before the first network call and once before each further
@@ -234,9 +200,8 @@ pub async fn edit<F: ConsistencyFunction>(
     let mut scale = schedule.steps.first().map_or(0.0, |s| s.sigma);
     for (index, step) in schedule.steps.iter().enumerate() {
         noise(&mut z);
-        x.iter_mut().zip(&z).for_each(|(x, z)| *x += scale as f32 * z);
-        function.set_state(&x, labels)?;
-        x = function.step(step, schedule.clip_denoised, &[]).await?;
+        add_noise(&mut x, scale, &z);
+        x = function.denoise(&x, step, labels).await?;
         kind.replace(&mut x, y, config);
         scale = step.noise_scale;
         if on_step(Progress { index, steps, sigma: step.sigma, denoised: &x }).is_break() {
@@ -249,7 +214,7 @@ pub async fn edit<F: ConsistencyFunction>(
 /// f(x, σ): a noisy batch, denoised in one call. `sigma` is the standard deviation of the noise in `x`.
 ///
 /// # Errors
-/// Those of [`from_sigmas`] and of the function.
+/// Those of [`Schedule::from_sigmas`] and of the function.
 pub async fn denoise<F: ConsistencyFunction>(
     function: &mut F,
     config: &SchedulerConfig,
@@ -257,30 +222,15 @@ pub async fn denoise<F: ConsistencyFunction>(
     x: &[f32],
     labels: &[u32],
 ) -> Result<Vec<f32>> {
-    let schedule = from_sigmas(config, &[sigma])?;
-    function.set_state(x, labels)?;
-    function.step(&schedule.steps[0], schedule.clip_denoised, &[]).await
-}
-
-/// Spherical interpolation, `share` of the way from `a` to `b`: what lies between two noises and is as long as they
-/// are.
-///
-/// sin((1 − s)·θ)/sin θ·a + sin(s·θ)/sin θ·b, θ the angle between them; on a straight line where they are parallel.
-pub fn slerp(a: &[f32], b: &[f32], share: f64) -> Vec<f32> {
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
-    let cosine = dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
-    let angle = cosine.clamp(-1.0, 1.0).acos();
-    let (first, second) = match angle.sin() > 1e-6 {
-        true => (((1.0 - share) * angle).sin() / angle.sin(), (share * angle).sin() / angle.sin()),
-        false => (1.0 - share, share),
-    };
-    a.iter().zip(b).map(|(a, b)| (first * f64::from(*a) + second * f64::from(*b)) as f32).collect()
+    let schedule = Schedule::from_sigmas(config, &[sigma])?;
+    function.denoise(x, &schedule.steps[0], labels).await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::consistency::rng::Generator;
+    use crate::consistency::schedule::Step;
 
     const RGB: &str = r#"{
       "_class_name": "UNet2DModel", "sample_size": 4, "in_channels": 3, "out_channels": 3, "layers_per_block": 1,
@@ -304,13 +254,8 @@ mod tests {
     }
 
     impl ConsistencyFunction for Fixed {
-        fn set_state(&mut self, x: &[f32], _: &[u32]) -> Result<()> {
+        async fn denoise(&mut self, x: &[f32], _: &Step, _: &[u32]) -> Result<Vec<f32>> {
             self.asked.push(x.to_vec());
-            Ok(())
-        }
-
-        async fn step(&mut self, _: &Step, _: bool, z: &[f32]) -> Result<Vec<f32>> {
-            assert!(z.is_empty(), "noise is added after what is kept was replaced");
             Ok(self.answer.clone())
         }
     }
@@ -325,7 +270,7 @@ mod tests {
 
     fn edited(kind: &Edit, y: &[f32], sigmas: &[f64], z: f32) -> (Vec<f32>, Fixed) {
         let mut f = Fixed { answer: picture(2).iter().map(|v| v * 1.3).collect(), asked: vec![] };
-        let schedule = from_sigmas(&SchedulerConfig::default(), sigmas).unwrap();
+        let schedule = Schedule::from_sigmas(&SchedulerConfig::default(), sigmas).unwrap();
         let noise = |out: &mut [f32]| out.fill(z);
         let next = |_: Progress<'_>| ControlFlow::Continue(());
         let x = run(edit(&mut f, &config(), kind, &schedule, y, &[], noise, next)).unwrap();
@@ -401,20 +346,6 @@ mod tests {
     }
 
     #[test]
-    fn slerp_keeps_the_length() {
-        let mut generator = Generator::new(3);
-        let (mut a, mut b) = (vec![0.0; 1000], vec![0.0; 1000]);
-        generator.randn(&mut a);
-        generator.randn(&mut b);
-        close(&slerp(&a, &b, 0.0), &a, 1e-6);
-        close(&slerp(&a, &b, 1.0), &b, 1e-6);
-        close(&slerp(&a, &a, 0.3), &a, 1e-6);
-        let length = |v: &[f32]| v.iter().map(|v| v * v).sum::<f32>().sqrt();
-        let middle = length(&slerp(&a, &b, 0.5));
-        assert!((middle / ((length(&a) + length(&b)) / 2.0) - 1.0).abs() < 1e-2, "{middle}");
-    }
-
-    #[test]
     fn what_does_not_fit_is_refused() {
         let message = |kind: Edit| kind.check(&config()).unwrap_err().to_string();
         assert_eq!(message(Edit::Inpaint { hole: vec![true; 15] }), "mask: expected 4×4 = 16 pixels, found 15");
@@ -423,10 +354,5 @@ mod tests {
         let grey = UNetConfig::parse(&RGB.replace("channels\": 3", "channels\": 1")).unwrap();
         let found = Edit::Colorize.check(&grey).unwrap_err().to_string();
         assert_eq!(found, "colorize: expected a model of 3 channels, found 1");
-        let sigmas = |s: &[f64]| from_sigmas(&SchedulerConfig::default(), s).unwrap_err().to_string();
-        assert_eq!(sigmas(&[]), "sigmas: expected at least one, found none");
-        assert_eq!(sigmas(&[2.0, 5.0]), "sigmas must descend, found 5 after 2");
-        assert_eq!(sigmas(&[81.0]), "sigma: expected 0.002 to 80, found 81");
-        assert!(sigmas(&[f64::NAN]).contains("NaN"));
     }
 }

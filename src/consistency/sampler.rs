@@ -2,33 +2,30 @@
 
 use std::ops::ControlFlow;
 
-use crate::consistency::edit::slerp;
-use crate::consistency::noise::Noise;
-use crate::consistency::rng::Generator;
-use crate::consistency::schedule::{Schedule, Step};
+use super::noise::BatchNoise;
+use super::rng::Generator;
+use super::schedule::{Schedule, Step};
 use crate::error::{Error, Result};
-use crate::json::number;
 use crate::model::config::{SchedulerConfig, UNetConfig};
 
-/// A consistency function f(x, σ) that keeps the noisy batch x where it computes.
-///
-/// Batches are (B, C, H, W), row-major, f32.
+/// A consistency function f(x, σ).
 pub trait ConsistencyFunction {
-    /// Sets x and the class of each sample (`labels` is empty for an unconditional model).
-    fn set_state(&mut self, x: &[f32], labels: &[u32]) -> Result<()>;
-
-    /// Calls the network once: x₀ ← f(x, σ), clamped to ±1 if `clip`; then x ← x₀ + `step.noise_scale`·z.
+    /// x₀ = f(x, σ) at the noise level of `step`, clamped to ±1 if the step says so.
     ///
-    /// `z` is empty when no noise is added. Returns x₀.
-    fn step(&mut self, step: &Step, clip: bool, z: &[f32]) -> impl Future<Output = Result<Vec<f32>>>;
+    /// `x` and the result are batches (B, C, H, W), row-major. `labels` has the class of each sample; it is empty for an
+    /// unconditional model.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for arguments that do not fit, [`Error::Gpu`] when the device fails.
+    fn denoise(&mut self, x: &[f32], step: &Step, labels: &[u32]) -> impl Future<Output = Result<Vec<f32>>>;
 }
 
-/// What a sampler reports after each network call.
+/// The state of a run after a network call.
 #[derive(Debug, Clone, Copy)]
 pub struct Progress<'a> {
-    /// Which call this was, from 0.
+    /// The index of the call, from 0.
     pub index: usize,
-    /// How many calls there are in all.
+    /// Number of calls in all.
     pub steps: usize,
     /// The noise level of the call.
     pub sigma: f64,
@@ -54,61 +51,57 @@ pub async fn sample<F: ConsistencyFunction>(
     mut noise: impl FnMut(&mut [f32]),
     mut on_step: impl FnMut(Progress<'_>) -> ControlFlow<()>,
 ) -> Result<Vec<f32>> {
+    let mut x = vec![0.0; len];
+    let mut scale = schedule.sigma_max;
     let mut z = vec![0.0; len];
-    noise(&mut z);
-    let x: Vec<f32> = z.iter().map(|z| z * schedule.sigma_max as f32).collect();
-    function.set_state(&x, labels)?;
-
-    let mut denoised = x;
     let steps = schedule.steps.len();
     for (index, step) in schedule.steps.iter().enumerate() {
-        let last = index + 1 == steps;
-        if !last {
-            noise(&mut z);
-        }
-        denoised = function.step(step, schedule.clip_denoised, if last { &[] } else { &z }).await?;
-        let report = Progress { index, steps, sigma: step.sigma, denoised: &denoised };
-        if on_step(report).is_break() {
+        noise(&mut z);
+        add_noise(&mut x, scale, &z);
+        x = function.denoise(&x, step, labels).await?;
+        scale = step.noise_scale;
+        if on_step(Progress { index, steps, sigma: step.sigma, denoised: &x }).is_break() {
             return Err(Error::Cancelled);
         }
     }
-    Ok(denoised)
+    Ok(x)
+}
+
+/// x ← x + scale·z.
+pub(crate) fn add_noise(x: &mut [f32], scale: f64, z: &[f32]) {
+    x.iter_mut().zip(z).for_each(|(x, z)| *x += scale as f32 * z);
 }
 
 /// The most values of a batch: 256 MB of f32, of which a run holds several copies.
 const MAX_VALUES: usize = 1 << 26;
 
-/// A second seed, and how far its noise takes over: variations of a sample, and what lies between two.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Blend {
-    /// The other seed, with the meaning of [`Request::seed`].
-    pub seed: u64,
-    /// From 0, where the noise is all the request's own, to 1, where it is all the other seed's.
-    pub amount: f64,
-}
-
 /// What to sample, as a person asks for it.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Request {
-    /// Seed of all noise, with the meaning of `torch.Generator("cpu").manual_seed`.
-    pub seed: u64,
+    /// Where the noise comes from, for instance `1.into()`: `torch.Generator("cpu").manual_seed(1)`.
+    pub noise: BatchNoise,
     /// Number of samples, at least 1.
     pub batch: usize,
-    /// A class for each sample, or one for all; `None`: drawn by the seed (see [`Request::labels`]).
+    /// A class for each sample, or one for all; `None`: drawn by the noise's seed (see [`Request::labels`]).
     pub class_labels: Option<Vec<u32>>,
     /// An explicit list of timesteps; takes precedence over `num_inference_steps`.
     pub timesteps: Option<Vec<usize>>,
     /// Number of evenly spaced network calls; `None`: 1.
     pub num_inference_steps: Option<usize>,
-    /// Another seed's noise to mix in; the classes stay those of `seed`.
-    pub blend: Option<Blend>,
-    /// The noise of each sample by itself, as a list of generators gives it in diffusers, in place of that of `seed` and
-    /// `blend`; empty: none.
-    pub noises: Vec<Noise>,
+}
+
+impl Default for Request {
+    /// One sample of seed 0 in one network call.
+    fn default() -> Self {
+        Self { noise: 0.into(), batch: 1, class_labels: None, timesteps: None, num_inference_steps: None }
+    }
 }
 
 impl Request {
     /// The noise levels to visit.
+    ///
+    /// # Errors
+    /// Those of [`Schedule::from_timesteps`] and [`Schedule::evenly_spaced`].
     pub fn schedule(&self, config: &SchedulerConfig) -> Result<Schedule> {
         match &self.timesteps {
             Some(list) => Schedule::from_timesteps(config, list),
@@ -134,7 +127,7 @@ impl Request {
             ))),
             (Some(classes), None) => {
                 let mut labels = vec![0; self.batch];
-                Generator::new(self.seed).randint(classes as u32, &mut labels);
+                Generator::new(self.noise.label_seed()).randint(classes as u32, &mut labels);
                 Ok(labels)
             }
             (Some(classes), Some(labels)) => {
@@ -170,46 +163,10 @@ impl Request {
         }
     }
 
-    /// The seed's noise, for images of `len` values each: a function that fills whole batches, as `torch.randn` does.
-    ///
-    /// With [`Request::blend`], every draw z of an image, the first one and those between the steps, is
-    /// slerp(z(seed), z(blend.seed), amount): so 0 and 1 give the samples of the two seeds, and what lies between is as
-    /// long as noise is.
+    /// Draws the samples, (B, C, H, W) in about \[−1, 1\]: [`sample`] with the request's noise.
     ///
     /// # Errors
-    /// [`Error::Input`] when an amount is not from 0 to 1, or [`Request::noises`] are not as many as samples.
-    pub fn noise(&self, len: usize) -> Result<impl FnMut(&mut [f32])> {
-        let mut generator = Generator::new(self.seed);
-        let mut other = match self.blend {
-            None => None,
-            Some(Blend { seed, amount }) if (0.0..=1.0).contains(&amount) => Some((Generator::new(seed), amount)),
-            Some(Blend { amount, .. }) => {
-                let found = number(amount);
-                return Err(Error::Input(format!("blend: expected an amount from 0 to 1, found {found}")));
-            }
-        };
-        if ![0, self.batch].contains(&self.noises.len()) {
-            let (batch, found) = (self.batch, self.noises.len());
-            return Err(Error::Input(format!("seed: expected {batch} of them, one for each sample, found {found}")));
-        }
-        let mut sources = self.noises.iter().map(Noise::source).collect::<Result<Vec<_>>>()?;
-        Ok(move |z: &mut [f32]| {
-            if !sources.is_empty() {
-                z.chunks_mut(len).zip(&mut sources).for_each(|(z, source)| source.fill(z));
-                return;
-            }
-            generator.randn(z);
-            if let Some((generator, amount)) = &mut other {
-                let mut b = vec![0.0; z.len()];
-                generator.randn(&mut b);
-                for (z, b) in z.chunks_mut(len).zip(b.chunks(len)) {
-                    z.copy_from_slice(&slerp(z, b, *amount));
-                }
-            }
-        })
-    }
-
-    /// Draws the samples: [`sample`] with the seed's noise.
+    /// Those of [`Request::schedule`], [`Request::labels`], [`BatchNoise::generator`] and [`sample`].
     pub async fn run<F: ConsistencyFunction>(
         &self,
         function: &mut F,
@@ -219,7 +176,7 @@ impl Request {
     ) -> Result<Vec<f32>> {
         let (schedule, labels) = (self.schedule(scheduler)?, self.labels(unet)?);
         let len = self.len(unet)?;
-        let noise = self.noise(len / self.batch)?;
+        let noise = self.noise.generator(self.batch, len / self.batch)?;
         sample(function, &schedule, len, &labels, noise, on_step).await
     }
 }
@@ -228,27 +185,17 @@ impl Request {
 mod tests {
     use super::*;
 
-    /// The consistency function of a point mass at `y`: the network that answers y whatever it sees.
+    /// The consistency function of a point mass at `y`: it answers y for every x.
     struct PointMass {
         y: f32,
-        x: Vec<f32>,
-        calls: Vec<(f64, usize)>,
+        /// The x of each call.
+        calls: Vec<Vec<f32>>,
     }
 
     impl ConsistencyFunction for PointMass {
-        fn set_state(&mut self, x: &[f32], _: &[u32]) -> Result<()> {
-            self.x = x.to_vec();
-            Ok(())
-        }
-
-        async fn step(&mut self, step: &Step, clip: bool, z: &[f32]) -> Result<Vec<f32>> {
-            self.calls.push((step.sigma, z.len()));
-            let y = if clip { self.y.clamp(-1.0, 1.0) } else { self.y };
-            let x0 = vec![y; self.x.len()];
-            for (x, z) in self.x.iter_mut().zip(z) {
-                *x = y + step.noise_scale as f32 * z;
-            }
-            Ok(x0)
+        async fn denoise(&mut self, x: &[f32], step: &Step, _: &[u32]) -> Result<Vec<f32>> {
+            self.calls.push(x.to_vec());
+            Ok(vec![if step.clip_denoised { self.y.clamp(-1.0, 1.0) } else { self.y }; x.len()])
         }
     }
 
@@ -262,7 +209,7 @@ mod tests {
 
     #[test]
     fn noise_is_added_at_the_next_level_and_never_after_the_last() {
-        let mut f = PointMass { y: 3.0, x: vec![], calls: vec![] };
+        let mut f = PointMass { y: 3.0, calls: vec![] };
         let schedule = Schedule::from_timesteps(&SchedulerConfig::default(), &[22, 0]).unwrap();
         let mut draws = 0;
         let noise = |z: &mut [f32]| {
@@ -278,57 +225,13 @@ mod tests {
         assert_eq!(out, [1.0; 4], "clamped to ±1");
         assert_eq!(seen, [(0, 2), (1, 2)]);
         assert_eq!(draws, 2, "the initial noise and one between the two steps");
-        assert_eq!(f.calls[0].1, 4);
-        assert_eq!(f.calls[1].1, 0);
-        assert!((f.x[0] - (1.0 + schedule.steps[0].noise_scale as f32)).abs() < 1e-6);
-    }
-
-    #[test]
-    fn a_blend_goes_from_one_seed_to_the_other() {
-        let draws = |seed: u64, blend: Option<Blend>| {
-            let request = Request { seed, blend, ..Default::default() };
-            let (mut noise, mut first, mut second) = (request.noise(64).unwrap(), vec![0.0; 128], vec![0.0; 128]);
-            noise(&mut first);
-            noise(&mut second);
-            [first, second]
-        };
-        let (a, b) = (draws(1, None), draws(2, None));
-        let blended = |amount: f64| draws(1, Some(Blend { seed: 2, amount }));
-        assert_eq!(blended(0.0), a);
-        assert_eq!(blended(1.0), b);
-        let middle = blended(0.5);
-        for (k, draw) in middle.iter().enumerate() {
-            for image in [0..64, 64..128] {
-                let alone = slerp(&a[k][image.clone()], &b[k][image.clone()], 0.5);
-                assert_eq!(draw[image], alone, "each image of draw {k} for itself");
-            }
-        }
-        for amount in [-0.1, 1.1, f64::NAN] {
-            let request = Request { blend: Some(Blend { seed: 2, amount }), ..Default::default() };
-            let found = request.noise(64).err().unwrap().to_string();
-            assert_eq!(found, format!("blend: expected an amount from 0 to 1, found {amount}"));
-        }
-    }
-
-    #[test]
-    fn a_sample_with_a_noise_of_its_own_is_the_one_that_its_seed_makes_alone() {
-        let draws = |request: Request| {
-            let (mut noise, mut z) = (request.noise(64).unwrap(), vec![0.0; request.batch * 64]);
-            noise(&mut z);
-            noise(&mut z);
-            z
-        };
-        let both = draws(Request { batch: 2, noises: vec![Noise::Seed(5), Noise::Seed(6)], ..Default::default() });
-        let alone = |seed: u64| draws(Request { batch: 1, seed, ..Default::default() });
-        assert_eq!(both, [alone(5), alone(6)].concat());
-        let request = Request { batch: 3, noises: vec![Noise::Seed(5)], ..Default::default() };
-        let found = request.noise(64).err().unwrap().to_string();
-        assert_eq!(found, "seed: expected 3 of them, one for each sample, found 1");
+        assert_eq!(f.calls[0], [80.0; 4]);
+        assert!((f.calls[1][0] - (1.0 + schedule.steps[0].noise_scale as f32)).abs() < 1e-6);
     }
 
     #[test]
     fn on_step_can_cancel() {
-        let mut f = PointMass { y: 0.0, x: vec![], calls: vec![] };
+        let mut f = PointMass { y: 0.0, calls: vec![] };
         let schedule = Schedule::evenly_spaced(&SchedulerConfig::default(), 4).unwrap();
         let result = run(sample(&mut f, &schedule, 1, &[], |z| z.fill(0.0), |_| ControlFlow::Break(())));
         assert_eq!(result, Err(Error::Cancelled));

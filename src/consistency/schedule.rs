@@ -4,6 +4,7 @@
 //! appendix C, the schedule is the one of Karras et al. 2022, equation 5.
 
 use crate::error::{Error, Result};
+use crate::json::number;
 use crate::model::config::SchedulerConfig;
 
 /// The factors around the network F at one noise level: f(x, σ) = c_skip·x + c_out·F(c_in·x, c_noise).
@@ -57,6 +58,8 @@ pub struct Step {
     pub scalings: Scalings,
     /// Standard deviation of the noise that is added to the result: √(σ_next² − σ_min²)·s_noise, 0 after the last.
     pub noise_scale: f64,
+    /// Whether the result is clamped to ±1.
+    pub clip_denoised: bool,
 }
 
 /// The noise levels that a sampler visits, from the most noise to the least.
@@ -69,8 +72,6 @@ pub struct Schedule {
     pub steps: Vec<Step>,
     /// Standard deviation of the initial noise.
     pub sigma_max: f64,
-    /// Whether each denoised image is clamped to ±1.
-    pub clip_denoised: bool,
 }
 
 impl Schedule {
@@ -106,26 +107,43 @@ impl Schedule {
             return Err(Error::Input(format!("timesteps must be below num_train_timesteps {total}, found {first}")));
         }
         let sigmas: Vec<f64> = timesteps.iter().rev().map(|&i| karras_sigma(config, i)).collect();
-        let steps = sigmas
-            .iter()
-            .enumerate()
-            .map(|(i, &sigma)| {
-                // Not `clamp`, whose message for bounds in the wrong order would bring the formatting of floats into the page.
-                let next =
-                    sigmas.get(i + 1).map_or(config.sigma_min, |s| s.max(config.sigma_min).min(config.sigma_max));
-                // One ulp of rounding may take σ_min² below itself; diffusers has no noise there either.
-                let variance = (next * next - config.sigma_min * config.sigma_min).max(0.0);
-                let noise_scale = if i + 1 < sigmas.len() { variance.sqrt() * config.s_noise } else { 0.0 };
-                Step { sigma, scalings: Scalings::new(config, sigma), noise_scale }
-            })
-            .collect();
-        Ok(Self {
-            timesteps: timesteps.to_vec(),
-            steps,
-            sigma_max: config.sigma_max,
-            clip_denoised: config.clip_denoised,
-        })
+        Ok(Self { timesteps: timesteps.to_vec(), steps: steps(config, &sigmas), sigma_max: config.sigma_max })
     }
+
+    /// Any noise levels, the most noise first; [`Schedule::timesteps`] stays empty.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when there is none, they do not descend, or one lies outside \[σ_min, σ_max\].
+    pub fn from_sigmas(config: &SchedulerConfig, sigmas: &[f64]) -> Result<Self> {
+        let (low, high) = (config.sigma_min, config.sigma_max);
+        if sigmas.is_empty() {
+            return Err(Error::Input("sigmas: expected at least one, found none".into()));
+        }
+        if let Some(bad) = sigmas.iter().find(|s| !(low..=high).contains(*s)) {
+            let [low, high, bad] = [low, high, *bad].map(number);
+            return Err(Error::Input(format!("sigma: expected {low} to {high}, found {bad}")));
+        }
+        if let Some(pair) = sigmas.windows(2).find(|pair| pair[1] >= pair[0]) {
+            let (found, before) = (number(pair[1]), number(pair[0]));
+            return Err(Error::Input(format!("sigmas must descend, found {found} after {before}")));
+        }
+        Ok(Self { timesteps: Vec::new(), steps: steps(config, sigmas), sigma_max: high })
+    }
+}
+
+/// The network calls at `sigmas`, in order.
+fn steps(config: &SchedulerConfig, sigmas: &[f64]) -> Vec<Step> {
+    let step = |(i, &sigma): (usize, &f64)| {
+        let noise_scale = sigmas.get(i + 1).map_or(0.0, |next| {
+            // Not `clamp`, whose panic message would bring the formatting of floats into the page's module.
+            let next = next.max(config.sigma_min).min(config.sigma_max);
+            // Rounding may take σ² one ulp below σ_min²; diffusers adds no noise there either.
+            (next * next - config.sigma_min * config.sigma_min).max(0.0).sqrt() * config.s_noise
+        });
+        let clip_denoised = config.clip_denoised;
+        Step { sigma, scalings: Scalings::new(config, sigma), noise_scale, clip_denoised }
+    };
+    sigmas.iter().enumerate().map(step).collect()
 }
 
 #[cfg(test)]
@@ -189,5 +207,14 @@ mod tests {
         assert!(message(Schedule::from_timesteps(&n(40), &[])).contains("found none"));
         assert!(message(Schedule::from_timesteps(&n(40), &[22, 22])).contains("found 22 after 22"));
         assert!(message(Schedule::from_timesteps(&n(40), &[40, 0])).contains("found 40"));
+    }
+
+    #[test]
+    fn sigmas_out_of_order_or_range_are_refused() {
+        let sigmas = |s: &[f64]| Schedule::from_sigmas(&SchedulerConfig::default(), s).unwrap_err().to_string();
+        assert_eq!(sigmas(&[]), "sigmas: expected at least one, found none");
+        assert_eq!(sigmas(&[2.0, 5.0]), "sigmas must descend, found 5 after 2");
+        assert_eq!(sigmas(&[81.0]), "sigma: expected 0.002 to 80, found 81");
+        assert!(sigmas(&[f64::NAN]).contains("NaN"));
     }
 }

@@ -22,6 +22,7 @@ use std::ops::Range;
 #[cfg(not(target_arch = "wasm32"))]
 use rayon::prelude::*;
 
+use crate::checkpoint::tensor::Arrival;
 use crate::consistency::sampler::ConsistencyFunction;
 use crate::consistency::schedule::Step;
 use crate::error::{Error, Result};
@@ -402,8 +403,6 @@ pub struct CpuUNet {
     config: UNetConfig,
     unet: CpuGraph,
     weights: Vec<f32>,
-    /// The sampler's state: the noisy batch (B, C, H, W) and the classes.
-    state: (Vec<f32>, Vec<u32>),
 }
 
 impl CpuUNet {
@@ -411,22 +410,7 @@ impl CpuUNet {
     pub fn new(config: &UNetConfig) -> Self {
         let unet = CpuGraph::new(config, &UNet::new(config));
         let weights = vec![0.0; unet.weight_count()];
-        Self { config: config.clone(), unet, weights, state: Default::default() }
-    }
-
-    /// Takes the rows `first ..` of a parameter, slices along the first axis of its checkpoint shape.
-    ///
-    /// # Errors
-    /// [`Error::Weights`] when the network has no such rows.
-    pub fn load_rows(&mut self, name: &str, first: usize, values: &[f32]) -> Result<()> {
-        let parameter = self.unet.parameters().iter().find(|p| p.name == name);
-        let start = parameter.map(|p| first * p.shape.iter().skip(1).product::<usize>());
-        let place = self.unet.places.ranges.get(name).and_then(|r| self.weights.get_mut(r.clone()));
-        match start.zip(place).and_then(|(start, place)| place.get_mut(start..start + values.len())) {
-            Some(rows) => rows.copy_from_slice(values),
-            None => return Err(Error::Weights(format!("unexpected rows of {name}: the configuration has none such"))),
-        }
-        Ok(())
+        Self { config: config.clone(), unet, weights }
     }
 }
 
@@ -435,8 +419,21 @@ impl Network for CpuUNet {
         &self.config
     }
 
-    fn load(&mut self, name: &str, values: &[f32]) -> Result<()> {
-        self.load_rows(name, 0, values)
+    fn piece_granularity(&self, _: &str) -> Option<usize> {
+        Some(1)
+    }
+
+    fn load(&mut self, arrival: Arrival<'_>) -> Result<()> {
+        let Arrival::Rows(rows) = arrival else { return Ok(()) };
+        let (name, values) = (rows.name, rows.to_f32());
+        let parameter = self.unet.parameters().iter().find(|p| p.name == name);
+        let start = parameter.map(|p| rows.first * p.shape.iter().skip(1).product::<usize>());
+        let place = self.unet.places.ranges.get(name).and_then(|r| self.weights.get_mut(r.clone()));
+        match start.zip(place).and_then(|(start, place)| place.get_mut(start..start + values.len())) {
+            Some(rows) => rows.copy_from_slice(&values),
+            None => return Err(Error::Weights(format!("unexpected rows of {name}: the configuration has none such"))),
+        }
+        Ok(())
     }
 
     async fn forward(&mut self, input: ForwardInput<'_>) -> Result<Vec<f32>> {
@@ -447,16 +444,8 @@ impl Network for CpuUNet {
 }
 
 impl ConsistencyFunction for CpuUNet {
-    fn set_state(&mut self, x: &[f32], labels: &[u32]) -> Result<()> {
-        self.state = (x.to_vec(), labels.to_vec());
-        Ok(())
-    }
-
-    async fn step(&mut self, step: &Step, clip: bool, z: &[f32]) -> Result<Vec<f32>> {
-        let (mut x, labels) = std::mem::take(&mut self.state);
-        let denoised = network::step(self, (&mut x, &labels), step, clip, z).await;
-        self.state = (x, labels);
-        denoised
+    async fn denoise(&mut self, x: &[f32], step: &Step, labels: &[u32]) -> Result<Vec<f32>> {
+        network::denoise(self, x, step, labels).await
     }
 }
 

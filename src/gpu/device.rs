@@ -1,92 +1,103 @@
-//! The GPU with this crate's pipelines, and what went wrong on it.
-//!
-//! What differs between wgpu and a browser is behind [`backend::Device`]: `native.rs` and `web/webgpu.rs` offer the same
-//! functions.
+//! The GPU through wgpu, natively and in the browser: buffers, pipelines, submits, clock readings, and its errors.
 
-use std::cell::RefCell;
-use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
-use super::backend;
-use super::kernels::{Kernel, Specialised};
-use super::program::Choice;
-#[cfg(not(target_arch = "wasm32"))]
-use super::program::Products;
-#[cfg(not(target_arch = "wasm32"))]
-use super::tuning;
+use super::kernels::{Access, Kernel, Specialised};
+use super::program::{Choice, Products};
 use crate::error::{Error, Result};
 
-/// What a device takes.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
-    /// Bytes of the longest buffer.
-    pub(crate) buffer: u64,
-    /// Bytes of the longest storage buffer that a kernel can be given.
-    pub(crate) binding: u64,
-    /// The most workgroups of a launch along one dimension.
-    pub(crate) workgroups: u32,
-}
+pub(super) use wgpu::ComputePipeline as Pipeline;
 
 /// What a buffer is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Role {
-    /// Kernels read it, the host writes it.
+pub(super) enum Role {
+    /// Kernels read it, the CPU writes it.
     Input,
     /// Kernels read and write it.
     Scratch,
     /// Kernels write it, then it is copied.
     Result,
-    /// It is copied to and read by the host.
+    /// It is copied to and read by the CPU.
     Readback,
     /// A kernel's parameters.
     Uniform,
-    /// Clock readings.
-    #[cfg(not(target_arch = "wasm32"))]
+    /// Timestamps.
     Clock,
 }
 
-/// A part of a buffer, as a kernel is given it; begins at a multiple of 256 bytes.
+/// A buffer whose memory is released when it is dropped. Left alone, a browser releases it when it collects garbage.
+pub(super) struct Buffer(wgpu::Buffer);
+
+impl Buffer {
+    pub(super) fn size(&self) -> u64 {
+        self.0.size()
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.0.destroy();
+    }
+}
+
+/// A part of a buffer that is bound to a kernel; it begins at a multiple of 256 bytes.
 #[derive(Clone, Copy)]
-pub(crate) struct Slice<'a> {
-    pub(crate) buffer: &'a backend::Buffer,
-    pub(crate) offset: u64,
-    pub(crate) bytes: u64,
+pub(super) struct Slice<'a> {
+    pub(super) buffer: &'a Buffer,
+    pub(super) offset: u64,
+    pub(super) bytes: u64,
 }
 
 impl<'a> Slice<'a> {
-    pub(crate) fn whole(buffer: &'a backend::Buffer) -> Self {
+    pub(super) fn whole(buffer: &'a Buffer) -> Self {
         Self { buffer, offset: 0, bytes: buffer.size() }
     }
 }
 
-/// What a device reported outside of any call. Clones share it.
+/// A pipeline with its bind group and its number of workgroups.
+pub(super) struct Launch {
+    pub(super) pipeline: Pipeline,
+    pub(super) bindings: wgpu::BindGroup,
+    pub(super) workgroups: [u32; 3],
+}
+
+impl Launch {
+    fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
+        pass.set_pipeline(&self.pipeline);
+        pass.set_bind_group(0, &self.bindings, &[]);
+        let [x, y, z] = self.workgroups;
+        pass.dispatch_workgroups(x, y, z);
+    }
+}
+
+/// The errors that a device reports outside of any call. Clones share them.
 #[derive(Clone, Default)]
-pub(crate) struct Fault(Arc<Mutex<State>>);
+struct Fault(Arc<Mutex<FaultState>>);
 
 #[derive(Default)]
-struct State {
+struct FaultState {
     /// The first error since the last one was taken.
     error: Option<String>,
-    /// Whether the device was lost, after which nothing works on it.
+    /// Whether the device was lost; then every call on it fails.
     lost: bool,
 }
 
 impl Fault {
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    fn state(&self) -> std::sync::MutexGuard<'_, FaultState> {
         self.0.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Keeps `message` unless there is one already.
-    pub(crate) fn note(&self, message: &str) {
+    /// Records `message` unless an earlier one is still there.
+    fn note(&self, message: &str) {
         self.state().error.get_or_insert_with(|| message.to_owned());
     }
 
-    /// Keeps for good that the device was lost, for the reason that the platform gives.
-    pub(crate) fn note_loss(&self, reason: &str) {
-        *self.state() = State { error: Some(format!("the GPU device was lost: {reason}")), lost: true };
+    /// Records that the device was lost, with the platform's reason.
+    fn note_loss(&self, reason: &str) {
+        *self.state() = FaultState { error: Some(format!("the GPU device was lost: {reason}")), lost: true };
     }
 
-    /// The error, which is forgotten unless the device was lost.
+    /// Returns the error and clears it; the error of a lost device stays.
     fn take(&self) -> Option<String> {
         let mut state = self.state();
         if state.lost { state.error.clone() } else { state.error.take() }
@@ -94,44 +105,65 @@ impl Fault {
 }
 
 /// A WebGPU device with this crate's pipelines. Clones share it.
+///
+/// Natively it is `Send` and `Sync`; in a browser, where wgpu's handles belong to one thread, it is neither.
 #[derive(Clone)]
 pub struct Gpu {
-    pub(super) device: backend::Device,
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    info: wgpu::AdapterInfo,
     /// The kernels that suit the device.
     pub(super) choice: Choice,
     fault: Fault,
     // A network has some twenty pipelines: a list is searched as fast as a table.
-    pipelines: Rc<RefCell<Vec<(Specialised, backend::Pipeline)>>>,
-    layouts: Rc<RefCell<Vec<(Kernel, backend::Layout)>>>,
+    pipelines: Arc<Mutex<Vec<(Specialised, Pipeline)>>>,
+    layouts: Arc<Mutex<Vec<(Kernel, wgpu::BindGroupLayout)>>>,
 }
 
 impl Gpu {
-    /// Asks for the fastest adapter and for all that it allows, and finds out which kernels suit it.
+    /// The device of the fastest adapter, with all limits that the adapter allows.
     ///
     /// # Errors
     /// [`Error::Gpu`] when there is no adapter or it refuses a device.
-    pub async fn request() -> Result<Self> {
+    pub(super) async fn open() -> Result<Self> {
+        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+        let options = wgpu::RequestAdapterOptions {
+            power_preference: wgpu::PowerPreference::HighPerformance,
+            ..Default::default()
+        };
+        let adapter = instance
+            .request_adapter(&options)
+            .await
+            .map_err(|e| Error::Gpu(format!("no WebGPU adapter: expected one, found none ({})", one_line(&e))))?;
+        let info = adapter.get_info();
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("consistency-sampler"),
+            // The default limits would refuse large models that the adapter can hold.
+            required_limits: adapter.limits(),
+            required_features: adapter.features() & wgpu::Features::TIMESTAMP_QUERY,
+            ..Default::default()
+        };
+        let (device, queue) = adapter
+            .request_device(&descriptor)
+            .await
+            .map_err(|e| Error::Gpu(format!("the adapter {} gives no device: {}", info.name, one_line(&e))))?;
         let fault = Fault::default();
-        let device = backend::Device::request(&fault).await?;
-        let (pipelines, layouts) = (Rc::default(), Rc::default());
-        let gpu = Self { device, choice: Choice::SAFE, fault, pipelines, layouts };
-        // The page keeps what runs everywhere: the trial is 7 KB of its 150, and no browser on a real GPU has shown yet
-        // what it would gain.
-        #[cfg(not(target_arch = "wasm32"))]
-        let gpu = Self { choice: tuning::choose(&gpu).await?, ..gpu };
-        Ok(gpu)
+        let (uncaptured, lost) = (fault.clone(), fault.clone());
+        device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| uncaptured.note(&one_line(&e))));
+        device.set_device_lost_callback(move |_, message| lost.note_loss(&message));
+        let (pipelines, layouts) = (Arc::default(), Arc::default());
+        Ok(Self { device, queue, info, choice: Choice::SAFE, fault, pipelines, layouts })
     }
 
-    /// The adapter's name for people, as far as the platform tells it.
+    /// The adapter's name for people. Browsers usually withhold it.
     pub fn description(&self) -> &str {
-        match self.device.description() {
+        match self.info.name.as_str() {
             "" => "WebGPU adapter",
             name => name,
         }
     }
 
-    /// Which kernels the trial has chosen for products of few outputs and of many, for people.
-    #[cfg(not(target_arch = "wasm32"))]
+    /// The kernels that were chosen for products of few outputs and of many, for people.
     pub fn kernels(&self) -> String {
         let name = |products| match products {
             Products::Registers => "registers".to_owned(),
@@ -140,36 +172,49 @@ impl Gpu {
         format!("{} and {}", name(self.choice.few), name(self.choice.many))
     }
 
-    /// Whether the adapter is a program that imitates a GPU.
+    /// Whether the adapter computes on the CPU.
     pub fn is_software(&self) -> bool {
-        self.device.is_software()
+        self.info.device_type == wgpu::DeviceType::Cpu
     }
 
-    /// Forgets the errors so far, of which one failure can bring several; returns whether the device still works. One
-    /// that was lost does not: it, and all that is on it, must be made anew.
-    pub fn forgive(&self) -> bool {
+    /// Clears the errors so far, of which one failure can bring several. Returns false when the device was lost: then it
+    /// and everything on it must be made anew.
+    pub fn clear_errors(&self) -> bool {
         self.fault.take();
         !self.fault.state().lost
     }
 
-    /// An error if the device has reported one since the last time. Only a loss is reported again and again: the memory
-    /// that one call did not get must not stop a smaller one.
+    /// An error if the device has reported one since the last check. Only a loss is reported again: after a failed
+    /// allocation a smaller call can succeed.
     pub(super) fn check(&self) -> Result<()> {
         self.fault.take().map_or(Ok(()), |message| Err(Error::Gpu(message)))
     }
 
     /// A zeroed buffer of `bytes`, which are checked against the device's limits.
-    pub(super) fn buffer(&self, what: &str, bytes: u64, role: Role) -> Result<backend::Buffer> {
+    pub(super) fn buffer(&self, what: &str, bytes: u64, role: Role) -> Result<Buffer> {
+        use wgpu::BufferUsages as Usage;
         self.fits(what, bytes, role)?;
-        Ok(self.device.buffer(what, bytes.max(16), role))
+        let usage = match role {
+            Role::Input => Usage::STORAGE | Usage::COPY_DST,
+            Role::Scratch => Usage::STORAGE,
+            Role::Result => Usage::STORAGE | Usage::COPY_SRC,
+            Role::Readback => Usage::MAP_READ | Usage::COPY_DST,
+            Role::Uniform => Usage::UNIFORM | Usage::COPY_DST,
+            Role::Clock => Usage::QUERY_RESOLVE | Usage::COPY_SRC,
+        };
+        let size = bytes.max(16);
+        let descriptor = wgpu::BufferDescriptor { label: Some(what), size, usage, mapped_at_creation: false };
+        Ok(Buffer(self.device.create_buffer(&descriptor)))
     }
 
     /// An error if the device has no buffers of `bytes`.
     pub(super) fn fits(&self, what: &str, bytes: u64, role: Role) -> Result<()> {
         let limits = self.device.limits();
         let most = match role {
-            Role::Input | Role::Scratch | Role::Result => limits.buffer.min(limits.binding),
-            _ => limits.buffer,
+            Role::Input | Role::Scratch | Role::Result => {
+                limits.max_buffer_size.min(limits.max_storage_buffer_binding_size)
+            }
+            _ => limits.max_buffer_size,
         };
         if bytes > most {
             let message = format!("{what} needs a buffer of {bytes} bytes, but this GPU's largest is {most}");
@@ -178,38 +223,207 @@ impl Gpu {
         Ok(())
     }
 
+    /// Queues a write; offset and length are multiples of 4.
+    pub(super) fn write(&self, buffer: &Buffer, offset: u64, bytes: &[u8]) {
+        self.queue.write_buffer(&buffer.0, offset, bytes);
+    }
+
+    /// Submits the queued writes.
+    pub(super) fn flush(&self) {
+        self.queue.submit([]);
+    }
+
     /// The pipeline of a specialised kernel, compiled when it is first asked for.
-    pub(super) fn pipeline(&self, shader: &Specialised) -> backend::Pipeline {
-        if let Some((_, pipeline)) = self.pipelines.borrow().iter().find(|(of, _)| of == shader) {
+    pub(super) fn pipeline(&self, shader: &Specialised) -> Pipeline {
+        let mut pipelines = locked(&self.pipelines);
+        if let Some((_, pipeline)) = pipelines.iter().find(|(of, _)| of == shader) {
             return pipeline.clone();
         }
-        let pipeline = self.device.pipeline(shader.kernel.name(), shader.wgsl(), &self.layout(shader.kernel));
-        self.pipelines.borrow_mut().push((shader.clone(), pipeline.clone()));
+        let label = Some(shader.kernel.name());
+        let source = wgpu::ShaderSource::Wgsl(shader.wgsl().into());
+        let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor { label, source });
+        let layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label,
+            bind_group_layouts: &[Some(&self.layout(shader.kernel))],
+            immediate_size: 0,
+        });
+        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label,
+            layout: Some(&layout),
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                // Every kernel writes workgroup memory before it reads it.
+                zero_initialize_workgroup_memory: false,
+                ..Default::default()
+            },
+            cache: None,
+        });
+        pipelines.push((shader.clone(), pipeline.clone()));
         pipeline
     }
 
     /// How many pipelines have been compiled.
-    pub fn pipeline_count(&self) -> usize {
-        self.pipelines.borrow().len()
+    pub(super) fn pipeline_count(&self) -> usize {
+        locked(&self.pipelines).len()
     }
 
     /// The bind group layout of a kernel: a uniform at 0, then its storage buffers.
-    pub(super) fn layout(&self, kernel: Kernel) -> backend::Layout {
-        let mut layouts = self.layouts.borrow_mut();
+    fn layout(&self, kernel: Kernel) -> wgpu::BindGroupLayout {
+        let mut layouts = locked(&self.layouts);
         if let Some((_, layout)) = layouts.iter().find(|(of, _)| *of == kernel) {
             return layout.clone();
         }
-        let layout = self.device.layout(kernel);
+        let entry = |binding, ty| wgpu::BindGroupLayoutEntry {
+            binding,
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+            count: None,
+        };
+        let storage = kernel.bindings().iter().enumerate().map(|(i, access)| {
+            entry(i as u32 + 1, wgpu::BufferBindingType::Storage { read_only: *access == Access::Read })
+        });
+        let entries: Vec<_> = std::iter::once(entry(0, wgpu::BufferBindingType::Uniform)).chain(storage).collect();
+        let descriptor = wgpu::BindGroupLayoutDescriptor { label: Some(kernel.name()), entries: &entries };
+        let layout = self.device.create_bind_group_layout(&descriptor);
         layouts.push((kernel, layout.clone()));
         layout
     }
 
-    /// Waits for a [`Role::Readback`] buffer and copies it out.
-    pub(super) async fn read(&self, buffer: &backend::Buffer) -> Result<Vec<f32>> {
-        let values = self.device.read(buffer).await;
+    /// A launch of `shader` over a uniform at binding 0 and storage buffers after it.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] when the device takes no such number of workgroups.
+    pub(super) fn launch<'a>(
+        &self,
+        shader: &Specialised,
+        bound: &[Slice<'a>],
+        workgroups: [usize; 3],
+    ) -> Result<Launch> {
+        let most = self.device.limits().max_compute_workgroups_per_dimension;
+        let name = shader.kernel.name();
+        let workgroups = workgroups.map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+        if let Some(n) = workgroups.iter().find(|&&n| n > most) {
+            return Err(Error::Gpu(format!(
+                "{name} needs {n} workgroups, but this GPU takes {most}: try fewer samples"
+            )));
+        }
+        let entry = |(binding, slice): (u32, &Slice<'a>)| {
+            let size = std::num::NonZeroU64::new(slice.bytes);
+            let resource = wgpu::BufferBinding { buffer: &slice.buffer.0, offset: slice.offset, size };
+            wgpu::BindGroupEntry { binding, resource: wgpu::BindingResource::Buffer(resource) }
+        };
+        let entries: Vec<_> = (0..).zip(bound).map(entry).collect();
+        let layout = &self.layout(shader.kernel);
+        let descriptor = wgpu::BindGroupDescriptor { label: Some(name), layout, entries: &entries };
+        let bindings = self.device.create_bind_group(&descriptor);
+        Ok(Launch { pipeline: self.pipeline(shader), bindings, workgroups })
+    }
+
+    /// Launches one kernel after the other, then copies all of `from` to `to`, in one submit.
+    pub(super) fn submit(&self, launches: &[Launch], from: &Buffer, to: &Buffer) {
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            launches.iter().for_each(|launch| launch.encode(&mut pass));
+        }
+        encoder.copy_buffer_to_buffer(&from.0, 0, &to.0, 0, to.size());
+        self.queue.submit([encoder.finish()]);
+    }
+
+    /// Waits for a [`Role::Readback`] buffer and copies it out. Natively the calling thread waits.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] with the first error that the device has reported since the last check.
+    pub(super) async fn read<T: bytemuck::Pod>(&self, buffer: &Buffer) -> Result<Vec<T>> {
+        let values = self.mapped(buffer).await;
         self.check()?;
         values
     }
+
+    async fn mapped<T: bytemuck::Pod>(&self, buffer: &Buffer) -> Result<Vec<T>> {
+        let (sender, receiver) = futures_channel::oneshot::channel();
+        buffer.0.map_async(wgpu::MapMode::Read, .., move |result| {
+            // Sending fails only when the caller has dropped the future.
+            let _ = sender.send(result);
+        });
+        self.device.poll(wgpu::PollType::wait_indefinitely()).map_err(|e| Error::Gpu(one_line(&e)))?;
+        let unreadable = |e: &dyn std::fmt::Display| Error::Gpu(format!("the result cannot be read: {}", one_line(&e)));
+        match receiver.await {
+            Ok(result) => result.map_err(|e| unreadable(&e))?,
+            Err(_) => return Err(Error::Gpu("the GPU gave no answer".into())),
+        }
+        let values = {
+            let view = buffer.0.get_mapped_range(..).map_err(|e| unreadable(&e))?;
+            // A browser's copy of the mapped memory has no alignment beyond 1.
+            bytemuck::pod_collect_to_vec(&*view)
+        };
+        buffer.0.unmap();
+        Ok(values)
+    }
+
+    /// Whether the device's clock can be read.
+    pub(super) fn has_timestamps(&self) -> bool {
+        self.device.features().contains(wgpu::Features::TIMESTAMP_QUERY)
+    }
+
+    /// Begin and end of each launch in nanoseconds since the first one began, by the device's own clock; reading it
+    /// keeps launches from overlapping. Browsers round it to 100 µs.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] when the device has no clock that can be read.
+    pub(super) async fn time(&self, launches: &[Launch]) -> Result<Vec<[f64; 2]>> {
+        if !self.has_timestamps() {
+            return Err(Error::Gpu("expected a device with timestamp-query, found one without".into()));
+        }
+        let count = 2 * launches.len() as u32;
+        let readings = self.device.create_query_set(&wgpu::QuerySetDescriptor {
+            label: None,
+            ty: wgpu::QueryType::Timestamp,
+            count,
+        });
+        let bytes = u64::from(count) * 8;
+        let resolved = self.buffer("clock readings", bytes, Role::Clock)?;
+        let staging = self.buffer("clock readings", bytes, Role::Readback)?;
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        for (i, launch) in (0..).zip(launches) {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                label: None,
+                timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
+                    query_set: &readings,
+                    beginning_of_pass_write_index: Some(2 * i),
+                    end_of_pass_write_index: Some(2 * i + 1),
+                }),
+            });
+            launch.encode(&mut pass);
+        }
+        encoder.resolve_query_set(&readings, 0..count, &resolved.0, 0);
+        encoder.copy_buffer_to_buffer(&resolved.0, 0, &staging.0, 0, bytes);
+        self.queue.submit([encoder.finish()]);
+        let ticks: Vec<u64> = self.read(&staging).await?;
+        let period = f64::from(self.queue.get_timestamp_period());
+        let first = ticks.first().copied().unwrap_or_default();
+        let nanoseconds = |tick: u64| tick.saturating_sub(first) as f64 * period;
+        Ok(ticks.as_chunks().0.iter().map(|pair: &[u64; 2]| pair.map(nanoseconds)).collect())
+    }
+}
+
+fn locked<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// A message of wgpu in one line. In a browser it may hold a JavaScript error as `JsValue(Name: message\nstack)`, of
+/// which the message is taken.
+fn one_line(e: &impl std::fmt::Display) -> String {
+    let text = e.to_string();
+    let text = match text.split_once("JsValue(") {
+        Some((_, error)) => {
+            let first = error.lines().next().unwrap_or_default();
+            first.split_once("Error: ").map_or(first, |(_, message)| message)
+        }
+        None => &text,
+    };
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -217,7 +431,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_is_reported_once_and_a_loss_for_good() {
+    fn an_error_is_reported_once_and_a_loss_each_time() {
         let fault = Fault::default();
         fault.note("no memory");
         fault.note("because of it");
@@ -228,5 +442,11 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(fault.take().as_deref(), Some("the GPU device was lost: a reason"));
         }
+    }
+
+    #[test]
+    fn messages_are_one_line_without_a_javascript_stack() {
+        assert_eq!(one_line(&"a\n  b"), "a b");
+        assert_eq!(one_line(&"WebGPU: JsValue(TypeError: not today\nTypeError: not today\n    at x)"), "not today");
     }
 }

@@ -10,7 +10,6 @@
 use super::graph::{Graph, Node, NodeId, Op};
 use super::kernels::{Kernel, Shader};
 use super::pack::{Channels, Order, Placement, TILE};
-#[cfg(not(target_arch = "wasm32"))]
 use super::program::Tile;
 use super::program::{Choice, Dispatch, Grid, MANY_OUTPUTS, Products, Program, Storage};
 use crate::model::unet::{Conv2d, GroupNorm, SelfAttention};
@@ -87,7 +86,6 @@ impl<'a> Launch<'a> {
         let rows = self.node.height * self.node.width;
         match products {
             // A vector has one row a sample: a workgroup's tile would stay empty.
-            #[cfg(not(target_arch = "wasm32"))]
             Products::Tiled(tile) if rows > 1 => {
                 let Tile { across, down, rows: of_one, vectors } = tile;
                 let shader = Shader::new(Kernel::Tiled)
@@ -287,12 +285,8 @@ impl Fusion<'_> {
     ) {
         // Every binding of the kernel must be filled; binding 1 is the output.
         inputs.resize(shader.specialised.kernel.bindings().len() - 1, Storage::Unused);
-        #[cfg(target_arch = "wasm32")]
-        let _ = label;
         self.program.dispatches.push(Dispatch {
-            #[cfg(not(target_arch = "wasm32"))]
             label: label.to_owned(),
-            #[cfg(not(target_arch = "wasm32"))]
             multiply_adds: 0,
             shader,
             grid,
@@ -433,7 +427,6 @@ impl Fusion<'_> {
         self.dispatch(label, shader, output, vec![first, second, weight, bias, time, residual], slice, grid);
         let dispatch = self.program.dispatches.last_mut().expect("just made");
         dispatch.many = many;
-        #[cfg(not(target_arch = "wasm32"))]
         {
             dispatch.multiply_adds = pixels * columns * source.channels().real() * launch.side * launch.side;
         }
@@ -504,7 +497,6 @@ impl Fusion<'_> {
         let output = self.store(id, heads, pixels);
         let grid = Grid::XYBatch { x: pixels.div_ceil(8), y: layer.heads };
         self.dispatch("attention", shader, output, vec![qkv], [0, 0], grid);
-        #[cfg(not(target_arch = "wasm32"))]
         {
             let dispatch = self.program.dispatches.last_mut().expect("just made");
             dispatch.multiply_adds = 2 * pixels * pixels * layer.heads * layer.head_dim;

@@ -18,8 +18,8 @@
 
 use std::fmt::{Display, Write};
 
+use crate::checkpoint::tensor::Precision;
 use crate::json::number;
-use crate::network::Precision;
 
 /// A kernel file without its comments and indentation, as a string that the compiler makes.
 macro_rules! stripped {
@@ -44,7 +44,6 @@ macro_rules! stripped {
 pub(crate) enum Kernel {
     Conv,
     Gemm,
-    #[cfg(not(target_arch = "wasm32"))]
     Tiled,
     Norm,
     Norm4,
@@ -68,7 +67,6 @@ impl Kernel {
         match self {
             Kernel::Conv => [PARAMS, EPILOGUE, weights, stripped!("kernels/conv.wgsl")],
             Kernel::Gemm => [PARAMS, EPILOGUE, weights, stripped!("kernels/gemm.wgsl")],
-            #[cfg(not(target_arch = "wasm32"))]
             Kernel::Tiled => [PARAMS, EPILOGUE, weights, stripped!("kernels/tiled.wgsl")],
             Kernel::Norm4 => [PARAMS, stripped!("kernels/norm4.wgsl"), "", ""],
             Kernel::Norm => [PARAMS, stripped!("kernels/norm.wgsl"), "", ""],
@@ -84,12 +82,11 @@ impl Kernel {
         use Access::{Read, Write};
         match self {
             Kernel::Conv | Kernel::Gemm => &[Write, Read, Read, Read, Read, Read, Read],
-            #[cfg(not(target_arch = "wasm32"))]
             Kernel::Tiled => Kernel::Conv.bindings(),
             Kernel::Norm | Kernel::Norm4 => &[Write, Read, Read, Read, Read, Read],
             Kernel::Attention | Kernel::Precondition => &[Write, Read],
             Kernel::Embedding => &[Write, Read, Read],
-            Kernel::Denoise => &[Write, Read, Read, Write],
+            Kernel::Denoise => &[Write, Read, Read],
         }
     }
 
@@ -98,7 +95,6 @@ impl Kernel {
         match self {
             Kernel::Conv => "conv",
             Kernel::Gemm => "gemm",
-            #[cfg(not(target_arch = "wasm32"))]
             Kernel::Tiled => "tiled",
             Kernel::Norm => "norm",
             Kernel::Norm4 => "norm4",

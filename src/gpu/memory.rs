@@ -117,9 +117,9 @@ mod tests {
     use super::super::program::{Choice, Dispatch, Grid};
     use super::super::{Gpu, GpuUNet};
     use super::*;
-    use crate::consistency::sampler::ConsistencyFunction;
     use crate::model::config::UNetConfig;
     use crate::model::unet::UNet;
+    use crate::network::{ForwardInput, Network};
 
     fn launch(output: usize, inputs: &[usize]) -> Dispatch {
         Dispatch {
@@ -214,7 +214,10 @@ mod tests {
             let [h, w] = config.sample_size;
             let labels = config.num_class_embeds.map_or(0, |_| 1);
             for batch in [1, 4, 16] {
-                network.set_state(&vec![0.0; batch * config.in_channels * h * w], &vec![0; batch * labels]).unwrap();
+                let sample = vec![0.0; batch * config.in_channels * h * w];
+                let (timestep, class_labels) = (vec![0.0; batch], vec![0; batch * labels]);
+                let input = ForwardInput { sample: &sample, timestep: &timestep, class_labels: &class_labels };
+                pollster::block_on(network.forward(input)).unwrap();
                 let report = network.report().unwrap();
                 let all = report.weight_bytes + report.activation_bytes + report.other_bytes;
                 let excess = (all - report.weight_bytes) as f64 / report.live_bytes as f64;

@@ -99,7 +99,7 @@ impl Order {
     }
 
     /// Rows `first ..` of the tensor in the kernels' order, and the float of the packed range at which they begin.
-    pub(super) fn pack_piece(&self, first: usize, values: &[f32]) -> (usize, Vec<f32>) {
+    pub(super) fn pack_piece<T: Copy + Default>(&self, first: usize, values: &[T]) -> (usize, Vec<T>) {
         match self {
             Order::Tiles { input, side, .. } if values.len() < self.real_len() => {
                 let taps = side * side;
@@ -115,15 +115,6 @@ impl Order {
         }
     }
 
-    /// Values of a row of the checkpoint's tensor, a slice along its first axis.
-    pub(super) fn row_len(&self) -> usize {
-        match self {
-            Order::Tiles { input, side, .. } => input.real() * side * side,
-            Order::Vector(_) => 1,
-            Order::Rows { row, .. } => row.real(),
-        }
-    }
-
     /// Floats of the checkpoint's tensor.
     fn real_len(&self) -> usize {
         match self {
@@ -134,8 +125,8 @@ impl Order {
     }
 
     /// The values in the kernels' order; padding is 0.
-    pub(super) fn pack(&self, values: &[f32]) -> Vec<f32> {
-        let mut packed = vec![0.0; self.len()];
+    pub(super) fn pack<T: Copy + Default>(&self, values: &[T]) -> Vec<T> {
+        let mut packed = vec![T::default(); self.len()];
         match self {
             Order::Tiles { input, output, side } => {
                 let (inputs, vec4s) = (input.positions(), input.padded() / 4);

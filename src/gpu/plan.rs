@@ -1,14 +1,13 @@
 //! A program made ready for one batch size: buffers, bind groups, and the encoding of one call.
 
-use super::backend::{Buffer, Launch};
-use super::device::{Gpu, Role, Slice};
+use super::device::{Buffer, Gpu, Launch, Role, Slice};
 use super::kernels::{Kernel, Shader, Specialised};
 use super::memory::{MemoryPlan, largest_live_set};
 use super::program::{Program, Storage};
 use super::weight_buffers::WeightBuffers;
+use crate::checkpoint::tensor::Precision;
 use crate::error::{Error, Result};
 use crate::model::config::UNetConfig;
-use crate::network::Precision;
 
 /// Uniform bindings must begin at multiples of this on every adapter.
 const UNIFORM_STRIDE: usize = 256;
@@ -24,8 +23,6 @@ pub(super) struct StepUniform {
     pub(super) c_in: f32,
     pub(super) c_skip: f32,
     pub(super) c_out: f32,
-    pub(super) noise_scale: f32,
-    pub(super) padding: [u32; 3],
 }
 
 /// What one call of the network costs the device, at the batch size of the last call.
@@ -58,8 +55,6 @@ pub(super) struct Plan {
     launches: Vec<Launch>,
     /// The noisy batch x, (B, C, H, W).
     pub(super) state: Buffer,
-    /// Noise to add after the call, (B, C, H, W).
-    pub(super) noise: Buffer,
     /// The sinusoidal features, (B, C padded to 4).
     pub(super) time: Buffer,
     pub(super) labels: Buffer,
@@ -70,7 +65,6 @@ pub(super) struct Plan {
     _rest: Vec<Buffer>,
 }
 
-#[cfg(not(target_arch = "wasm32"))]
 /// The time that one kernel launch took on the device.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LaunchTime {
@@ -110,7 +104,6 @@ impl Plan {
         };
         let image = config.in_channels * pixels;
         let state = floats("the noisy batch", image, Role::Input)?;
-        let noise = floats("the noise", image, Role::Input)?;
         let denoised = floats("the denoised batch", image, Role::Result)?;
         let staging = floats("the result", image, Role::Readback)?;
         let time_floats = config.block_out_channels[0].next_multiple_of(4);
@@ -141,7 +134,7 @@ impl Plan {
         }
         let bytes = (uniforms.len() * 4) as u64;
         let params = gpu.buffer("the parameters", bytes, Role::Uniform)?;
-        gpu.device.write(&params, 0, bytemuck::cast_slice(&uniforms));
+        gpu.write(&params, 0, bytemuck::cast_slice(&uniforms));
 
         let [precondition, denoise] = image_shaders(config);
         let per_pixel = [pixels.div_ceil(64), batch, 1];
@@ -149,29 +142,29 @@ impl Plan {
         let [sample, result] =
             [program.sample, program.result].map(|s| slice(s.expect("a lowered program has both ends")));
         let first = [whole_step, sample, Slice::whole(&state)];
-        let mut launches = vec![launch(gpu, &precondition, &first, per_pixel)?];
+        let mut launches = vec![gpu.launch(&precondition, &first, per_pixel)?];
         for (i, dispatch) in program.dispatches.iter().enumerate() {
             let uniform = Slice { buffer: &params, offset: (i * UNIFORM_STRIDE) as u64, bytes: PARAMS_BYTES };
             let storage = std::iter::once(dispatch.output).chain(dispatch.inputs.iter().copied()).map(slice);
             let bound: Vec<Slice<'_>> = std::iter::once(uniform).chain(storage).collect();
             let (shader, grid) = dispatch.at(batch);
             let precision = dispatch.weight().map_or_else(Precision::default, |buffer| weights.get(buffer).1);
-            launches.push(launch(gpu, &shader.specialised.at(precision), &bound, grid.workgroups(batch))?);
+            launches.push(gpu.launch(&shader.specialised.at(precision), &bound, grid.workgroups(batch))?);
         }
-        let last = [whole_step, Slice::whole(&denoised), result, Slice::whole(&noise), Slice::whole(&state)];
-        launches.push(launch(gpu, &denoise, &last, per_pixel)?);
+        let last = [whole_step, Slice::whole(&denoised), result, Slice::whole(&state)];
+        launches.push(gpu.launch(&denoise, &last, per_pixel)?);
         let held = |buffers: &[&Buffer]| buffers.iter().map(|b| b.size()).sum();
-        let others = [&state, &noise, &denoised, &staging, &time, &labels, &step, &unused, &params];
+        let others = [&state, &denoised, &staging, &time, &labels, &step, &unused, &params];
         let live = (largest_live_set(program) * batch * 4) as u64;
         let bytes = [held(&buffers.iter().collect::<Vec<_>>()), live, held(&others)];
         let mut rest = buffers;
         rest.extend([unused, params]);
-        Ok(Self { batch, bytes, launches, state, noise, time, labels, step, denoised, staging, _rest: rest })
+        Ok(Self { batch, bytes, launches, state, time, labels, step, denoised, staging, _rest: rest })
     }
 
     /// Encodes and submits one call; returns the buffer that will hold x₀, (B, C, H, W).
     pub(super) fn submit(&self, gpu: &Gpu) -> &Buffer {
-        gpu.device.submit(&self.launches, &self.denoised, &self.staging);
+        gpu.submit(&self.launches, &self.denoised, &self.staging);
         &self.staging
     }
 
@@ -183,7 +176,7 @@ impl Plan {
                 once.push(Launch { pipeline: pipeline.clone(), bindings: bindings.clone(), workgroups: [1; 3] });
             }
         }
-        gpu.device.submit(&once, &self.denoised, &self.staging);
+        gpu.submit(&once, &self.denoised, &self.staging);
         &self.staging
     }
 
@@ -191,10 +184,8 @@ impl Plan {
     ///
     /// # Errors
     /// [`Error::Gpu`] when the device has no clock that can be read.
-    #[cfg(not(target_arch = "wasm32"))]
     pub(super) async fn profile(&self, gpu: &Gpu, program: &Program) -> Result<Vec<LaunchTime>> {
-        let times = gpu.device.time(&self.launches).await?;
-        gpu.check()?;
+        let times = gpu.time(&self.launches).await?;
         // The launches of the program lie between two that are not in it.
         let of_program = program.dispatches.iter().map(|d| {
             let kernel = d.at(self.batch).0.specialised.kernel.name();
@@ -223,16 +214,4 @@ pub(super) fn image_shaders(config: &UNetConfig) -> [Specialised; 2] {
     let [h, w] = config.sample_size;
     [Kernel::Precondition, Kernel::Denoise]
         .map(|kernel| Shader::new(kernel).u32("CHANNELS", config.in_channels).u32("PIXELS", h * w).specialised)
-}
-
-fn launch(gpu: &Gpu, shader: &Specialised, bound: &[Slice<'_>], workgroups: [usize; 3]) -> Result<Launch> {
-    let most = gpu.device.limits().workgroups;
-    let name = shader.kernel.name();
-    let workgroups = workgroups.map(|n| u32::try_from(n).unwrap_or(u32::MAX));
-    if let Some(n) = workgroups.iter().find(|&&n| n > most) {
-        return Err(Error::Gpu(format!("{name} needs {n} workgroups, but this GPU takes {most}: try fewer samples")));
-    }
-    let pipeline = gpu.pipeline(shader);
-    let bindings = gpu.device.bindings(name, &gpu.layout(shader.kernel), bound);
-    Ok(Launch { pipeline, bindings, workgroups })
 }

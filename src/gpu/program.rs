@@ -22,10 +22,8 @@ pub(super) enum Storage {
 #[derive(Debug)]
 pub(super) struct Dispatch {
     /// What it computes, for people: the layer's name in the checkpoint.
-    #[cfg(not(target_arch = "wasm32"))]
     pub(super) label: String,
     /// Multiply-adds per sample of its product; 0 for what is no product.
-    #[cfg(not(target_arch = "wasm32"))]
     pub(super) multiply_adds: usize,
     /// The kernel and its workgroups.
     pub(super) shader: Shader,
@@ -51,7 +49,6 @@ impl Dispatch {
     pub(super) fn weight(&self) -> Option<usize> {
         let is_product = match self.shader.specialised.kernel {
             Kernel::Conv | Kernel::Gemm => true,
-            #[cfg(not(target_arch = "wasm32"))]
             Kernel::Tiled => true,
             _ => false,
         };
@@ -73,12 +70,10 @@ pub(super) enum Products {
     /// conv.wgsl and gemm.wgsl.
     Registers,
     /// tiled.wgsl with this tile.
-    #[cfg(not(target_arch = "wasm32"))]
     Tiled(Tile),
 }
 
 /// The constants of tiled.wgsl that say how much a workgroup does.
-#[cfg(not(target_arch = "wasm32"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tile {
     pub(super) across: usize,
@@ -108,7 +103,6 @@ pub(super) enum Grid {
     /// `tiles` times ⌈batch·rows / block⌉ invocations, `threads` to a workgroup.
     Tiles { tiles: usize, rows: usize, block: usize, threads: usize },
     /// (⌈batch·rows / block⌉, y).
-    #[cfg(not(target_arch = "wasm32"))]
     RowsY { rows: usize, block: usize, y: usize },
     /// (x, batch).
     XBatch { x: usize },
@@ -122,7 +116,6 @@ impl Grid {
             Grid::Tiles { tiles, rows, block, threads } => {
                 [(tiles * (batch * rows).div_ceil(block)).div_ceil(threads), 1, 1]
             }
-            #[cfg(not(target_arch = "wasm32"))]
             Grid::RowsY { rows, block, y } => [(batch * rows).div_ceil(block), y, 1],
             Grid::XBatch { x } => [x, batch, 1],
             Grid::XYBatch { x, y } => [x, y, batch],

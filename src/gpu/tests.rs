@@ -12,6 +12,7 @@ use super::program::{Choice, Products};
 use super::tuning::TILES;
 use super::{Gpu, GpuUNet};
 use crate::burn::{BurnOps, Labels};
+use crate::checkpoint::tensor::{Arrival, Rows, f32_bytes};
 use crate::consistency::rng::Generator;
 use crate::model::config::UNetConfig;
 use crate::model::unet::{Conv2d, Embedding, GroupNorm, Linear, Ops, SelfAttention, time_features};
@@ -44,7 +45,7 @@ fn check_products(what: &str, size: usize, weights: &Weights, case: &impl Case, 
     let device = Device::flex();
     let mut tensors = HashMap::new();
     for (name, values) in &weights.0 {
-        network.load(name, values).unwrap();
+        network.load(Arrival::Rows(Rows::whole_f32(name, &f32_bytes(values)))).unwrap();
         let data = TensorData::new(values.clone(), [values.len()]);
         tensors.insert(name.clone(), Tensor::<1>::from_data(data, &device));
     }

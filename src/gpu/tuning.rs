@@ -6,8 +6,10 @@
 
 use super::device::Gpu;
 use super::graph::Graph;
+use super::network::GpuUNet;
+use super::plan::LaunchTime;
 use super::program::{Choice, Products, Tile};
-use super::{GpuUNet, LaunchTime};
+use crate::checkpoint::tensor::{Arrival, Rows, f32_bytes};
 use crate::consistency::rng::Generator;
 use crate::error::Result;
 use crate::model::config::UNetConfig;
@@ -31,12 +33,17 @@ const BATCHES: [usize; 2] = [1, 16];
 /// How far a candidate may be from the register kernels, relative to the largest output: f32 sums in another order.
 const TOLERANCE: f32 = 1e-4;
 
-/// The fastest kernels that compute correctly on the device.
+/// The device with the fastest kernels that compute correctly on it.
 ///
 /// # Errors
 /// [`crate::Error::Gpu`] when the device fails at the register kernels.
-pub(super) async fn choose(gpu: &Gpu) -> Result<Choice> {
-    if !gpu.device.has_timestamps() {
+pub(super) async fn tuned(mut gpu: Gpu) -> Result<Gpu> {
+    gpu.choice = choose(&gpu).await?;
+    Ok(gpu)
+}
+
+async fn choose(gpu: &Gpu) -> Result<Choice> {
+    if !gpu.has_timestamps() {
         return Ok(Choice::SAFE);
     }
     if probe(gpu, Products::Registers, 1, 1).await? > SLOW_NANOSECONDS {
@@ -88,8 +95,7 @@ async fn probe(gpu: &Gpu, products: Products, batch: usize, layers: usize) -> Re
         ops.conv2d(&x, &conv("out", 64, 3, 1))
     });
     let mut network = GpuUNet::of_graph(gpu, &config, &graph, Choice { few: products, many: products })?;
-    network.plan(batch)?;
-    let times = network.plan.as_ref().expect("just made").profile(gpu, &network.program).await?;
+    let times = network.times(batch).await?;
     let probes: Vec<&LaunchTime> = times.iter().filter(|launch| launch.label.starts_with("probe")).collect();
     let [first, .., last] = probes.as_slice() else {
         return Ok(probes.iter().map(|launch| launch.nanoseconds).sum());
@@ -120,10 +126,12 @@ async fn check(gpu: &Gpu, products: Products) -> Result<Vec<f32>> {
         let mut weight = vec![0.0; layer.output * fan_in];
         normals.randn(&mut weight);
         weight.iter_mut().for_each(|w| *w /= (fan_in as f32).sqrt());
-        network.load(&format!("{}.weight", layer.name), &weight)?;
+        let name = format!("{}.weight", layer.name);
+        network.load(Arrival::Rows(Rows::whole_f32(&name, &f32_bytes(&weight))))?;
         let mut bias = vec![0.0; layer.output];
         normals.randn(&mut bias);
-        network.load(&format!("{}.bias", layer.name), &bias)?;
+        let name = format!("{}.bias", layer.name);
+        network.load(Arrival::Rows(Rows::whole_f32(&name, &f32_bytes(&bias))))?;
     }
     let mut sample = vec![0.0; BATCH * 3 * SIZE * SIZE];
     normals.randn(&mut sample);

@@ -1,13 +1,10 @@
 //! The weights on the device: each buffer is made when its precision is known, filled as values arrive.
 
-use half::f16;
-
-use super::backend::Buffer;
-use super::device::{Gpu, Role};
+use super::device::{Buffer, Gpu, Role};
 use super::pack::{Order, Placement};
 use super::program::Program;
+use crate::checkpoint::tensor::{Precision, Rows, f32_bytes};
 use crate::error::{Error, Result};
-use crate::network::Precision;
 
 /// How many bytes of weights are queued before they are handed to the device, which bounds host memory.
 const UPLOAD_BATCH: usize = 16 << 20;
@@ -22,15 +19,15 @@ pub(super) struct WeightBuffers {
 
 #[derive(Default)]
 struct Slot {
-    /// The widest precision that a tensor of the buffer was announced in.
-    expected: Option<Precision>,
-    /// There from the first value on.
-    made: Option<Buffer>,
+    /// The precision that was announced for all tensors of the buffer so far.
+    announced: Option<Precision>,
+    /// Made when the first row comes.
+    buffer: Option<Buffer>,
 }
 
 impl Slot {
     fn precision(&self) -> Precision {
-        self.expected.unwrap_or_default()
+        self.announced.unwrap_or_default()
     }
 }
 
@@ -44,85 +41,77 @@ impl WeightBuffers {
         Ok(Self { buffers: program.weights.iter().map(|_| Slot::default()).collect(), queued: 0, started: false })
     }
 
-    /// See [`crate::network::Network::expect`].
-    pub(super) fn expect(&mut self, gpu: &Gpu, program: &Program, name: &str, precision: Precision) -> Result<()> {
+    /// Learns that a tensor will be stored at `precision`, and compiles the kernels for it.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] when the buffer was already made for another precision, [`Error::Gpu`] when it is too large.
+    pub(super) fn announce(&mut self, gpu: &Gpu, program: &Program, name: &str, precision: Precision) -> Result<()> {
         let placement = placement(program, name)?;
         if !matches!(placement.order, Order::Tiles { .. }) {
-            return Ok(()); // what is no product's weight is little, and always f32
+            return Ok(()); // only the weights of products are stored in less than f32
         }
         let slot = &mut self.buffers[placement.buffer];
-        if slot.made.is_some() && slot.precision() < precision {
-            let found = slot.precision();
+        // Tensors that share a buffer share its precision: that of all of them, or else f32, which holds any.
+        let common = slot.announced.filter(|&of_others| of_others != precision).map_or(precision, |_| Precision::F32);
+        if slot.buffer.is_some() && slot.precision() != common {
+            let expected = slot.precision();
             return Err(Error::Weights(format!(
-                "{name}: expected {found:?} as its neighbours have, found {precision:?}"
+                "{name}: expected {expected:?} as its neighbours have, found {precision:?}"
             )));
         }
-        slot.expected = slot.expected.max(Some(precision));
-        compile(gpu, program, slot.precision(), |buffer| buffer == placement.buffer);
-        gpu.fits(name, bytes(program.weights[placement.buffer], slot.precision()), Role::Input)
+        slot.announced = Some(common);
+        compile(gpu, program, common, |buffer| buffer == placement.buffer);
+        gpu.fits(name, bytes(program.weights[placement.buffer], common), Role::Input)
     }
 
-    /// Takes the rows `first ..` of a parameter.
-    pub(super) fn write(
-        &mut self,
-        gpu: &Gpu,
-        program: &Program,
-        name: &str,
-        first: usize,
-        values: &[f32],
-    ) -> Result<()> {
-        let placement = placement(program, name)?;
+    /// Takes rows of a tensor.
+    pub(super) fn write(&mut self, gpu: &Gpu, program: &Program, rows: &Rows<'_>) -> Result<()> {
+        let placement = placement(program, rows.name)?;
         self.make(gpu, program, placement.buffer)?;
-        let order = &placement.order;
+        let (order, first) = (&placement.order, rows.first);
         let precision = self.buffers[placement.buffer].precision();
+        let (at, packed) = match precision {
+            _ if precision != rows.precision => packed::<4>(order, first, &f32_bytes(&rows.to_f32())),
+            Precision::F32 => packed::<4>(order, first, rows.bytes),
+            Precision::F16 => packed::<2>(order, first, rows.bytes),
+            Precision::I8 => packed::<1>(order, first, rows.bytes),
+        };
+        self.upload(gpu, placement.buffer, bytes(placement.offset + at, precision) as usize, &packed);
         if precision == Precision::I8
             && let Some((buffer, offset)) = placement.scales
         {
-            let (numbers, scales) = quantised(values, order.row_len());
             self.make(gpu, program, buffer)?;
-            // Rows come in pieces only where channels have no gaps.
-            let scales = if let Order::Tiles { output, .. } = order
-                && scales.len() == output.real()
-            {
-                Order::Vector(output.clone()).pack(&scales)
-            } else {
-                scales
+            // Pieces come only where channels have no gaps; then their scales lie as they come.
+            let whole = match order {
+                Order::Tiles { output, .. } if rows.scales.len() == output.real() => {
+                    Some(Order::Vector(output.clone()))
+                }
+                _ => None,
             };
+            let scales = whole.map_or_else(|| rows.scales.to_vec(), |order| order.pack(rows.scales));
             self.upload(gpu, buffer, (offset + first) * 4, bytemuck::cast_slice(&scales));
-            let (at, packed) = order.pack_piece(first, &numbers);
-            let packed: Vec<u8> = packed.iter().map(|&n| n as i8 as u8).collect();
-            self.upload(gpu, placement.buffer, placement.offset + at, &packed);
-        } else {
-            let (at, packed) = order.pack_piece(first, values);
-            let start = bytes(placement.offset + at, precision) as usize;
-            if precision == Precision::F16 {
-                let halves: Vec<u16> = packed.iter().map(|&v| f16::from_f32(v).to_bits()).collect();
-                self.upload(gpu, placement.buffer, start, bytemuck::cast_slice(&halves));
-            } else {
-                self.upload(gpu, placement.buffer, start, bytemuck::cast_slice(&packed));
-            }
         }
         if self.queued >= UPLOAD_BATCH {
-            gpu.device.flush();
+            gpu.flush();
             self.queued = 0;
         }
         gpu.check()
     }
 
     fn upload(&mut self, gpu: &Gpu, buffer: usize, start: usize, bytes: &[u8]) {
-        let buffer = self.buffers[buffer].made.as_ref().expect("made before");
-        gpu.device.write(buffer, start as u64, bytes);
+        let buffer = self.buffers[buffer].buffer.as_ref().expect("made before");
+        gpu.write(buffer, start as u64, bytes);
         self.queued += bytes.len();
     }
 
     /// Makes a buffer, unless it is there.
     fn make(&mut self, gpu: &Gpu, program: &Program, buffer: usize) -> Result<()> {
         let slot = &mut self.buffers[buffer];
-        if slot.made.is_none() {
+        if slot.buffer.is_none() {
             let size = bytes(program.weights[buffer], slot.precision());
-            slot.made = Some(gpu.buffer("a weight", size, Role::Input)?);
+            slot.buffer = Some(gpu.buffer("a weight", size, Role::Input)?);
             // Nothing was announced: the kernels compile while the other weights come.
-            if slot.expected.is_none() && !self.started {
+            if slot.announced.is_none() && !self.started {
                 compile(gpu, program, Precision::F32, |_| true);
                 self.started = true;
             }
@@ -141,12 +130,12 @@ impl WeightBuffers {
     /// Before [`WeightBuffers::complete`].
     pub(super) fn get(&self, buffer: usize) -> (&Buffer, Precision) {
         let slot = &self.buffers[buffer];
-        (slot.made.as_ref().expect("the weights are complete"), slot.precision())
+        (slot.buffer.as_ref().expect("the weights are complete"), slot.precision())
     }
 
     /// Bytes of all that there is.
     pub(super) fn bytes(&self) -> u64 {
-        self.buffers.iter().filter_map(|slot| slot.made.as_ref()).map(Buffer::size).sum()
+        self.buffers.iter().filter_map(|slot| slot.buffer.as_ref()).map(Buffer::size).sum()
     }
 }
 
@@ -164,33 +153,25 @@ fn placement<'a>(program: &'a Program, name: &str) -> Result<&'a Placement> {
 
 /// Bytes of this many values.
 fn bytes(values: usize, precision: Precision) -> u64 {
-    let each = match precision {
-        Precision::I8 => 1,
-        Precision::F16 => 2,
-        Precision::F32 => 4,
-    };
-    values as u64 * each
+    values as u64 * precision.size() as u64
 }
 
-/// Each row as whole numbers from −127 to 127, and its largest magnitude, which 127 stands for.
-///
-/// Rows that were made of such numbers give them back.
-fn quantised(values: &[f32], row: usize) -> (Vec<f32>, Vec<f32>) {
-    let mut numbers = Vec::with_capacity(values.len());
-    let scales = values.chunks_exact(row).map(|row| {
-        let scale = row.iter().fold(0.0f32, |most, v| most.max(v.abs()));
-        let factor = if scale > 0.0 { 127.0 / scale } else { 0.0 };
-        numbers.extend(row.iter().map(|v| (v * factor).round()));
-        scale
-    });
-    let scales = scales.collect();
-    (numbers, scales)
+/// Elements of N bytes in the kernels' order, and the element of the packed range at which they begin.
+fn packed<const N: usize>(order: &Order, first: usize, bytes: &[u8]) -> (usize, Vec<u8>)
+where
+    [u8; N]: Default,
+{
+    let (at, packed) = order.pack_piece::<[u8; N]>(first, bytes.as_chunks().0);
+    (at, packed.into_flattened())
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::GpuUNet;
+    use half::f16;
+
     use super::*;
+    use crate::checkpoint::tensor::Arrival;
     use crate::consistency::rng::Generator;
     use crate::model::config::UNetConfig;
     use crate::model::unet::{Parameter, UNet};
@@ -220,41 +201,53 @@ mod tests {
                 (parameter, values)
             })
             .collect();
-        type Rounding<'a> = &'a dyn Fn(&Parameter, &[f32]) -> Vec<f32>;
-        let forward = |precision: Option<Precision>, rounded: Rounding<'_>| {
+        // A tensor as stored: its bytes and scales.
+        let stored = |precision: Precision, parameter: &Parameter, values: &[f32]| -> (Vec<u8>, Vec<f32>) {
+            match precision {
+                Precision::F32 => (f32_bytes(values), Vec::new()),
+                Precision::F16 => (values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(), Vec::new()),
+                Precision::I8 => {
+                    let row = values.len() / parameter.shape[0];
+                    // Scales that leave the largest number below 127.
+                    let scale = |row: &[f32]| row.iter().fold(0.0f32, |most, v| most.max(v.abs())) / 100.0;
+                    let scales: Vec<f32> = values.chunks_exact(row).map(scale).collect();
+                    let number = |(i, v): (usize, &f32)| (v / scales[i / row]).round() as i8 as u8;
+                    (values.iter().enumerate().map(number).collect(), scales)
+                }
+            }
+        };
+        // The same numbers, stored narrow or as f32.
+        let forward = |precision: Precision, as_f32: bool| {
             let mut network = GpuUNet::new(&gpu, &config).unwrap();
+            let of = |p: &Parameter| if p.shape.len() > 1 { precision } else { Precision::F32 };
             for (parameter, _) in &weights {
-                precision.into_iter().for_each(|p| network.expect(&parameter.name, p).unwrap());
+                let precision = if as_f32 { Precision::F32 } else { of(parameter) };
+                network.load(Arrival::Announced { name: &parameter.name, precision }).unwrap();
             }
             for (parameter, values) in &weights {
+                let precision = of(parameter);
+                let (bytes, scales) = stored(precision, parameter, values);
+                let whole = Rows { name: &parameter.name, first: 0, precision, bytes: &bytes, scales: &scales };
+                let wide = f32_bytes(&whole.to_f32());
+                let whole = if as_f32 { Rows::whole_f32(&parameter.name, &wide) } else { whole };
                 // In two pieces where that is allowed, as they are streamed.
-                let values = rounded(parameter, values);
-                let row = values.len() / parameter.shape[0];
-                let first =
-                    network.piece_granularity(&parameter.name).filter(|&rows| rows < parameter.shape[0]).unwrap_or(0);
-                let (head, tail) = values.split_at(first * row);
-                network.load_rows(&parameter.name, 0, if first > 0 { head } else { tail }).unwrap();
+                let rows = parameter.shape[0];
+                let first = network.piece_granularity(&parameter.name).filter(|&first| first < rows).unwrap_or(0);
+                let (head, tail) = whole.bytes.split_at(first * whole.bytes.len() / rows);
+                let cut = first.min(whole.scales.len());
                 if first > 0 {
-                    network.load_rows(&parameter.name, first, tail).unwrap();
+                    network.load(Arrival::Rows(Rows { bytes: head, scales: &whole.scales[..cut], ..whole })).unwrap();
                 }
+                let rest = Rows { first, bytes: tail, scales: &whole.scales[cut..], ..whole };
+                network.load(Arrival::Rows(rest)).unwrap();
             }
             let input = ForwardInput { sample: &sample, timestep: &[-400.0, 700.0], class_labels: &[2, 0] };
             let output = pollster::block_on(network.forward(input)).unwrap();
             (output, network.report().unwrap().weight_bytes)
         };
-        let f16 = |_: &Parameter, values: &[f32]| values.iter().map(|&v| f16::from_f32(v).to_f32()).collect();
-        let i8 = |parameter: &Parameter, values: &[f32]| {
-            if parameter.shape.len() < 2 || parameter.name == "class_embedding.weight" {
-                return values.to_vec();
-            }
-            let row = values.len() / parameter.shape[0];
-            let (numbers, scales) = quantised(values, row);
-            numbers.iter().enumerate().map(|(i, n)| n * (scales[i / row] / 127.0)).collect()
-        };
-        let cases: [(Precision, Rounding<'_>); 2] = [(Precision::F16, &f16), (Precision::I8, &i8)];
-        for (precision, rounded) in cases {
-            let (expected, whole) = forward(None, rounded);
-            let (found, narrow) = forward(Some(precision), rounded);
+        for precision in [Precision::F16, Precision::I8] {
+            let (expected, whole) = forward(precision, true);
+            let (found, narrow) = forward(precision, false);
             let scale = expected.iter().fold(1.0f32, |most, v| most.max(v.abs()));
             let worst = found.iter().zip(&expected).map(|(f, e)| (f - e).abs()).fold(0.0, f32::max);
             assert!(worst <= 1e-5 * scale, "{precision:?}: off by {worst} of {scale}");
@@ -263,27 +256,20 @@ mod tests {
     }
 
     #[test]
-    fn what_shares_a_buffer_must_be_announced_before_the_first_value() {
+    fn tensors_that_share_a_buffer_must_be_announced_before_its_first_row() {
         let config = UNetConfig::parse(NETWORK).unwrap();
         let gpu = pollster::block_on(Gpu::request()).unwrap();
         let mut network = GpuUNet::new(&gpu, &config).unwrap();
+        let mut announce = |name: &str, precision| network.load(Arrival::Announced { name, precision });
         let [query, key] = ["to_q", "to_k"].map(|name| format!("mid_block.attentions.0.{name}.weight"));
-        network.expect(&query, Precision::F16).unwrap();
-        network.expect(&key, Precision::F32).unwrap(); // the wider one counts for both
-        network.load(&query, &[0.0; 18 * 18]).unwrap();
-        network.expect("conv_in.weight", Precision::F16).unwrap();
-        network.load("conv_in.weight", &[0.0; 270]).unwrap();
-        let error = network.expect("conv_in.weight", Precision::F32).unwrap_err().to_string();
+        announce(&query, Precision::F16).unwrap();
+        announce(&key, Precision::I8).unwrap(); // f32 holds both
+        announce("conv_in.weight", Precision::F16).unwrap();
+        let halves = |name, bytes| Rows { name, first: 0, precision: Precision::F16, bytes, scales: &[] };
+        network.load(Arrival::Rows(halves(&query, &[0; 2 * 18 * 18]))).unwrap();
+        network.load(Arrival::Rows(halves("conv_in.weight", &[0; 2 * 270]))).unwrap();
+        let late = Arrival::Announced { name: "conv_in.weight", precision: Precision::F32 };
+        let error = network.load(late).unwrap_err().to_string();
         assert_eq!(error, "conv_in.weight: expected F16 as its neighbours have, found F32");
-    }
-
-    #[test]
-    fn rows_become_whole_numbers_and_come_back() {
-        let scale = 0.0371_f32;
-        let row: Vec<f32> = [-127, 5, 0, 126, 64, -1].iter().map(|&n| n as f32 * scale).collect();
-        let values = [row.as_slice(), &[0.0; 6]].concat();
-        let (numbers, scales) = quantised(&values, 6);
-        assert_eq!(numbers, [-127.0, 5.0, 0.0, 126.0, 64.0, -1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
-        assert_eq!(scales, [127.0 * scale, 0.0]);
     }
 }

@@ -10,6 +10,7 @@ use safetensors::tensor::{Dtype, TensorView};
 
 use crate::burn::Weights;
 use crate::checkpoint::stream::WeightStream;
+use crate::checkpoint::tensor::Arrival;
 use crate::error::{Error, Result};
 use crate::model::unet::{Parameter, UNet};
 use crate::train::dmd::CriticState;
@@ -89,10 +90,13 @@ pub fn write_weights(path: &Path, parameters: &[Parameter], weights: &Weights) -
 pub fn read_weights(path: &Path, parameters: &[Parameter], device: &Device) -> Result<Weights> {
     let bytes = fs::read(path).map_err(|e| Error::Io(format!("{}: {e}", path.display())))?;
     let mut weights = Weights::new();
-    let mut stream = WeightStream::new(parameters, true);
-    let mut keep = |name: &str, _: usize, values: &[f32]| {
-        let tensor = Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), device);
-        weights.insert(name.to_owned(), tensor);
+    let mut stream = WeightStream::new(parameters, true, |_| None);
+    let mut keep = |arrival: Arrival<'_>| {
+        if let Arrival::Rows(rows) = arrival {
+            let values = rows.to_f32();
+            let shape = [values.len()];
+            weights.insert(rows.name.to_owned(), Tensor::from_data(TensorData::new(values, shape), device));
+        }
         Ok(())
     };
     stream

@@ -1,9 +1,9 @@
 //! The CPU in place of a GPU, for browsers without WebGPU: what [`super`] needs of a device and of a network on it.
 
-use js_sys::{Function, Promise};
-use wasm_bindgen::prelude::*;
+use js_sys::Promise;
 use wasm_bindgen_futures::JsFuture;
 
+use crate::checkpoint::tensor::Arrival;
 use crate::consistency::sampler::ConsistencyFunction;
 use crate::consistency::schedule::Step;
 use crate::cpu::CpuUNet;
@@ -24,7 +24,7 @@ impl Cpu {
 
     /// It is never lost.
     #[expect(clippy::unused_self, reason = "a GPU may be")]
-    pub fn forgive(&self) -> bool {
+    pub fn clear_errors(&self) -> bool {
         true
     }
 
@@ -56,21 +56,10 @@ impl YieldingCpuUNet {
         Ok(Self(CpuUNet::new(config)))
     }
 
-    /// As [`crate::gpu::GpuUNet::piece_granularity`]: rows come as they like.
-    #[expect(clippy::unused_self, reason = "a GPU's answer depends on the name")]
-    pub fn piece_granularity(&self, _name: &str) -> Option<usize> {
-        Some(1)
-    }
-
     /// As [`crate::gpu::GpuUNet::warm_up`]: nothing is compiled later.
     #[expect(clippy::unused_async, reason = "a GPU has something to do")]
     pub async fn warm_up(&mut self) -> Result<()> {
         Ok(())
-    }
-
-    /// Takes the rows `first ..` of a parameter, slices along the first axis of its checkpoint shape.
-    pub fn load_rows(&mut self, name: &str, first: usize, values: &[f32]) -> Result<()> {
-        self.0.load_rows(name, first, values)
     }
 }
 
@@ -79,8 +68,12 @@ impl Network for YieldingCpuUNet {
         self.0.config()
     }
 
-    fn load(&mut self, name: &str, values: &[f32]) -> Result<()> {
-        self.0.load(name, values)
+    fn piece_granularity(&self, name: &str) -> Option<usize> {
+        self.0.piece_granularity(name)
+    }
+
+    fn load(&mut self, arrival: Arrival<'_>) -> Result<()> {
+        self.0.load(arrival)
     }
 
     async fn forward(&mut self, input: ForwardInput<'_>) -> Result<Vec<f32>> {
@@ -90,24 +83,17 @@ impl Network for YieldingCpuUNet {
 }
 
 impl ConsistencyFunction for YieldingCpuUNet {
-    fn set_state(&mut self, x: &[f32], labels: &[u32]) -> Result<()> {
-        self.0.set_state(x, labels)
-    }
-
-    async fn step(&mut self, step: &Step, clip: bool, z: &[f32]) -> Result<Vec<f32>> {
+    async fn denoise(&mut self, x: &[f32], step: &Step, labels: &[u32]) -> Result<Vec<f32>> {
         read_messages().await;
-        self.0.step(step, clip, z).await
+        self.0.denoise(x, step, labels).await
     }
 }
 
-/// Goes on behind what waits in the worker's queue.
+/// Lets the worker handle the messages that wait in its queue.
 async fn read_messages() {
-    let turn = Promise::new(&mut |resolve, _| set_timeout(&resolve));
+    let turn = Promise::new(&mut |resolve, _| {
+        // Without arguments beyond the callback it cannot fail.
+        let _ = super::worker().set_timeout_with_callback(&resolve);
+    });
     let _ = JsFuture::from(turn).await; // it is never rejected
-}
-
-#[wasm_bindgen]
-extern "C" {
-    #[wasm_bindgen(js_name = setTimeout)]
-    fn set_timeout(callback: &Function);
 }

@@ -1,17 +1,9 @@
 //! JSON by the browser's own parser.
 
-use js_sys::{Array, JsString, Object};
+use js_sys::{Array, Function, JSON, Object, Reflect};
 use wasm_bindgen::prelude::*;
 
 use crate::json::Value;
-
-#[wasm_bindgen]
-extern "C" {
-    #[wasm_bindgen(catch, js_namespace = JSON, js_name = parse)]
-    fn parse_text(text: &str) -> Result<JsValue, JsValue>;
-    #[wasm_bindgen(catch, js_name = String)]
-    fn to_text(value: &JsValue) -> Result<JsString, JsValue>;
-}
 
 /// How deep values may lie in one another; parsers in Rust stop there, too.
 const DEPTH: usize = 128;
@@ -22,7 +14,7 @@ const DEPTH: usize = 128;
 /// What the parser says, in one line.
 pub(crate) fn parse(json: &[u8]) -> Result<Value, String> {
     let text = std::str::from_utf8(json).map_err(|_| "it is not UTF-8 text")?;
-    let value = parse_text(text).map_err(|e| super::message(&e))?;
+    let value = JSON::parse(text).map_err(|e| super::message(&e))?;
     own(&value, DEPTH)
 }
 
@@ -56,8 +48,10 @@ pub(crate) fn number(n: f64) -> String {
     text(&n.into())
 }
 
-/// A value as JavaScript writes it.
+/// A value as JavaScript's `String(value)` writes it.
 pub(super) fn text(value: &JsValue) -> String {
-    // An object may refuse to be written.
-    to_text(value).map_or_else(|_| "an object".to_owned(), String::from)
+    let string = Reflect::get(&js_sys::global(), &"String".into()).unwrap_or_default().unchecked_into::<Function>();
+    // It throws for an object whose own conversion throws.
+    let text = string.call1(&JsValue::NULL, value).ok().and_then(|text| text.as_string());
+    text.unwrap_or_else(|| "an object".to_owned())
 }

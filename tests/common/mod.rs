@@ -4,9 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use consistency_sampler::Request;
 use consistency_sampler::Result;
 use consistency_sampler::checkpoint::folder::ModelFolder;
-use consistency_sampler::consistency::sampler::Request;
 use consistency_sampler::network::{ForwardInput, Network};
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -117,6 +117,7 @@ pub fn forwards(checkpoint: &str) -> Vec<Forward> {
 /// One picture that diffusers' pipeline made, and how.
 pub struct Sample {
     pub name: String,
+    pub seed: u64,
     pub request: Request,
     /// (B, C, H, W) in [0, 1].
     pub images: Vec<f32>,
@@ -133,14 +134,13 @@ pub fn samples(path: &Path) -> Vec<Sample> {
         let name = case["name"].as_str().unwrap();
         Sample {
             name: format!("{} {name}", path.display()),
+            seed: case["seed"].as_u64().unwrap(),
             request: Request {
-                seed: case["seed"].as_u64().unwrap(),
+                noise: case["seed"].as_u64().unwrap().into(),
                 batch: case["batch"].as_u64().unwrap() as usize,
                 class_labels: numbers("class_labels").map(|l| l.iter().map(|&l| l as u32).collect()),
                 timesteps: numbers("timesteps"),
                 num_inference_steps: case["num_inference_steps"].as_u64().map(|n| n as usize),
-                blend: None,
-                noises: Vec::new(),
             },
             images: f32s(file.tensor(&format!("{name}.images")).unwrap().data()),
         }

@@ -29,8 +29,7 @@ pub enum Stage {
 }
 
 /// The command line for those who only sample: minutes less to build, for it is without burn.
-const WITHOUT_TRAINER: [&str; 5] =
-    ["--bin", "consistency-sampler", "--no-default-features", "--features", "gpu,cpu,cli"];
+const WITHOUT_TRAINER: [&str; 4] = ["--bin", "consistency-sampler", "--features", "cli"];
 
 /// How many tests ran to their end.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]

@@ -1,14 +1,12 @@
 //! `consistency-sampler convert`.
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use consistency_sampler::Result;
-use consistency_sampler::checkpoint::convert::{self, Precision};
-use consistency_sampler::checkpoint::folder::ModelFolder;
-use consistency_sampler::consistency::sampler::Request;
+use consistency_sampler::checkpoint::convert;
+use consistency_sampler::checkpoint::folder::{ModelFolder, weights_file};
 use consistency_sampler::image::to_unit;
+use consistency_sampler::{Precision, Request, Result};
 use indicatif::ProgressBar;
 
 use crate::device::{ModelArguments, style};
@@ -33,6 +31,8 @@ pub struct Arguments {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Bits {
+    /// Single precision, as training writes it
+    F32,
     /// Half precision, which diffusers reads too
     F16,
     /// 8 bits with a scale for each output channel
@@ -41,8 +41,9 @@ enum Bits {
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     let precision = match arguments.precision {
+        Bits::F32 => Precision::F32,
         Bits::F16 => Precision::F16,
-        Bits::Int8 => Precision::Int8,
+        Bits::Int8 => Precision::I8,
     };
     let folder = arguments.model.folder()?;
     let bar = ProgressBar::new(0).with_style(style("converting {wide_bar} {bytes}/{total_bytes}"));
@@ -54,7 +55,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     })?;
     bar.finish_and_clear();
     let (worst, error) = &report.worst;
-    println!("{}: {} bytes, before {read}", arguments.output.join(precision.file()).display(), report.bytes);
+    println!("{}: {} bytes, before {read}", arguments.output.join(weights_file(precision)).display(), report.bytes);
     println!("error of the weights: {:.2e} of their size; the largest {error:.2e}, of {worst}", report.relative_error);
     if arguments.samples > 0 {
         let before = pictures(arguments, &folder)?;
@@ -68,9 +69,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 /// Samples in [0, 1], the same noise and classes for both models.
 fn pictures(arguments: &Arguments, folder: &ModelFolder) -> Result<Vec<f32>> {
     let request = Request { batch: arguments.samples, ..Default::default() };
-    let mut network = arguments.model.network(folder, &folder.unet)?;
-    let run = request.run(&mut network, &folder.unet, &folder.scheduler, |_| ControlFlow::Continue(()));
-    Ok(pollster::block_on(run)?.iter().map(|&v| to_unit(v)).collect())
+    let mut pipeline = arguments.model.pipeline(folder)?;
+    Ok(pollster::block_on(pipeline.sample(&request))?.iter().map(|&v| to_unit(v)).collect())
 }
 
 /// 10·log₁₀(1 / mean square difference), in decibels, of values in [0, 1].

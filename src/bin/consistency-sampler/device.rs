@@ -1,19 +1,13 @@
-//! Which interpreter runs the network.
+//! Where a command finds its model, and the device that runs it.
 
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use consistency_sampler::Result;
 use consistency_sampler::checkpoint::folder::ModelFolder;
-use consistency_sampler::consistency::sampler::ConsistencyFunction;
-use consistency_sampler::consistency::schedule::Step;
-use consistency_sampler::cpu::CpuUNet;
-use consistency_sampler::gpu::{Gpu, GpuUNet};
-use consistency_sampler::model::config::UNetConfig;
-use consistency_sampler::network::{ForwardInput, Network, Precision};
+use consistency_sampler::{AnyNetwork, Device, Pipeline, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Where a command finds its model, and what runs it.
+/// The model and the device of a command.
 #[derive(Args)]
 pub struct ModelArguments {
     /// The model: a folder in the diffusers layout
@@ -22,21 +16,15 @@ pub struct ModelArguments {
 
     /// What computes; by default the GPU if there is a real one, else the CPU
     #[arg(long, value_enum)]
-    device: Option<Device>,
+    device: Option<DeviceName>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Device {
+enum DeviceName {
     /// This crate's WebGPU plan, through wgpu
     Gpu,
     /// This crate's kernels on the CPU
     Cpu,
-}
-
-/// Either interpreter.
-pub enum AnyNetwork {
-    Gpu(Box<GpuUNet>),
-    Cpu(Box<CpuUNet>),
 }
 
 impl ModelArguments {
@@ -51,80 +39,26 @@ impl ModelArguments {
         ModelFolder::open(&self.model)
     }
 
-    /// Loads the folder's weights, with a progress bar, into the network that `config` describes.
-    pub fn network(&self, folder: &ModelFolder, config: &UNetConfig) -> Result<AnyNetwork> {
-        let cpu = || AnyNetwork::Cpu(Box::new(CpuUNet::new(config)));
-        let on_gpu = |gpu: Gpu| {
-            eprintln!("device: {}", gpu.description());
-            GpuUNet::new(&gpu, config).map(|network| AnyNetwork::Gpu(Box::new(network)))
-        };
-        let mut network = match self.device {
-            Some(Device::Cpu) => cpu(),
-            Some(Device::Gpu) => on_gpu(pollster::block_on(Gpu::request())?)?,
-            None => match pollster::block_on(Gpu::request()) {
-                Ok(gpu) if !gpu.is_software() => on_gpu(gpu)?,
-                _ => cpu(),
-            },
+    /// Loads the folder's weights, with a progress bar.
+    pub fn pipeline(&self, folder: &ModelFolder) -> Result<Pipeline<AnyNetwork>> {
+        let device = match self.device {
+            None => Device::Auto,
+            Some(DeviceName::Gpu) => Device::Gpu,
+            Some(DeviceName::Cpu) => Device::Cpu,
         };
         let bar = ProgressBar::new(0).with_style(style("{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}"));
         bar.set_message("weights");
-        let progress = |done, total| {
+        let mut pipeline = Pipeline::load(folder, device, |done, total| {
             bar.set_length(total);
             bar.set_position(done);
-        };
-        folder.load_into(&mut network, progress)?;
+        })?;
         bar.finish_and_clear();
-        Ok(network)
+        eprintln!("device: {}", pipeline.network().device());
+        Ok(pipeline)
     }
 }
 
 /// A progress bar's look.
 pub fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).expect("a template written here")
-}
-
-impl ConsistencyFunction for AnyNetwork {
-    fn set_state(&mut self, x: &[f32], labels: &[u32]) -> Result<()> {
-        match self {
-            Self::Gpu(n) => n.set_state(x, labels),
-            Self::Cpu(n) => n.set_state(x, labels),
-        }
-    }
-
-    async fn step(&mut self, step: &Step, clip: bool, z: &[f32]) -> Result<Vec<f32>> {
-        match self {
-            Self::Gpu(n) => n.step(step, clip, z).await,
-            Self::Cpu(n) => n.step(step, clip, z).await,
-        }
-    }
-}
-
-impl Network for AnyNetwork {
-    fn config(&self) -> &UNetConfig {
-        match self {
-            Self::Gpu(n) => n.config(),
-            Self::Cpu(n) => n.config(),
-        }
-    }
-
-    fn expect(&mut self, name: &str, precision: Precision) -> Result<()> {
-        match self {
-            Self::Gpu(n) => n.expect(name, precision),
-            Self::Cpu(n) => n.expect(name, precision),
-        }
-    }
-
-    fn load(&mut self, name: &str, values: &[f32]) -> Result<()> {
-        match self {
-            Self::Gpu(n) => n.load(name, values),
-            Self::Cpu(n) => n.load(name, values),
-        }
-    }
-
-    async fn forward(&mut self, input: ForwardInput<'_>) -> Result<Vec<f32>> {
-        match self {
-            Self::Gpu(n) => n.forward(input).await,
-            Self::Cpu(n) => n.forward(input).await,
-        }
-    }
 }

@@ -1,13 +1,11 @@
 //! `consistency-sampler edit`.
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use consistency_sampler::consistency::edit::{Edit, EditRequest, STROKE_SIGMAS, Task};
-use consistency_sampler::consistency::sampler::{Progress, Request};
+use consistency_sampler::consistency::edit::STROKE_SIGMAS;
 use consistency_sampler::model::config::UNetConfig;
-use consistency_sampler::{Error, Result};
+use consistency_sampler::{Edit, EditRequest, Error, Request, Result, Task};
 
 use crate::device::ModelArguments;
 use crate::files::{PictureFile, read_picture};
@@ -93,22 +91,19 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let default = if arguments.kind == Kind::Interpolate { 8 } else { 1 };
     let batch = arguments.batch.unwrap_or(default);
     let request = Request {
-        seed: arguments.seed,
+        noise: arguments.seed.into(),
         batch,
         class_labels: arguments.class_labels.clone(),
         timesteps: arguments.timesteps.clone(),
         num_inference_steps: arguments.num_inference_steps,
-        blend: None,
-        noises: Vec::new(),
     };
     let edit = EditRequest { task: arguments.task(config)?, picture, request };
     // What is wrong with the request should show before the weights are read.
     edit.schedule(config, &folder.scheduler)?;
     edit.request.labels(config)?;
 
-    let mut network = arguments.model.network(&folder, config)?;
-    let next = |_: Progress<'_>| ControlFlow::Continue(());
-    let images = pollster::block_on(edit.run(&mut network, config, &folder.scheduler, next))?;
+    let mut pipeline = arguments.model.pipeline(&folder)?;
+    let images = pollster::block_on(pipeline.edit(&edit))?;
 
     let [height, width] = config.sample_size;
     let shape = [batch, config.in_channels, height, width];

@@ -1,11 +1,9 @@
 //! `consistency-sampler evaluate`.
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use consistency_sampler::checkpoint::folder::ModelFolder;
-use consistency_sampler::consistency::sampler::Request;
 use consistency_sampler::model::config::UNetConfig;
 use consistency_sampler::train::classifier::{Classifier, FEATURES};
 use consistency_sampler::train::data::Dataset;
@@ -13,10 +11,10 @@ use consistency_sampler::train::evaluation::{Moments, copies, frechet_distance};
 use consistency_sampler::train::losses::Guidance;
 use consistency_sampler::train::teacher::Teacher;
 use consistency_sampler::train::trainer::Engine;
-use consistency_sampler::{Error, Result};
+use consistency_sampler::{AnyNetwork, Error, Pipeline, Request, Result};
 use indicatif::ProgressBar;
 
-use crate::device::{AnyNetwork, ModelArguments, style};
+use crate::device::{ModelArguments, style};
 use crate::guidance::GuidanceArguments;
 
 /// Iterations of the classifier's training; on MNIST 6.4 epochs.
@@ -81,7 +79,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             steps,
             guidance,
         ),
-        None => Sampler::Consistency(Box::new(arguments.model.network(&folder, &folder.unet)?)),
+        None => Sampler::Consistency(Box::new(arguments.model.pipeline(&folder)?)),
     };
     let classifier = classifier(arguments, &train)?;
 
@@ -131,14 +129,17 @@ impl Arguments {
     /// Batch `index`, with one label for each sample, as the sampler takes it.
     fn request(&self, config: &UNetConfig, index: usize, labels: &[u32]) -> Request {
         Request {
-            seed: self.seed.wrapping_add(index as u64),
+            noise: self.seed_of(index).into(),
             batch: labels.len(),
             class_labels: config.num_class_embeds.map(|_| labels.to_vec()),
             timesteps: self.timesteps.clone(),
             num_inference_steps: self.num_inference_steps,
-            blend: None,
-            noises: Vec::new(),
         }
+    }
+
+    /// The seed of a batch of samples.
+    fn seed_of(&self, index: usize) -> u64 {
+        self.seed.wrapping_add(index as u64)
     }
 }
 
@@ -173,7 +174,7 @@ fn check(arguments: &Arguments, folder: &ModelFolder, data: &Dataset, guidance: 
 /// What draws the samples.
 enum Sampler {
     /// A consistency model.
-    Consistency(Box<AnyNetwork>),
+    Consistency(Box<Pipeline<AnyNetwork>>),
     /// A denoiser, its number of steps and its guidance.
     Edm(Box<Teacher>, usize, Guidance),
 }
@@ -221,12 +222,10 @@ fn samples(
     for (index, labels) in labels.chunks(BATCH).enumerate() {
         let request = arguments.request(&folder.unet, index, labels);
         let mut images = match sampler {
-            Sampler::Consistency(network) => {
-                let network = network.as_mut();
-                let run = request.run(network, &folder.unet, &folder.scheduler, |_| ControlFlow::Continue(()));
-                pollster::block_on(run)?
+            Sampler::Consistency(pipeline) => pollster::block_on(pipeline.sample(&request))?,
+            Sampler::Edm(teacher, steps, guidance) => {
+                teacher.sample(labels, *steps, guidance, arguments.seed_of(index))?
             }
-            Sampler::Edm(teacher, steps, guidance) => teacher.sample(labels, *steps, guidance, request.seed)?,
         };
         // As a picture holds them.
         images.iter_mut().for_each(|v| *v = v.clamp(-1.0, 1.0));

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use consistency_sampler::network::{ForwardInput, Network};
+use consistency_sampler::network::ForwardInput;
 use consistency_sampler::{Error, Result};
 use safetensors::Dtype;
 
@@ -26,7 +26,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let folder = arguments.model.folder()?;
+    let mut folder = arguments.model.folder()?;
     let names = ["sample", "timestep", "class_labels"];
     let [sample, timestep, class_labels] = read_tensors(&arguments.input, names)?;
     let in_file = |m: String| Error::Input(format!("{}: {m}", arguments.input.display()));
@@ -37,7 +37,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let &[batch, channels, height, width] = sample.shape.as_slice() else {
         return Err(in_file(format!("sample: expected shape [B, C, H, W], found {:?}", sample.shape)));
     };
-    let config = folder.unet.with_sample_size([height, width])?;
+    folder.unet = folder.unet.with_sample_size([height, width])?;
+    let config = &folder.unet;
     if channels != config.in_channels {
         return Err(in_file(format!("sample: expected {} channels, found {channels}", config.in_channels)));
     }
@@ -52,10 +53,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     let labels = class_labels.map(|t| labels(&t)).transpose().map_err(in_file)?.unwrap_or_default();
     let input = ForwardInput { sample: &values, timestep: &timesteps, class_labels: &labels };
-    input.check(&config)?;
+    input.check(config)?;
 
-    let mut network = arguments.model.network(&folder, &config)?;
-    let output = pollster::block_on(network.forward(input))?;
+    let mut pipeline = arguments.model.pipeline(&folder)?;
+    let output = pollster::block_on(pipeline.forward(input))?;
     write_tensor(&arguments.output, "sample", &sample.shape, &output)
 }
 

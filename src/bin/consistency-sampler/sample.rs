@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use consistency_sampler::Result;
-use consistency_sampler::consistency::sampler::{Blend, Request};
+use consistency_sampler::{BatchNoise, Noise, Request, Result};
 use indicatif::ProgressBar;
 
 use crate::device::{ModelArguments, style};
@@ -63,30 +62,32 @@ pub fn seed(text: &str) -> std::result::Result<u64, String> {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let file = PictureFile::of(&arguments.output)?;
     let folder = arguments.model.folder()?;
+    let own = Noise::Seed(arguments.seed);
+    let noise = match arguments.blend_seed.zip(arguments.blend_amount) {
+        Some((seed, amount)) => Noise::between(own, Noise::Seed(seed), amount),
+        None => own,
+    };
     let request = Request {
-        seed: arguments.seed,
+        noise: BatchNoise::Shared(noise),
         batch: arguments.batch,
         class_labels: arguments.class_labels.clone(),
         timesteps: arguments.timesteps.clone(),
         num_inference_steps: arguments.num_inference_steps,
-        blend: arguments.blend_seed.zip(arguments.blend_amount).map(|(seed, amount)| Blend { seed, amount }),
-        noises: Vec::new(),
     };
     // What is wrong with the request should show before the weights are read.
     let schedule = request.schedule(&folder.scheduler)?;
     let labels = request.labels(&folder.unet)?;
-    drop(request.noise(1)?);
+    drop(request.noise.generator(1, 1)?);
 
-    let mut network = arguments.model.network(&folder, &folder.unet)?;
+    let mut pipeline = arguments.model.pipeline(&folder)?;
     let bar = ProgressBar::new(schedule.steps.len() as u64)
         .with_style(style("sampling {wide_bar} {pos}/{len} network calls, {elapsed}"));
     bar.tick();
     let begin = Instant::now();
-    let run = request.run(&mut network, &folder.unet, &folder.scheduler, |_| {
+    let samples = pollster::block_on(pipeline.sample_with(&request, |_| {
         bar.inc(1);
         ControlFlow::Continue(())
-    });
-    let samples = pollster::block_on(run)?;
+    }))?;
     bar.finish_and_clear();
 
     let [height, width] = folder.unet.sample_size;

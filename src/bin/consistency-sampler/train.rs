@@ -1,14 +1,13 @@
 //! `consistency-sampler train`.
 
 use std::fs;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
 use clap::{Args, ValueEnum};
+use consistency_sampler::checkpoint::tensor::{Arrival, Rows, f32_bytes};
 use consistency_sampler::consistency::rng::Generator;
-use consistency_sampler::consistency::sampler::Request;
 use consistency_sampler::consistency::schedule::karras_sigma;
 use consistency_sampler::cpu::CpuUNet;
 use consistency_sampler::model::config::{SchedulerConfig, UNetConfig};
@@ -20,7 +19,7 @@ use consistency_sampler::train::losses::CtSchedule;
 use consistency_sampler::train::objective::{Recipe, Weighting};
 use consistency_sampler::train::teacher::Teacher;
 use consistency_sampler::train::trainer::{Denoiser, Engine, Settings, State, Trainer};
-use consistency_sampler::{Error, Result};
+use consistency_sampler::{Error, Pipeline, Request, Result};
 use indicatif::ProgressBar;
 
 use crate::device::style;
@@ -191,8 +190,6 @@ enum DeviceName {
     Flex,
     /// A GPU through WebGPU, by burn's autodiff (feature `train-wgpu`)
     Wgpu,
-    /// An NVIDIA GPU through CUDA, by burn's autodiff (feature `train-cuda`)
-    Cuda,
 }
 
 impl DeviceName {
@@ -202,15 +199,10 @@ impl DeviceName {
             Self::Flex => Ok((Engine::Burn, Device::flex())),
             #[cfg(feature = "train-wgpu")]
             Self::Wgpu => Ok((Engine::Burn, Device::wgpu(burn::tensor::DeviceKind::DefaultDevice))),
-            #[cfg(feature = "train-cuda")]
-            Self::Cuda => Ok((Engine::Burn, Device::cuda(0))),
-            #[cfg(not(all(feature = "train-wgpu", feature = "train-cuda")))]
-            _ => {
-                let name = format!("{self:?}").to_lowercase();
-                Err(Error::Input(format!(
-                    "--device {name}: expected a build with --features train-{name}, found one without"
-                )))
-            }
+            #[cfg(not(feature = "train-wgpu"))]
+            Self::Wgpu => Err(Error::Input(
+                "--device wgpu: expected a build with --features train-wgpu, found one without".into(),
+            )),
         }
     }
 }
@@ -445,8 +437,10 @@ impl Run<'_> {
         let mut network = CpuUNet::new(&denoiser.config);
         for (name, w) in &self.trainer.state.ema {
             let values = w.clone().into_data().try_to_vec::<f32>();
-            network.load(name, &values.map_err(|e| Error::Gpu(format!("burn: {e:?}")))?)?;
+            let bytes = f32_bytes(&values.map_err(|e| Error::Gpu(format!("burn: {e:?}")))?);
+            network.load(Arrival::Rows(Rows::whole_f32(name, &bytes)))?;
         }
+        let mut pipeline = Pipeline::new(network, denoiser.scheduler.clone());
         let classes = denoiser.config.num_class_embeds;
         let columns = classes.map_or(8, |c| c.min(10));
         let batch = 4 * columns;
@@ -457,16 +451,12 @@ impl Run<'_> {
         let two = vec![nearest.unwrap_or(1), 0];
         for (steps, timesteps) in [(1, vec![0]), (2, two)] {
             let request = Request {
-                seed: 0,
                 batch,
                 class_labels: classes.map(|_| (0..batch).map(|i| (i % columns) as u32).collect()),
                 timesteps: Some(timesteps),
-                num_inference_steps: None,
-                blend: None,
-                noises: Vec::new(),
+                ..Default::default()
             };
-            let run = request.run(&mut network, &denoiser.config, &denoiser.scheduler, |_| ControlFlow::Continue(()));
-            let samples = pollster::block_on(run)?;
+            let samples = pollster::block_on(pipeline.sample(&request))?;
             let [height, width] = denoiser.config.sample_size;
             let path = self.output.join(format!("training/{name}-{steps}.png"));
             write_grid(&path, [batch, denoiser.config.in_channels, height, width], columns, &samples)?;

@@ -1,6 +1,6 @@
-// After the network: x₀ = c_skip·x + c_out·F, clamped to ±1 if asked, then x ← x₀ + noise_scale·z.
+// After the network: x₀ = c_skip·x + c_out·F, clamped to ±1 if asked.
 //
-// x, z and x₀ are the sampler's (B, C, H, W); F is the network's (B, H, W, C padded to 4).
+// x and x₀ are the sampler's (B, C, H, W); F is the network's (B, H, W, C padded to 4).
 //
 // Constants:
 //   CHANNELS   of an image (1 or 3)
@@ -8,8 +8,7 @@
 
 @group(0) @binding(1) var<storage, read_write> denoised: array<f32>;
 @group(0) @binding(2) var<storage, read> network: array<vec4f>;
-@group(0) @binding(3) var<storage, read> noise: array<f32>;
-@group(0) @binding(4) var<storage, read_write> state: array<f32>;
+@group(0) @binding(3) var<storage, read> state: array<f32>;
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u) {
@@ -24,6 +23,5 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
             x0 = clamp(x0, -1.0, 1.0);
         }
         denoised[i] = x0;
-        state[i] = x0 + step.noise_scale * noise[i];
     }
 }

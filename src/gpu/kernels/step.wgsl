@@ -5,7 +5,6 @@ struct Step {
     c_in: f32,
     c_skip: f32,
     c_out: f32,
-    noise_scale: f32,
 }
 
 @group(0) @binding(0) var<uniform> step: Step;

@@ -2,9 +2,10 @@
 
 use std::ops::ControlFlow;
 
-use super::{Edit, edit, from_sigmas, slerp};
-use crate::consistency::sampler::{ConsistencyFunction, Progress, Request};
-use crate::consistency::schedule::Schedule;
+use super::edit::{Edit, denoise, edit};
+use super::noise::slerp;
+use super::sampler::{ConsistencyFunction, Progress, Request, add_noise};
+use super::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::json::number;
 use crate::model::config::{SchedulerConfig, UNetConfig};
@@ -23,7 +24,7 @@ pub enum Task {
     Interpolate {
         /// The picture at the other end, (C, H, W) in [−1, 1].
         to: Vec<f32>,
-        /// Standard deviation of the noise; [`super::STROKE_SIGMAS`]\[0\] is a good one.
+        /// Standard deviation of the noise; [`super::edit::STROKE_SIGMAS`]\[0\] is a good one.
         sigma: f64,
         /// How far each answer is on the way, from 0 to 1; `None`: evenly spaced from end to end.
         amounts: Option<Vec<f64>>,
@@ -56,9 +57,9 @@ impl EditRequest {
                 if steps { self.request.schedule(scheduler) } else { kind.schedule(scheduler) }
             }
             Task::Denoise { .. } | Task::Interpolate { .. } if steps => {
-                Err(Error::Input("one network call is all that this kind takes: expected no steps, found some".into()))
+                Err(Error::Input("steps: expected none, for this kind makes one network call, found some".into()))
             }
-            Task::Denoise { sigma } | Task::Interpolate { sigma, .. } => from_sigmas(scheduler, &[sigma]),
+            Task::Denoise { sigma } | Task::Interpolate { sigma, .. } => Schedule::from_sigmas(scheduler, &[sigma]),
         }
     }
 
@@ -84,35 +85,39 @@ impl EditRequest {
             return Err(Error::Input(format!("picture: expected {c}×{height}×{width} = {len} values, found {found}")));
         }
         let labels = self.request.labels(unet)?;
-        let mut noise = self.request.noise(len)?;
-        let y = self.picture.repeat(batch);
-        // What is neither kept nor generated step by step is an edit that keeps nothing and adds no noise of its own.
-        let (kind, y) = match &self.task {
-            Task::Edit(kind) => (kind, y),
-            Task::Denoise { .. } => (&Edit::Stroke, y),
+        let mut noise = self.request.noise.generator(batch, len)?;
+        let (x, sigma) = match &self.task {
+            Task::Edit(kind) => {
+                let y = self.picture.repeat(batch);
+                let mut last = Vec::new();
+                let next = |p: Progress<'_>| {
+                    last = p.denoised.to_vec();
+                    kind.into_range(&mut last, &y, unet);
+                    on_step(Progress { denoised: &last, ..p })
+                };
+                edit(function, unet, kind, &schedule, &y, &labels, noise, next).await?;
+                return Ok(last);
+            }
+            Task::Denoise { sigma } => (self.picture.repeat(batch), *sigma),
             Task::Interpolate { to, sigma, amounts } => {
                 let amounts = amounts_of(amounts.as_deref(), batch)?;
                 let mut z = vec![0.0; len];
                 noise(&mut z);
-                let noisy = |y: &[f32]| y.iter().zip(&z).map(|(y, z)| y + *sigma as f32 * z).collect::<Vec<f32>>();
+                let noisy = |y: &[f32]| {
+                    let mut x = y.to_vec();
+                    add_noise(&mut x, *sigma, &z);
+                    x
+                };
                 let (a, b) = (noisy(&self.picture), noisy(to));
-                (&Edit::Stroke, amounts.into_iter().flat_map(|amount| slerp(&a, &b, amount)).collect())
+                (amounts.into_iter().flat_map(|amount| slerp(&a, &b, amount)).collect(), *sigma)
             }
         };
-        let silent = !matches!(self.task, Task::Edit(_));
-        let noise = |z: &mut [f32]| {
-            if !silent {
-                noise(z);
-            }
-        };
-        let mut last = Vec::new();
-        let next = |p: Progress<'_>| {
-            last = p.denoised.to_vec();
-            kind.into_range(&mut last, &y, unet);
-            on_step(Progress { denoised: &last, ..p })
-        };
-        edit(function, unet, kind, &schedule, &y, &labels, noise, next).await?;
-        Ok(last)
+        let mut denoised = denoise(function, scheduler, sigma, &x, &labels).await?;
+        denoised.iter_mut().for_each(|v| *v = v.clamp(-1.0, 1.0));
+        if on_step(Progress { index: 0, steps: 1, sigma, denoised: &denoised }).is_break() {
+            return Err(Error::Cancelled);
+        }
+        Ok(denoised)
     }
 }
 

@@ -1,0 +1,181 @@
+//! The U-Net on a GPU.
+
+use super::device::{Gpu, Role};
+use super::fuse::fuse;
+use super::graph::Graph;
+use super::memory::MemoryPlan;
+use super::plan::{LaunchTime, Plan, Report, StepUniform, image_shaders};
+use super::program::{Choice, Program};
+use super::weight_buffers::WeightBuffers;
+use crate::checkpoint::tensor::Arrival;
+use crate::consistency::sampler::ConsistencyFunction;
+use crate::consistency::schedule::Step;
+use crate::error::Result;
+use crate::model::config::UNetConfig;
+use crate::model::unet::{UNet, time_features};
+use crate::network::{ForwardInput, Network};
+
+/// The U-Net as a static plan on a GPU.
+pub struct GpuUNet {
+    gpu: Gpu,
+    config: UNetConfig,
+    program: Program,
+    memory: MemoryPlan,
+    weights: WeightBuffers,
+    plan: Option<Plan>,
+}
+
+impl GpuUNet {
+    /// Plans the network that `config` describes. Weights are allocated, and their kernels compiled, when
+    /// [`Network::load`] learns how they are stored.
+    ///
+    /// # Errors
+    /// [`crate::Error::Gpu`] when the device fails, or with both numbers when a weight, even in bytes, or the activations
+    /// of one image do not fit into its largest buffer.
+    pub fn new(gpu: &Gpu, config: &UNetConfig) -> Result<Self> {
+        Self::of_graph(gpu, config, &Graph::record(config, &UNet::new(config)), gpu.choice)
+    }
+
+    /// A network of any graph from images to images of `config`'s size and channels.
+    pub(super) fn of_graph(gpu: &Gpu, config: &UNetConfig, graph: &Graph, choice: Choice) -> Result<Self> {
+        let program = fuse(graph, choice);
+        let memory = MemoryPlan::of(&program);
+        let of_program = program.dispatches.iter().filter(|d| d.weight().is_none()).flat_map(|d| d.shaders());
+        for shader in image_shaders(config).iter().chain(of_program.map(|s| &s.specialised)) {
+            gpu.pipeline(shader);
+        }
+        gpu.check()?;
+        // Before the weights are downloaded, not at the first picture.
+        for &floats in &memory.lengths {
+            gpu.fits("one image", floats as u64 * 4, Role::Scratch)?;
+        }
+        let weights = WeightBuffers::new(gpu, &program)?;
+        Ok(Self { gpu: gpu.clone(), config: config.clone(), program, memory, weights, plan: None })
+    }
+
+    /// The device.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// The cost of a call on the device; `None` before the first call.
+    pub fn report(&self) -> Option<Report> {
+        let plan = self.plan.as_ref()?;
+        let [activation_bytes, live_bytes, other_bytes] = plan.bytes;
+        Some(Report {
+            batch: plan.batch,
+            dispatches: plan.dispatch_count(),
+            submits: 1,
+            pipelines: self.gpu.pipeline_count(),
+            weight_bytes: self.weights.bytes(),
+            activation_bytes,
+            live_bytes,
+            other_bytes,
+        })
+    }
+
+    /// Calls the bare network as [`Network::forward`] does and returns the time of each of its launches.
+    ///
+    /// # Errors
+    /// [`crate::Error::Input`] for arguments that do not fit, [`crate::Error::Gpu`] when the device fails or its clock
+    /// cannot be read.
+    pub async fn profile(&mut self, input: ForwardInput<'_>) -> Result<Vec<LaunchTime>> {
+        self.forward(input).await?;
+        self.times(input.timestep.len()).await
+    }
+
+    /// The time of each launch of a call at batch size `batch`, with the inputs of the last call.
+    pub(super) async fn times(&mut self, batch: usize) -> Result<Vec<LaunchTime>> {
+        self.plan(batch)?;
+        self.plan.as_ref().expect("made above").profile(&self.gpu, &self.program).await
+    }
+
+    /// Runs one workgroup of each kernel. A browser compiles a kernel when it first runs; this moves that time from the
+    /// first picture to the load.
+    ///
+    /// # Errors
+    /// [`crate::Error::Gpu`] when the device fails.
+    pub async fn warm_up(&mut self) -> Result<()> {
+        let gpu = self.gpu.clone();
+        let result = gpu.read::<f32>(self.plan(1)?.warm_up(&gpu)).await;
+        self.settle(result.map(drop))
+    }
+
+    /// The plan for `batch`, made anew when the last call had another batch size.
+    fn plan(&mut self, batch: usize) -> Result<&Plan> {
+        if self.plan.as_ref().is_none_or(|p| p.batch != batch) {
+            self.plan = None; // its memory is released before the next one is made
+            self.weights.complete(&self.gpu, &self.program)?;
+            self.plan = Some(Plan::new(&self.gpu, &self.config, &self.program, &self.memory, &self.weights, batch)?);
+        }
+        Ok(self.plan.as_ref().expect("made above"))
+    }
+
+    /// Drops the plan after a failure, which may have left it without buffers; the next call makes it anew.
+    fn settle<T>(&mut self, result: Result<T>) -> Result<T> {
+        if result.is_err() {
+            self.plan = None;
+        }
+        result
+    }
+
+    /// One call: uploads the inputs, submits once, reads the result back. `timestep` has one value for each sample.
+    async fn call(&mut self, x: &[f32], timestep: &[f32], labels: &[u32], step: StepUniform) -> Result<Vec<f32>> {
+        let gpu = self.gpu.clone();
+        let dim = self.config.block_out_channels[0];
+        let padded = dim.next_multiple_of(4);
+        let mut time = vec![0.0; timestep.len() * padded];
+        for (row, features) in
+            time.chunks_exact_mut(padded).zip(time_features(&self.config, timestep).chunks_exact(dim))
+        {
+            row[..dim].copy_from_slice(features);
+        }
+        let plan = self.plan(timestep.len())?;
+        gpu.write(&plan.state, 0, bytemuck::cast_slice(x));
+        gpu.write(&plan.labels, 0, bytemuck::cast_slice(labels));
+        gpu.write(&plan.time, 0, bytemuck::cast_slice(&time));
+        gpu.write(&plan.step, 0, bytemuck::bytes_of(&step));
+        let result = gpu.read(plan.submit(&gpu)).await;
+        self.settle(result)
+    }
+}
+
+impl Network for GpuUNet {
+    fn config(&self) -> &UNetConfig {
+        &self.config
+    }
+
+    fn piece_granularity(&self, name: &str) -> Option<usize> {
+        self.program.placement(name)?.order.piece_granularity()
+    }
+
+    fn load(&mut self, arrival: Arrival<'_>) -> Result<()> {
+        match arrival {
+            Arrival::Announced { name, precision } => self.weights.announce(&self.gpu, &self.program, name, precision),
+            Arrival::Rows(rows) => self.weights.write(&self.gpu, &self.program, &rows),
+        }
+    }
+
+    async fn forward(&mut self, input: ForwardInput<'_>) -> Result<Vec<f32>> {
+        input.check(&self.config)?;
+        // c_skip·x + c_out·F(c_in·x) is F(x).
+        let step = StepUniform { clip: 0, c_in: 1.0, c_skip: 0.0, c_out: 1.0 };
+        self.call(input.sample, input.timestep, input.class_labels, step).await
+    }
+}
+
+impl ConsistencyFunction for GpuUNet {
+    async fn denoise(&mut self, x: &[f32], step: &Step, labels: &[u32]) -> Result<Vec<f32>> {
+        let [h, w] = self.config.sample_size;
+        let s = step.scalings;
+        let timestep = vec![s.c_noise as f32; x.len() / (self.config.in_channels * h * w)];
+        ForwardInput { sample: x, timestep: &timestep, class_labels: labels }.check(&self.config)?;
+        let uniform = StepUniform {
+            clip: step.clip_denoised.into(),
+            c_in: s.c_in as f32,
+            c_skip: s.c_skip as f32,
+            c_out: s.c_out as f32,
+        };
+        self.call(x, &timestep, labels, uniform).await
+    }
+}
