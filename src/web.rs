@@ -47,19 +47,22 @@ pub fn start() {
 #[wasm_bindgen]
 pub struct Device {
     processor: Processor,
+    name: String,
 }
 
 #[wasm_bindgen]
 impl Device {
-    /// Asks the browser for its fastest GPU; throws when there is none.
-    pub async fn request() -> JsResult<Device> {
-        let processor = Processor::request().await.map_err(to_js)?;
-        Ok(Device { processor })
+    /// Asks the browser for its fastest GPU; throws when there is none. `name` is the adapter's name for people, which
+    /// wgpu does not learn from most browsers.
+    pub async fn request(name: Option<String>) -> JsResult<Device> {
+        let processor = Processor::open().await.map_err(to_js)?;
+        let name = name.filter(|name| !name.is_empty()).unwrap_or_else(|| processor.description().to_owned());
+        Ok(Device { processor, name })
     }
 
-    /// The adapter's name, as far as the browser tells it.
+    /// The adapter's name for people.
     pub fn description(&self) -> String {
-        self.processor.description().to_owned()
+        self.name.clone()
     }
 
     /// Clears the errors so far, of which one failure can bring several over some time. Returns false when the device was

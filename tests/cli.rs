@@ -143,7 +143,7 @@ fn a_blend_of_seeds_ends_where_the_other_begins() {
         "--output",
         "never.png",
     ]);
-    assert_eq!(refused, "blend: expected an amount from 0 to 1, found -1");
+    assert_eq!(refused, "amount: expected a number from 0 to 1, found -1");
 }
 
 #[test]

@@ -43,7 +43,9 @@ async function openGpu() {
   const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
   if (!adapter) throw new Failure("unsupported", "this browser offers no WebGPU");
   await failing("network", "the WebAssembly module", () => init());
-  return { Loader: gpu.Loader, device: await failing("unsupported", "WebGPU", () => gpu.Device.request()) };
+  const { vendor, architecture, description } = adapter.info;
+  const name = description || [vendor, architecture].filter(Boolean).join(" ");
+  return { Loader: gpu.Loader, device: await failing("unsupported", "WebGPU", () => gpu.Device.request(name)) };
 }
 
 async function openCpu() {

@@ -46,7 +46,7 @@ impl Noise {
             }
             Self::Between { amount, .. } => {
                 let found = number(*amount);
-                Err(Error::Input(format!("noise: expected an amount from 0 to 1, found {found}")))
+                Err(Error::Input(format!("amount: expected a number from 0 to 1, found {found}")))
             }
         }
     }
@@ -214,7 +214,7 @@ mod tests {
         let message = |noise: BatchNoise| noise.generator(3, 64).err().unwrap().to_string();
         for amount in [-0.1, 1.1, f64::NAN] {
             let found = message(shared(Noise::between(Noise::Seed(1), Noise::Seed(2), amount)));
-            assert_eq!(found, format!("noise: expected an amount from 0 to 1, found {amount}"));
+            assert_eq!(found, format!("amount: expected a number from 0 to 1, found {amount}"));
         }
         let deep = |n: usize| (0..n).fold(Noise::Seed(1), |noise, _| Noise::between(noise, Noise::Seed(2), 0.5));
         assert!(shared(deep(MAX_NESTING)).generator(1, 1).is_ok());

@@ -112,6 +112,7 @@ pub struct Gpu {
     device: wgpu::Device,
     queue: wgpu::Queue,
     info: wgpu::AdapterInfo,
+    limits: wgpu::Limits,
     /// The kernels that suit the device.
     pub(super) choice: Choice,
     fault: Fault,
@@ -121,11 +122,11 @@ pub struct Gpu {
 }
 
 impl Gpu {
-    /// The device of the fastest adapter, with all limits that the adapter allows.
+    /// The device of the fastest adapter, with all limits that the adapter allows and the kernels that run everywhere.
     ///
     /// # Errors
     /// [`Error::Gpu`] when there is no adapter or it refuses a device.
-    pub(super) async fn open() -> Result<Self> {
+    pub(crate) async fn open() -> Result<Self> {
         let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
         let options = wgpu::RequestAdapterOptions {
             power_preference: wgpu::PowerPreference::HighPerformance,
@@ -135,11 +136,11 @@ impl Gpu {
             .request_adapter(&options)
             .await
             .map_err(|e| Error::Gpu(format!("no WebGPU adapter: expected one, found none ({})", one_line(&e))))?;
-        let info = adapter.get_info();
+        let (info, limits) = (adapter.get_info(), adapter.limits());
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("consistency-sampler"),
             // The default limits would refuse large models that the adapter can hold.
-            required_limits: adapter.limits(),
+            required_limits: limits.clone(),
             required_features: adapter.features() & wgpu::Features::TIMESTAMP_QUERY,
             ..Default::default()
         };
@@ -152,7 +153,7 @@ impl Gpu {
         device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| uncaptured.note(&one_line(&e))));
         device.set_device_lost_callback(move |_, message| lost.note_loss(&message));
         let (pipelines, layouts) = (Arc::default(), Arc::default());
-        Ok(Self { device, queue, info, choice: Choice::SAFE, fault, pipelines, layouts })
+        Ok(Self { device, queue, info, limits, choice: Choice::SAFE, fault, pipelines, layouts })
     }
 
     /// The adapter's name for people. Browsers usually withhold it.
@@ -209,7 +210,7 @@ impl Gpu {
 
     /// An error if the device has no buffers of `bytes`.
     pub(super) fn fits(&self, what: &str, bytes: u64, role: Role) -> Result<()> {
-        let limits = self.device.limits();
+        let limits = &self.limits;
         let most = match role {
             Role::Input | Role::Scratch | Role::Result => {
                 limits.max_buffer_size.min(limits.max_storage_buffer_binding_size)
@@ -300,7 +301,7 @@ impl Gpu {
         bound: &[Slice<'a>],
         workgroups: [usize; 3],
     ) -> Result<Launch> {
-        let most = self.device.limits().max_compute_workgroups_per_dimension;
+        let most = self.limits.max_compute_workgroups_per_dimension;
         let name = shader.kernel.name();
         let workgroups = workgroups.map(|n| u32::try_from(n).unwrap_or(u32::MAX));
         if let Some(n) = workgroups.iter().find(|&&n| n > most) {
@@ -416,10 +417,10 @@ fn locked<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 /// which the message is taken.
 fn one_line(e: &impl std::fmt::Display) -> String {
     let text = e.to_string();
-    let text = match text.split_once("JsValue(") {
-        Some((_, error)) => {
-            let first = error.lines().next().unwrap_or_default();
-            first.split_once("Error: ").map_or(first, |(_, message)| message)
+    let text = match text.strip_prefix("JsValue(") {
+        // The first line of the error, behind its name.
+        Some(error) => {
+            error.lines().next().map_or("", |line| line.split_once(':').map_or(line, |(_, message)| message))
         }
         None => &text,
     };
@@ -447,6 +448,6 @@ mod tests {
     #[test]
     fn messages_are_one_line_without_a_javascript_stack() {
         assert_eq!(one_line(&"a\n  b"), "a b");
-        assert_eq!(one_line(&"WebGPU: JsValue(TypeError: not today\nTypeError: not today\n    at x)"), "not today");
+        assert_eq!(one_line(&"JsValue(TypeError: not today\nTypeError: not today\n    at x)"), "not today");
     }
 }

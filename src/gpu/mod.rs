@@ -26,8 +26,8 @@ pub use plan::{LaunchTime, Report};
 use crate::error::Result;
 
 impl Gpu {
-    /// The device of the fastest adapter, with all limits that the adapter allows and the kernels that suit it, found by a
-    /// short trial.
+    /// The device of the fastest adapter, with all limits that the adapter allows. A short trial chooses the kernels that
+    /// suit it.
     ///
     /// # Errors
     /// [`crate::Error::Gpu`] when there is no adapter or it refuses a device.

@@ -198,7 +198,7 @@ describe("whatever the picture", () => {
     ["noise of no level", "denoise", {}, whole, /^sigma: expected a number, found .*undefined/],
     ["noise of infinite level", "denoise", { sigma: Infinity }, whole, /^sigma: expected 0.002 to 80, found Infinity$/],
     ["noise on no picture", "denoise", { sigma: 1 }, {}, /^image: expected 16×16 pixels/],
-    ["a blend beyond the other seed", "sample", { blend: { seed: 1, amount: 1.01 } }, {}, /^blend: expected an amount from 0 to 1, found 1.01$/],
+    ["a blend beyond the other seed", "sample", { blend: { seed: 1, amount: 1.01 } }, {}, /^amount: expected a number from 0 to 1, found 1.01$/],
     ["a blend of no amount", "sample", { blend: { seed: 1 } }, {}, /^amount: expected a number, found .*undefined/],
     ["a blend of no seed", "sample", { blend: { seed: -1, amount: 0.5 } }, {}, /^seed: expected a whole number from 0, found .*-1/],
   ]) {
