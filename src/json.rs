@@ -1,9 +1,11 @@
-//! JSON documents. A browser parses them itself, which spares the page a parser; elsewhere serde_json does.
+//! JSON documents and numbers in messages: by serde_json, or in the page's module by the browser, which saves 25 KB of it.
 
 use std::fmt;
 
 #[cfg(all(feature = "javascript", target_arch = "wasm32"))]
-pub(crate) use crate::web::json::{number, parse};
+pub(crate) use browser::{number, parse};
+#[cfg(not(all(feature = "javascript", target_arch = "wasm32")))]
+pub(crate) use native::{number, parse};
 
 /// A JSON value. Numbers are f64, as in JavaScript: sizes and offsets are exact up to 2⁵³.
 #[derive(Clone, PartialEq)]
@@ -86,19 +88,25 @@ impl fmt::Display for Value {
     }
 }
 
-/// A number as people write it. The page's code formats floats by this alone: `{}` would bring 20 KB with it.
+/// By the standard library and serde_json.
 #[cfg(not(all(feature = "javascript", target_arch = "wasm32")))]
-pub(crate) fn number(n: f64) -> String {
-    n.to_string()
-}
-
-/// Parses a document of UTF-8 text.
-///
-/// # Errors
-/// What the parser says, in one line.
-#[cfg(not(all(feature = "javascript", target_arch = "wasm32")))]
-pub(crate) fn parse(json: &[u8]) -> Result<Value, String> {
+mod native {
     use serde_json::Value as Parsed;
+
+    use super::Value;
+
+    /// A number for people.
+    pub(crate) fn number(n: f64) -> String {
+        n.to_string()
+    }
+
+    /// Parses a document of UTF-8 text.
+    ///
+    /// # Errors
+    /// The parser's message, in one line.
+    pub(crate) fn parse(json: &[u8]) -> Result<Value, String> {
+        serde_json::from_slice(json).map(own).map_err(|e| e.to_string())
+    }
 
     fn own(value: Parsed) -> Value {
         match value {
@@ -111,6 +119,57 @@ pub(crate) fn parse(json: &[u8]) -> Result<Value, String> {
             Parsed::Object(map) => Value::Object(map.into_iter().map(|(key, value)| (key, own(value))).collect()),
         }
     }
+}
 
-    serde_json::from_slice(json).map(own).map_err(|e| e.to_string())
+/// By the browser.
+#[cfg(all(feature = "javascript", target_arch = "wasm32"))]
+mod browser {
+    use js_sys::{Array, JSON, Number, Object};
+    use wasm_bindgen::{JsCast, JsValue};
+
+    use super::Value;
+
+    /// How deep values may be nested; serde_json has the same limit.
+    const MAX_NESTING: usize = 128;
+
+    /// A number for people. The page's module formats floats by this alone: `{}` would add 20 KB to it.
+    pub(crate) fn number(n: f64) -> String {
+        Number::from(n).to_string_with_radix(10).map_or_else(|_| String::new(), String::from) // 10 is a valid radix
+    }
+
+    /// Parses a document of UTF-8 text.
+    ///
+    /// # Errors
+    /// The parser's message, in one line.
+    pub(crate) fn parse(json: &[u8]) -> Result<Value, String> {
+        let text = std::str::from_utf8(json).map_err(|_| "it is not UTF-8 text")?;
+        let message = |e: JsValue| e.dyn_into::<js_sys::Error>().map_or_else(|_| String::new(), |e| e.message().into());
+        let value = JSON::parse(text).map_err(message)?;
+        own(&value, MAX_NESTING)
+    }
+
+    fn own(value: &JsValue, depth: usize) -> Result<Value, String> {
+        if depth == 0 {
+            return Err(format!("expected values nested at most {MAX_NESTING} deep, found more"));
+        }
+        Ok(if value.is_null() {
+            Value::Null
+        } else if let Some(b) = value.as_bool() {
+            Value::Bool(b)
+        } else if let Some(n) = value.as_f64() {
+            Value::Number(n)
+        } else if let Some(s) = value.as_string() {
+            Value::String(s)
+        } else if Array::is_array(value) {
+            let values: &Array = value.unchecked_ref();
+            Value::Array(values.iter().map(|v| own(&v, depth - 1)).collect::<Result<_, _>>()?)
+        } else {
+            let entries = Object::entries(value.unchecked_ref());
+            let entry = |pair: JsValue| {
+                let pair: Array = pair.unchecked_into();
+                Ok((pair.get(0).as_string().unwrap_or_default(), own(&pair.get(1), depth - 1)?))
+            };
+            Value::Object(entries.iter().map(entry).collect::<Result<_, String>>()?)
+        })
+    }
 }

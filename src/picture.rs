@@ -1,16 +1,29 @@
-//! Pictures from PNG files, as the sampler's numbers.
+//! Pictures in PNG files.
 
-use std::io::{BufRead, Seek};
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Seek};
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::image::from_rgba;
+use crate::image::{from_rgba, to_byte};
 use crate::model::config::UNetConfig;
 
-/// Begins a PNG that will be decoded to 8 bits a channel: its header is read, its pixels are not.
+/// A decoded picture.
+#[derive(Debug, Clone)]
+pub(crate) struct Rgba {
+    pub(crate) width: usize,
+    pub(crate) height: usize,
+    /// Whether the file stores grey levels.
+    pub(crate) grey: bool,
+    /// Row-major.
+    pub(crate) pixels: Vec<[u8; 4]>,
+}
+
+/// Reads the header of a PNG that will be decoded to 8 bits a channel.
 ///
 /// A palette that is not made of whole colours, or has fewer of them than its transparency, is refused here: png 0.18.1
 /// panics when it decodes with one (image-png's issue 694).
-pub(crate) fn open<R: BufRead + Seek>(file: R) -> std::result::Result<png::Reader<R>, String> {
+fn open<R: BufRead + Seek>(file: R) -> std::result::Result<png::Reader<R>, String> {
     let mut decoder = png::Decoder::new(file);
     decoder.set_transformations(png::Transformations::normalize_to_color8());
     let reader = decoder.read_info().map_err(|e| e.to_string())?;
@@ -27,15 +40,31 @@ pub(crate) fn open<R: BufRead + Seek>(file: R) -> std::result::Result<png::Reade
     Ok(reader)
 }
 
-/// One pixel of 1 (grey), 2 (grey, alpha), 3 or 4 channels.
-pub(crate) fn to_rgba(pixel: &[u8]) -> [u8; 4] {
-    match *pixel {
+fn decode<R: BufRead + Seek>(mut reader: png::Reader<R>) -> std::result::Result<Rgba, String> {
+    let mut bytes = vec![0; reader.output_buffer_size().ok_or("too large")?];
+    let info = reader.next_frame(&mut bytes).map_err(|e| e.to_string())?;
+    let channels = info.color_type.samples();
+    let rgba = |pixel: &[u8]| match *pixel {
         [v] => [v, v, v, 255],
         [v, alpha] => [v, v, v, alpha],
         [r, g, b] => [r, g, b, 255],
         [r, g, b, alpha] => [r, g, b, alpha],
         _ => unreachable!("PNG has 1 to 4 channels"),
-    }
+    };
+    let pixels = bytes[..info.buffer_size()].chunks_exact(channels).map(rgba).collect();
+    Ok(Rgba { width: info.width as usize, height: info.height as usize, grey: channels < 3, pixels })
+}
+
+/// Reads a PNG of any size.
+///
+/// # Errors
+/// [`Error::Io`] when the file cannot be opened, [`Error::Input`] when it is no PNG or damaged.
+#[cfg(feature = "train")]
+pub(crate) fn read_rgba(path: &Path) -> Result<Rgba> {
+    let file = File::open(path).map_err(|e| Error::Io(format!("{}: {e}", path.display())))?;
+    open(BufReader::new(file))
+        .and_then(decode)
+        .map_err(|e| Error::Input(format!("{}: not a readable PNG: {e}", path.display())))
 }
 
 /// Reads a PNG of the model's size as (C, H, W) in [−1, 1].
@@ -46,19 +75,67 @@ pub(crate) fn to_rgba(pixel: &[u8]) -> [u8; 4] {
 /// # Errors
 /// [`Error::Input`] when the file is no PNG, is damaged, or has another size than the model's pictures.
 pub fn read_png(file: impl BufRead + Seek, config: &UNetConfig) -> Result<Vec<f32>> {
-    let bad = |m: String| Error::Input(m);
-    let mut reader = open(file).map_err(|e| bad(format!("not a PNG: {e}")))?;
+    let reader = open(file).map_err(|e| Error::Input(format!("not a PNG: {e}")))?;
     let [height, width] = config.sample_size;
     let found = (reader.info().height as usize, reader.info().width as usize);
     if found != (height, width) {
-        return Err(bad(format!("expected {height}×{width} pixels, found {}×{}", found.0, found.1)));
+        return Err(Error::Input(format!("expected {height}×{width} pixels, found {}×{}", found.0, found.1)));
     }
-    let size = reader.output_buffer_size().ok_or_else(|| bad("too large".into()))?;
-    let mut bytes = vec![0; size];
-    reader.next_frame(&mut bytes).map_err(|e| bad(format!("damaged PNG: {e}")))?;
-    let samples = reader.output_color_type().0.samples();
-    let rgba = bytes.chunks_exact(samples).take(height * width).flat_map(to_rgba);
-    Ok(from_rgba(&rgba.collect::<Vec<u8>>(), config.in_channels))
+    let picture = decode(reader).map_err(|e| Error::Input(format!("damaged PNG: {e}")))?;
+    Ok(from_rgba(picture.pixels.as_flattened(), config.in_channels))
+}
+
+/// Writes images (B, C, H, W) in [−1, 1] as one PNG, in rows of `columns`; C is 1 or 3.
+///
+/// # Errors
+/// [`Error::Io`] when the file cannot be written.
+pub fn write_grid(
+    path: impl AsRef<Path>,
+    [batch, channels, height, width]: [usize; 4],
+    columns: usize,
+    images: &[f32],
+) -> Result<()> {
+    let path = path.as_ref();
+    let (grid_w, grid_h) = (columns * width, batch.div_ceil(columns) * height);
+    let mut bytes = vec![0; grid_w * grid_h * channels];
+    for (b, image) in images.chunks_exact(channels * height * width).enumerate() {
+        let (top, left) = (b / columns * height, b % columns * width);
+        for (i, &v) in image.iter().enumerate() {
+            let (c, y, x) = (i / (height * width), i / width % height, i % width);
+            bytes[((top + y) * grid_w + left + x) * channels + c] = to_byte(v);
+        }
+    }
+    let failed = |e: &dyn std::fmt::Display| Error::Io(format!("{}: cannot be written: {e}", path.display()));
+    let file = File::create(path).map_err(|e| failed(&e))?;
+    let mut encoder = png::Encoder::new(BufWriter::new(file), grid_w as u32, grid_h as u32);
+    encoder.set_color(if channels == 1 { png::ColorType::Grayscale } else { png::ColorType::Rgb });
+    encoder.set_depth(png::BitDepth::Eight);
+    let mut writer = encoder.write_header().map_err(|e| failed(&e))?;
+    writer.write_image_data(&bytes).map_err(|e| failed(&e))?;
+    writer.finish().map_err(|e| failed(&e))
+}
+
+/// The paths in a folder, in alphabetical order.
+///
+/// # Errors
+/// [`Error::Io`] when the folder cannot be read.
+#[cfg(feature = "train")]
+pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let failed = |e: std::io::Error| Error::Io(format!("{}: {e}", folder.display()));
+    let read = std::fs::read_dir(folder).map_err(failed)?;
+    let mut paths = read.map(|e| e.map(|e| e.path())).collect::<std::io::Result<Vec<_>>>().map_err(failed)?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// The PNG files of a folder, in alphabetical order.
+///
+/// # Errors
+/// [`Error::Io`] when the folder cannot be read.
+#[cfg(feature = "train")]
+pub(crate) fn pngs(folder: &Path) -> Result<Vec<PathBuf>> {
+    let is_png = |p: &PathBuf| p.extension().is_some_and(|e| e.eq_ignore_ascii_case("png"));
+    Ok(entries(folder)?.into_iter().filter(is_png).collect())
 }
 
 #[cfg(test)]
@@ -80,10 +157,7 @@ mod tests {
             encoder.set_trns(transparency.to_vec());
         }
         encoder.write_header().unwrap().write_image_data(&[0, 1, 1, 0]).unwrap();
-        let mut reader = open(Cursor::new(file))?;
-        let mut bytes = vec![0; reader.output_buffer_size().unwrap()];
-        reader.next_frame(&mut bytes).map_err(|e| e.to_string())?;
-        Ok(bytes.chunks_exact(reader.output_color_type().0.samples()).map(to_rgba).collect())
+        Ok(open(Cursor::new(file)).and_then(decode)?.pixels)
     }
 
     #[test]

@@ -24,7 +24,8 @@ use crate::error::Error;
 #[cfg(feature = "gpu")]
 use crate::gpu::{Gpu as Processor, GpuUNet as Interpreter};
 use crate::image::{from_rgba, to_rgba};
-use crate::model::config::{SchedulerConfig, UNetConfig, check_model_index};
+use crate::model::config::{SchedulerConfig, UNetConfig};
+use crate::model::parse::check_model_index;
 use crate::model::unet::UNet;
 use crate::network::{ForwardInput, Network};
 use crate::pipeline::Pipeline;
@@ -33,7 +34,6 @@ use cpu::{Cpu as Processor, YieldingCpuUNet as Interpreter};
 
 #[cfg(not(feature = "gpu"))]
 mod cpu;
-pub(crate) mod json;
 
 type JsResult<T> = Result<T, JsValue>;
 
@@ -449,18 +449,20 @@ fn whole_number(value: &JsValue, key: &str) -> JsResult<u64> {
 
 /// The error for an option that is not what it should be.
 fn expected(key: &str, what: &str, found: &JsValue) -> JsValue {
-    let found: String = json::text(found).chars().take(60).collect();
+    let found: String = text(found).chars().take(60).collect();
     to_js(Error::Input(format!("{key}: expected {what}, found {found}")))
+}
+
+/// A value as JavaScript's `String(value)` writes it.
+fn text(value: &JsValue) -> String {
+    let string = Reflect::get(&js_sys::global(), &"String".into()).unwrap_or_default().unchecked_into::<Function>();
+    // It throws for an object whose own conversion throws.
+    let text = string.call1(&JsValue::NULL, value).ok().and_then(|text| text.as_string());
+    text.unwrap_or_else(|| "an object".to_owned())
 }
 
 fn get(object: &JsValue, key: &str) -> JsValue {
     Reflect::get(object, &key.into()).unwrap_or_default()
-}
-
-/// What an error, or what else has a `message`, says, in one line.
-fn message(error: &JsValue) -> String {
-    let text = get(error, "message").as_string().unwrap_or_default();
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn object(entries: &[(&str, JsValue)]) -> JsResult<Object> {

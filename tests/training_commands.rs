@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use consistency_sampler::train::classifier::Classifier;
-use consistency_sampler::train::data::Dataset;
+use consistency_sampler::train::dataset::Dataset;
 
 use common::*;
 

@@ -2,7 +2,8 @@
 #![no_main]
 
 use consistency_sampler::Error;
-use consistency_sampler::model::config::{UNetConfig, check_model_index};
+use consistency_sampler::model::config::UNetConfig;
+use consistency_sampler::model::parse::check_model_index;
 use consistency_sampler::model::unet::{UNet, time_features};
 use libfuzzer_sys::fuzz_target;
 

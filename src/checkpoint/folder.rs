@@ -11,7 +11,8 @@ use sha2::{Digest, Sha256};
 use super::stream::WeightStream;
 use super::tensor::{Arrival, Precision};
 use crate::error::{Error, Result};
-use crate::model::config::{SchedulerConfig, UNetConfig, check_model_index};
+use crate::model::config::{SchedulerConfig, UNetConfig};
+use crate::model::parse::check_model_index;
 use crate::model::unet::{Parameter, UNet};
 use crate::network::Network;
 

@@ -357,7 +357,7 @@ impl Gpu {
         let values = {
             let view = buffer.0.get_mapped_range(..).map_err(|e| unreadable(&e))?;
             // A browser's copy of the mapped memory has no alignment beyond 1.
-            bytemuck::pod_collect_to_vec(&*view)
+            bytemuck::pod_collect_to_vec(&view)
         };
         buffer.0.unmap();
         Ok(values)

@@ -47,11 +47,7 @@ impl Dispatch {
 
     /// The buffer of a product's weights.
     pub(super) fn weight(&self) -> Option<usize> {
-        let is_product = match self.shader.specialised.kernel {
-            Kernel::Conv | Kernel::Gemm => true,
-            Kernel::Tiled => true,
-            _ => false,
-        };
+        let is_product = matches!(self.shader.specialised.kernel, Kernel::Conv | Kernel::Gemm | Kernel::Tiled);
         match self.inputs.get(2) {
             Some(&Storage::Weight(buffer)) if is_product => Some(buffer),
             _ => None,

@@ -8,20 +8,9 @@ use flate2::read::GzDecoder;
 
 use crate::consistency::rng::Generator;
 use crate::error::{Error, Result};
-use crate::picture::{open, to_rgba};
+use crate::picture::{entries, pngs, read_rgba};
+use crate::train::dataset::{Batch, Dataset};
 use crate::train::heroes::Heroes;
-
-/// Images of one size with a class each.
-#[derive(Debug, Clone)]
-pub struct Dataset {
-    /// Channels, height, width.
-    pub shape: [usize; 3],
-    /// Names of the classes, by label.
-    pub classes: Vec<String>,
-    /// (C, H, W) bytes of each image, one after another.
-    pixels: Vec<u8>,
-    labels: Vec<u32>,
-}
 
 /// Where the images of a run come from.
 #[derive(Debug, Clone)]
@@ -67,15 +56,6 @@ impl Source {
             Self::Heroes(heroes) => heroes.draw(generator, count),
         }
     }
-}
-
-/// Images drawn for one iteration.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Batch {
-    /// (B, C, H, W) in [−1, 1].
-    pub images: Vec<f32>,
-    /// One class per image.
-    pub labels: Vec<u32>,
 }
 
 /// The two parts of MNIST.
@@ -125,24 +105,6 @@ impl Dataset {
         }
         let part = |held_out: bool| all.subset((0..all.len()).filter(|i| (i % 10 == 9) == held_out));
         Ok((part(false), part(true)))
-    }
-
-    fn subset(&self, indices: impl Iterator<Item = usize>) -> Self {
-        let size: usize = self.shape.iter().product();
-        let mut part = Self { pixels: vec![], labels: vec![], classes: self.classes.clone(), ..*self };
-        for i in indices {
-            part.pixels.extend(&self.pixels[i * size..(i + 1) * size]);
-            part.labels.push(self.labels[i]);
-        }
-        part
-    }
-
-    /// A number that tells sets of images apart (FNV-1a over shape, labels and pixels).
-    pub fn fingerprint(&self) -> u64 {
-        let shape = self.shape.iter().flat_map(|v| v.to_le_bytes());
-        let labels = self.labels.iter().flat_map(|v| v.to_le_bytes());
-        let bytes = shape.chain(labels).chain(self.pixels.iter().copied());
-        bytes.fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
     }
 
     /// Reads one part of MNIST (or of a set in its format) with its 10 classes.
@@ -202,7 +164,7 @@ impl Dataset {
         let mut all = Self { shape: [0; 3], classes: vec![], pixels: vec![], labels: vec![] };
         for (label, (name, files)) in classes.into_iter().enumerate() {
             for file in files {
-                let image = Rgba::read(&file)?;
+                let image = read_rgba(&file)?;
                 let shape = [if image.grey { 1 } else { 3 }, image.height, image.width];
                 if all.labels.is_empty() {
                     all.shape = shape;
@@ -224,101 +186,6 @@ impl Dataset {
         }
         Ok(all)
     }
-
-    /// A set of (C, H, W) bytes with labels below the number of `classes`.
-    pub fn from_images(shape: [usize; 3], classes: Vec<String>, images: impl Iterator<Item = (Vec<u8>, u32)>) -> Self {
-        let mut all = Self { shape, classes, pixels: vec![], labels: vec![] };
-        for (pixels, label) in images {
-            all.pixels.extend(pixels);
-            all.labels.push(label);
-        }
-        all
-    }
-
-    /// Number of images.
-    pub fn len(&self) -> usize {
-        self.labels.len()
-    }
-
-    /// Whether there are no images; [`Dataset::open`] never returns such a set.
-    pub fn is_empty(&self) -> bool {
-        self.labels.is_empty()
-    }
-
-    /// The images of the given indices.
-    ///
-    /// # Panics
-    /// When an index is not below [`Dataset::len`].
-    pub fn batch(&self, indices: &[usize]) -> Batch {
-        let size: usize = self.shape.iter().product();
-        let images = indices.iter().flat_map(|i| &self.pixels[i * size..(i + 1) * size]);
-        Batch {
-            images: images.map(|&v| f32::from(v) / 127.5 - 1.0).collect(),
-            labels: indices.iter().map(|&i| self.labels[i]).collect(),
-        }
-    }
-
-    /// `count` labels in the proportions of this set, ascending.
-    ///
-    /// # Panics
-    /// When the set is empty.
-    pub fn proportional_labels(&self, count: usize) -> Vec<u32> {
-        let mut sorted = self.labels.clone();
-        sorted.sort_unstable();
-        // The middle of each of `count` equal parts.
-        (0..count).map(|i| sorted[(2 * i + 1) * sorted.len() / (2 * count)]).collect()
-    }
-
-    /// `count` images, drawn with replacement.
-    pub fn draw(&self, generator: &mut Generator, count: usize) -> Batch {
-        let mut indices = vec![0; count];
-        generator.randint(self.len() as u32, &mut indices);
-        self.batch(&indices.iter().map(|&i| i as usize).collect::<Vec<_>>())
-    }
-}
-
-/// A decoded PNG.
-#[derive(Debug, Clone)]
-pub(crate) struct Rgba {
-    pub width: usize,
-    pub height: usize,
-    /// Whether the file stores grey levels.
-    pub grey: bool,
-    /// Row-major.
-    pub pixels: Vec<[u8; 4]>,
-}
-
-impl Rgba {
-    pub fn read(path: &Path) -> Result<Self> {
-        let bad = |e: &dyn std::fmt::Display| Error::Input(format!("{}: not a readable PNG: {e}", path.display()));
-        let file = File::open(path).map_err(|e| Error::Io(format!("{}: {e}", path.display())))?;
-        let mut reader = open(BufReader::new(file)).map_err(|e| bad(&e))?;
-        let mut bytes = vec![0; reader.output_buffer_size().ok_or_else(|| bad(&"too large"))?];
-        let info = reader.next_frame(&mut bytes).map_err(|e| bad(&e))?;
-        let channels = info.color_type.samples();
-        let pixels = bytes[..info.buffer_size()].chunks_exact(channels).map(to_rgba);
-        Ok(Self {
-            width: info.width as usize,
-            height: info.height as usize,
-            grey: channels < 3,
-            pixels: pixels.collect(),
-        })
-    }
-}
-
-/// The paths in a folder, in alphabetical order.
-pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
-    let failed = |e: std::io::Error| Error::Io(format!("{}: {e}", folder.display()));
-    let read = std::fs::read_dir(folder).map_err(failed)?;
-    let mut paths = read.map(|e| e.map(|e| e.path())).collect::<std::io::Result<Vec<_>>>().map_err(failed)?;
-    paths.sort();
-    Ok(paths)
-}
-
-/// The PNG files of a folder, in alphabetical order.
-pub(crate) fn pngs(folder: &Path) -> Result<Vec<PathBuf>> {
-    let is_png = |p: &PathBuf| p.extension().is_some_and(|e| e.eq_ignore_ascii_case("png"));
-    Ok(entries(folder)?.into_iter().filter(is_png).collect())
 }
 
 fn idx_file(folder: &Path, name: &str) -> Option<PathBuf> {

@@ -1,7 +1,8 @@
 //! Training consistency models and their EDM teachers, by the CPU interpreter's gradients or burn's autodiff.
 //!
 //! # Layout
-//! - [`data`], [`heroes`]: batches of images with classes.
+//! - [`dataset`], [`data`], [`heroes`]: images with classes, in memory, from files, dressed as they are drawn.
+//! - [`denoiser`]: the network with its preconditioning and gradient.
 //! - [`losses`]: the losses, each beside its equation; no data, no weights.
 //! - [`optimizer`]: RAdam and the moving average.
 //! - [`objective`]: which objective at which noise levels, by the progress of a run.
@@ -17,6 +18,8 @@
 pub mod checkpoint;
 pub mod classifier;
 pub mod data;
+pub mod dataset;
+pub mod denoiser;
 pub mod dmd;
 pub mod evaluation;
 pub mod heroes;

@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 
-use crate::{Project, audit, run, shown, site, tools, wasm};
+use crate::{Project, audit, package, run, shown, site, tools, wasm};
 
 /// One part of the checks; the variants stand in the order in which they run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -28,8 +28,8 @@ pub enum Stage {
     Web,
 }
 
-/// The command line for those who only sample: minutes less to build, for it is without burn.
-const WITHOUT_TRAINER: [&str; 4] = ["--bin", "consistency-sampler", "--features", "cli"];
+/// The features that the native tests need: the command line and the trainer.
+const EVERYTHING: &str = "cli,train";
 
 /// How many tests ran to their end.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -91,21 +91,28 @@ impl Stage {
             Self::Fmt => run(cargo().args(["fmt", "--all", "--check"])),
             Self::Clippy => {
                 tools::wasm_target(project)?;
-                run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
-                run(cargo().arg("clippy").args(WITHOUT_TRAINER).args(["--", "-D", "warnings"]))?;
-                run(cargo().arg("clippy").args(wasm::LIBRARY).args(["--", "-D", "warnings"]))?;
-                run(cargo().arg("clippy").args(wasm::LIBRARY_CPU).args(["--", "-D", "warnings"]))
+                let clippy =
+                    |arguments: &[&str]| run(cargo().arg("clippy").args(arguments).args(["--", "-D", "warnings"]));
+                clippy(&["--workspace", "--all-targets", "--features", EVERYTHING])?;
+                clippy(&["--features", "cli"])?;
+                clippy(&["--lib", "--no-default-features", "--features", "gpu"])?;
+                clippy(&["--lib", "--no-default-features", "--features", "cpu"])?;
+                clippy(&wasm::LIBRARY)?;
+                clippy(&wasm::LIBRARY_CPU)
             }
             Self::Audit => audit::audit(project),
             Self::Native => {
                 tools::vulkan(project)?;
                 // Release, for the U-Net runs here; xtask itself only in the profile in which it is built already.
-                let library = ["test", "--workspace", "--exclude", "xtask", "--release", "--no-fail-fast"];
+                let library = ["test", "--release", "--features", EVERYTHING, "--no-fail-fast"];
                 let outcome = cargo_test(cargo().args(library), counts);
                 cargo_test(cargo().args(["test", "--package", "xtask"]), counts)?;
                 outcome
             }
-            Self::Build => site::build(project),
+            Self::Build => {
+                site::build(project)?;
+                package::assemble(project)
+            }
             Self::Web => web(project, counts),
         }
     }

@@ -15,6 +15,7 @@ const FOLDER: &str = "package";
 pub fn package(project: &Project) -> Result<()> {
     tools::node(project)?;
     site::build(project)?;
+    assemble(project)?;
     let folder = project.target.join(FOLDER);
     run(tools::npm(project).args(["pack", "--loglevel=error"]).current_dir(&folder).stdout(Stdio::null()))?;
     let tarball = fs::read_dir(&folder)?

@@ -9,7 +9,7 @@ use consistency_sampler::model::config::UNetConfig;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::{Project, package, run, tools, wasm};
+use crate::{Project, run, tools, wasm};
 
 pub const DIST: &str = "dist";
 
@@ -41,7 +41,6 @@ pub fn build(project: &Project) -> Result<()> {
         sum(&folder)?;
     }
     list(&models, &dist.join("weights"))?;
-    package::assemble(project)?;
     println!("assembled {}", dist.display());
     weigh(&dist)
 }

@@ -7,7 +7,10 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{Project, run, wasm};
+use crate::{Project, run};
+
+/// The compiler's target for browsers.
+pub const WASM_TARGET: &str = "wasm32-unknown-unknown";
 
 /// The npm package that carries wasm-opt.
 const BINARYEN: &str = "132.0.0";
@@ -21,13 +24,13 @@ const NODE_MAJOR: u32 = 20;
 /// Sees to it that the compiler has a standard library for WebAssembly.
 pub fn wasm_target(project: &Project) -> Result<()> {
     let mut query = project.command("rustc");
-    query.args(["--print", "target-libdir", "--target", wasm::TARGET]);
+    query.args(["--print", "target-libdir", "--target", WASM_TARGET]);
     let output = query.output().context("cannot start rustc")?;
     if Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir() {
         return Ok(());
     }
-    run(project.command("rustup").args(["target", "add", wasm::TARGET]))
-        .with_context(|| format!("the compiler lacks the target {} and rustup cannot add it", wasm::TARGET))
+    run(project.command("rustup").args(["target", "add", WASM_TARGET]))
+        .with_context(|| format!("the compiler lacks the target {} and rustup cannot add it", WASM_TARGET))
 }
 
 /// wasm-opt as a command to add arguments to; the inner error says what is lacking for it.

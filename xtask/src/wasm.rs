@@ -3,15 +3,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use wasm_bindgen_cli_support::Bindgen;
 
+use crate::tools::WASM_TARGET as TARGET;
 use crate::{Project, run, tools};
 
 /// The library's name as a file stem, which the page imports as `pkg/consistency_sampler.js`.
 const NAME: &str = "consistency_sampler";
-
-pub const TARGET: &str = "wasm32-unknown-unknown";
 
 /// Cargo's arguments for the browser's variant of the library; `build` and `clippy` share them.
 pub const LIBRARY: [&str; 6] = ["--lib", "--target", TARGET, "--no-default-features", "--features", "web"];
@@ -26,7 +25,22 @@ const BURN: [&str; 6] = ["--lib", "--target", TARGET, "--no-default-features", "
 pub fn build(project: &Project, pkg: &Path) -> Result<()> {
     tools::wasm_target(project)?;
     run(project.command("cargo").arg("build").args(LIBRARY).args(["--profile", "wasm"]))?;
-    bind(project, &project.target.join(TARGET).join("wasm"), pkg, SIZE)
+    let output = project.target.join(TARGET).join("wasm");
+    check_float_formatting(&output.join(NAME).with_extension("wasm"))?;
+    bind(project, &output, pkg, SIZE)
+}
+
+/// Fails when the module holds the standard library's formatting of floats: `{}` of an f32 or f64, or what contains one
+/// (`f64::clamp`), adds 8 KB and more after brotli. `json::number` formats floats in the page.
+fn check_float_formatting(module: &Path) -> Result<()> {
+    let bytes = fs::read(module).with_context(|| format!("cannot read {}", module.display()))?;
+    let mark = b"flt2dec";
+    ensure!(
+        !bytes.windows(mark.len()).any(|window| window == mark),
+        "{} formats floats by core::fmt: expected json::number alone",
+        module.display()
+    );
+    Ok(())
 }
 
 /// Builds the library that computes on the CPU, with vector instructions, and leaves the same things in `pkg`.

@@ -6,11 +6,11 @@ use clap::Args;
 use consistency_sampler::checkpoint::folder::ModelFolder;
 use consistency_sampler::model::config::UNetConfig;
 use consistency_sampler::train::classifier::{Classifier, FEATURES};
-use consistency_sampler::train::data::Dataset;
+use consistency_sampler::train::dataset::Dataset;
+use consistency_sampler::train::denoiser::Engine;
 use consistency_sampler::train::evaluation::{Moments, copies, frechet_distance};
 use consistency_sampler::train::losses::Guidance;
 use consistency_sampler::train::teacher::Teacher;
-use consistency_sampler::train::trainer::Engine;
 use consistency_sampler::{AnyNetwork, Error, Pipeline, Request, Result};
 use indicatif::ProgressBar;
 

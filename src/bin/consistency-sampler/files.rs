@@ -1,10 +1,10 @@
 //! Tensors and pictures on disk.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter};
+use std::io::BufReader;
 use std::path::Path;
 
-use consistency_sampler::image::{to_byte, to_unit};
+use consistency_sampler::image::to_unit;
 use consistency_sampler::model::config::UNetConfig;
 use consistency_sampler::{Error, Result, picture};
 use safetensors::{Dtype, SafeTensors, View};
@@ -34,7 +34,7 @@ impl PictureFile {
     /// Writes images (B, C, H, W) in about [−1, 1]; a grid has rows of `columns`.
     pub fn write(self, path: &Path, shape: [usize; 4], columns: usize, images: &[f32]) -> Result<()> {
         match self {
-            Self::Png => write_grid(path, shape, columns, images),
+            Self::Png => picture::write_grid(path, shape, columns, images),
             Self::Safetensors => {
                 let images: Vec<f32> = images.iter().map(|&v| to_unit(v)).collect();
                 write_tensor(path, "images", &shape, &images)
@@ -96,32 +96,6 @@ pub fn write_tensor(path: &Path, name: &str, shape: &[usize], values: &[f32]) ->
     let tensor = F32(shape, values.iter().flat_map(|v| v.to_le_bytes()).collect());
     safetensors::serialize_to_file([(name, &tensor)], None, path)
         .map_err(|e| Error::Io(format!("{}: cannot be written: {e}", path.display())))
-}
-
-/// Writes images (B, C, H, W) in [−1, 1] as one PNG, in rows of `columns`.
-pub fn write_grid(
-    path: &Path,
-    [batch, channels, height, width]: [usize; 4],
-    columns: usize,
-    images: &[f32],
-) -> Result<()> {
-    let (grid_w, grid_h) = (columns * width, batch.div_ceil(columns) * height);
-    let mut bytes = vec![0; grid_w * grid_h * channels];
-    for (b, image) in images.chunks_exact(channels * height * width).enumerate() {
-        let (top, left) = (b / columns * height, b % columns * width);
-        for (i, &v) in image.iter().enumerate() {
-            let (c, y, x) = (i / (height * width), i / width % height, i % width);
-            bytes[((top + y) * grid_w + left + x) * channels + c] = to_byte(v);
-        }
-    }
-    let failed = |e: &dyn std::fmt::Display| Error::Io(format!("{}: cannot be written: {e}", path.display()));
-    let file = File::create(path).map_err(|e| failed(&e))?;
-    let mut encoder = png::Encoder::new(BufWriter::new(file), grid_w as u32, grid_h as u32);
-    encoder.set_color(if channels == 1 { png::ColorType::Grayscale } else { png::ColorType::Rgb });
-    encoder.set_depth(png::BitDepth::Eight);
-    let mut writer = encoder.write_header().map_err(|e| failed(&e))?;
-    writer.write_image_data(&bytes).map_err(|e| failed(&e))?;
-    writer.finish().map_err(|e| failed(&e))
 }
 
 /// A text file, whole.

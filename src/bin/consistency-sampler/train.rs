@@ -12,18 +12,21 @@ use consistency_sampler::consistency::schedule::karras_sigma;
 use consistency_sampler::cpu::CpuUNet;
 use consistency_sampler::model::config::{SchedulerConfig, UNetConfig};
 use consistency_sampler::network::Network;
+use consistency_sampler::picture::write_grid;
 use consistency_sampler::train::checkpoint::{read_state, write_model, write_state};
-use consistency_sampler::train::data::{Batch, Source};
+use consistency_sampler::train::data::Source;
+use consistency_sampler::train::dataset::Batch;
+use consistency_sampler::train::denoiser::{Denoiser, Engine};
 use consistency_sampler::train::initial::initial_weights;
 use consistency_sampler::train::losses::CtSchedule;
 use consistency_sampler::train::objective::{Recipe, Weighting};
 use consistency_sampler::train::teacher::Teacher;
-use consistency_sampler::train::trainer::{Denoiser, Engine, Settings, State, Trainer};
+use consistency_sampler::train::trainer::{Settings, State, Trainer};
 use consistency_sampler::{Error, Pipeline, Request, Result};
 use indicatif::ProgressBar;
 
 use crate::device::style;
-use crate::files::{read_text, write_grid};
+use crate::files::read_text;
 use crate::guidance::GuidanceArguments;
 use crate::losses::Losses;
 
@@ -428,7 +431,7 @@ impl Run<'_> {
         let batch = data.draw(&mut Generator::new(self.trainer.settings.seed), 64);
         let [channels, height, width] = data.shape();
         create(&self.output.join("training"))?;
-        write_grid(&self.output.join("training/data.png"), [64, channels, height, width], 16, &batch.images)
+        write_grid(self.output.join("training/data.png"), [64, channels, height, width], 16, &batch.images)
     }
 
     /// `{name}-1.png` and `{name}-2.png`: samples of the averaged weights in one and two steps, a column per class.
