@@ -1,6 +1,6 @@
 """Images per second of EDM pretraining: this crate's `train` beside PyTorch's diffusers, in turn, on this machine.
 
-    cargo build --release && python benches/training.py --data mnist/ [--rounds 3] [--batch 64] [--devices cpu,flex]
+    cargo build --release --features cli,train && python benches/training.py --data mnist/ [--rounds 3] [--batch 64] [--devices cpu,flex]
 
 Both train the network of --model with RAdam at a constant rate and an average of the weights; PyTorch takes random images, since it is
 the network that is timed. A round's first iterations warm up and do not count. Needs the packages of

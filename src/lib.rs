@@ -1,7 +1,7 @@
 //! Consistency models (Song et al., ICML 2023): one network call from noise to an image, more calls for a better one.
 //!
-//! [`Pipeline`] samples from and edits with a model in the diffusers layout, on WebGPU (feature `gpu`) or on the CPU
-//! (feature `cpu`):
+//! A [`Pipeline`] samples from and edits with a model in the diffusers layout, on WebGPU (feature `gpu`) or on the CPU
+//! (feature `cpu`); both are on by default.
 //!
 //! ```no_run
 //! use consistency_sampler::{Device, Pipeline, Request};
@@ -14,47 +14,70 @@
 //! # }
 //! ```
 //!
-//! # Layout
-//! - [`model`]: a folder's configuration, and the U-Net's forward, written once over a trait of operations.
-//! - [`consistency`]: noise levels, noise, Algorithm 1 and Algorithm 4, over any consistency function.
-//! - [`checkpoint`]: folders on disk, safetensors from a stream of bytes, conversion to fewer bits.
-//! - [`network`]: the interface of a backend. Backends: `gpu`, `cpu`, `burn` (features of these names).
-//! - `train` (feature `train`): data, losses, optimizer, checkpoints.
-//! - `web` (features `web`, on WebGPU, and `web-cpu`, on the CPU): the bindings of the page's WebAssembly module.
+//! A seed gives the picture that diffusers gives with `torch.Generator("cpu").manual_seed(seed)`.
+//!
+//! Feature `png` adds `read_png` and `write_grid`. The other features build the command line (`cli`), the trainer
+//! (`train`, on burn), the page's modules (`web`, `web-cpu`) and a backend on burn (`burn`, `burn-wgpu`).
 
+// The modules are public for the command line, the tests and the tools of this repository, without a promise that they
+// stay as they are. What users call is exported below.
 #[cfg(all(feature = "bench", target_arch = "wasm32"))]
 pub mod bench;
 #[cfg(any(feature = "burn", feature = "burn-wgpu"))]
+#[doc(hidden)]
 pub mod burn;
+#[doc(hidden)]
 pub mod checkpoint;
+#[doc(hidden)]
 pub mod consistency;
 #[cfg(feature = "cpu")]
+#[doc(hidden)]
 pub mod cpu;
 #[cfg(all(any(feature = "gpu", feature = "cpu"), not(target_arch = "wasm32")))]
 mod device;
 mod error;
 #[cfg(feature = "gpu")]
+#[doc(hidden)]
 pub mod gpu;
+#[doc(hidden)]
 pub mod image;
 mod json;
+#[doc(hidden)]
 pub mod model;
+#[doc(hidden)]
 pub mod network;
 #[cfg(feature = "png")]
+#[doc(hidden)]
 pub mod picture;
 mod pipeline;
 #[cfg(all(feature = "train", not(target_arch = "wasm32")))]
+#[doc(hidden)]
 pub mod train;
 #[cfg(all(feature = "javascript", any(feature = "gpu", feature = "cpu"), target_arch = "wasm32"))]
 pub mod web;
 
-pub use checkpoint::tensor::Precision;
+#[cfg(not(target_arch = "wasm32"))]
+pub use checkpoint::convert::{Report as ConversionReport, convert};
+#[cfg(not(target_arch = "wasm32"))]
+pub use checkpoint::folder::ModelFolder;
+pub use checkpoint::tensor::{Arrival, Precision, Rows};
 pub use consistency::edit::Edit;
 pub use consistency::edit_request::{EditRequest, Task};
 pub use consistency::noise::{BatchNoise, Noise};
-pub use consistency::sampler::{Progress, Request};
+pub use consistency::sampler::{ConsistencyFunction, Progress, Request};
+pub use consistency::schedule::{Scalings, Schedule, Step};
+#[cfg(feature = "cpu")]
+pub use cpu::CpuUNet;
 #[cfg(all(any(feature = "gpu", feature = "cpu"), not(target_arch = "wasm32")))]
 pub use device::{AnyNetwork, Device};
 pub use error::{Error, Result};
+#[cfg(feature = "gpu")]
+pub use gpu::{Gpu, GpuUNet, LaunchTime, Report};
+pub use image::{from_rgba, to_rgba};
+pub use model::config::{BlockType, Resample, SchedulerConfig, TimeScaleShift, UNetConfig};
+pub use network::{ForwardInput, Network};
+#[cfg(feature = "png")]
+pub use picture::{read_png, write_grid};
 pub use pipeline::Pipeline;
 
 /// Compiles the Rust of the README.

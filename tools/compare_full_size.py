@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Compares a published architecture at full size with diffusers: one forward on the same random weights.
 
-    cargo build --release --bin consistency-sampler
+    cargo build --release --features cli --bin consistency-sampler
     python tools/compare_full_size.py imagenet64
     python tools/compare_full_size.py lsun256 --device cpu
 

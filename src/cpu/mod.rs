@@ -2,15 +2,15 @@
 //!
 //! burn's autodiff composes a normalisation of ten passes over memory and a convolution's weight gradient of a
 //! convolution with a kernel as large as the map; here each operation has one kernel with one gradient, and the
-//! matrix products are faer's, or our own in WebAssembly. [`crate::burn`] is what its answers and gradients are
+//! matrix products are faer's, or our own in WebAssembly. `crate::burn` is what its answers and gradients are
 //! compared with.
 //!
-//! A batch is cut into groups of [`GROUP`] samples, which know nothing of each other: groups are what threads share
+//! A batch is cut into groups of `GROUP` samples, which know nothing of each other: groups are what threads share
 //! out, and their gradients are summed in order, so that a result does not depend on the number of threads. Within a
 //! group a map is (C, n, H·W) and a vector (C, n), rows contiguous; weights are one flat slice in the order of
-//! [`UNet::parameters`].
+//! `UNet::parameters`.
 //!
-//! This file records the operations and walks them forwards and backwards; [`kernels`] computes, [`product`] multiplies
+//! This file records the operations and walks them forwards and backwards; `kernels` computes, `product` multiplies
 //! matrices. In WebAssembly there is one thread.
 
 mod kernels;

@@ -11,7 +11,7 @@ import { launch, newPage } from "./browser.js";
 import { startServer } from "./server.js";
 
 const HERE = import.meta.dirname;
-const PACKAGE = path.join(HERE, "../../target/package");
+const PACKAGE = path.join(HERE, "../../target/npm");
 const MODULES = path.join(HERE, "node_modules");
 
 let folder, installed, listed;

@@ -16,12 +16,14 @@ use crate::{Project, audit, package, run, shown, site, tools, wasm};
 pub enum Stage {
     /// Formatting
     Fmt,
-    /// Lints, for this machine and for the browser
+    /// Lints, for this machine and for the browser, and the documentation
     Clippy,
     /// Licences, sources and known vulnerabilities of what the project depends on
     Audit,
     /// Native tests, the GPU path included
     Native,
+    /// The crate as it would be published: builds by itself, is small
+    Package,
     /// The static site and its size
     Build,
     /// The page in a headless Chromium, after a build
@@ -98,7 +100,9 @@ impl Stage {
                 clippy(&["--lib", "--no-default-features", "--features", "gpu"])?;
                 clippy(&["--lib", "--no-default-features", "--features", "cpu"])?;
                 clippy(&wasm::LIBRARY)?;
-                clippy(&wasm::LIBRARY_CPU)
+                clippy(&wasm::LIBRARY_CPU)?;
+                let documentation = ["doc", "--no-deps", "--lib", "--features", "png"];
+                run(cargo().args(documentation).env("RUSTDOCFLAGS", "-D warnings"))
             }
             Self::Audit => audit::audit(project),
             Self::Native => {
@@ -109,6 +113,7 @@ impl Stage {
                 cargo_test(cargo().args(["test", "--package", "xtask"]), counts)?;
                 outcome
             }
+            Self::Package => package::crate_file(project),
             Self::Build => {
                 site::build(project)?;
                 package::assemble(project)

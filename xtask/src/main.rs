@@ -49,6 +49,8 @@ enum Chore {
 struct Project {
     root: PathBuf,
     target: PathBuf,
+    /// The library's version.
+    version: String,
 }
 
 impl Project {
@@ -59,7 +61,8 @@ impl Project {
             .no_deps()
             .exec()
             .context("cargo metadata cannot read the workspace")?;
-        Ok(Self { root: metadata.workspace_root.into(), target: metadata.target_directory.into() })
+        let version = metadata.root_package().context("the workspace has no package at its root")?.version.to_string();
+        Ok(Self { root: metadata.workspace_root.into(), target: metadata.target_directory.into(), version })
     }
 
     /// A command that starts in the root of the checkout.

@@ -1,4 +1,5 @@
-//! The npm package in `target/package/`: the element, the JavaScript interface and the module, for any bundler or none.
+//! What is published: the crate, and the npm package in `target/npm/`, which has the element, the JavaScript interface and
+//! the module, for any bundler or none.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,8 +9,23 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::{Project, run, site, tools};
 
-/// Below the target folder.
-const FOLDER: &str = "package";
+/// The npm package's folder below the target folder.
+const FOLDER: &str = "npm";
+
+/// The most bytes of the crate's file.
+const CRATE_BUDGET: u64 = 1_000_000;
+
+/// Packs the crate, builds what was packed, and checks its size. Changes that are not committed are packed too.
+pub fn crate_file(project: &Project) -> Result<()> {
+    run(project.command("cargo").args(["package", "--package", "consistency-sampler", "--allow-dirty"]))?;
+    let folder = project.target.join("package");
+    let name = format!("consistency-sampler-{}.crate", project.version);
+    let file = folder.join(name);
+    let bytes = fs::metadata(&file).with_context(|| format!("no crate at {}", file.display()))?.len();
+    println!("{}: {bytes} bytes, of at most {CRATE_BUDGET}", file.display());
+    ensure!(bytes <= CRATE_BUDGET, "the crate is too large: {bytes} bytes, at most {CRATE_BUDGET} allowed");
+    Ok(())
+}
 
 /// Builds and packs; prints where the tarball is.
 pub fn package(project: &Project) -> Result<()> {
