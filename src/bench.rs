@@ -1,4 +1,4 @@
-//! The burn interpreter for JavaScript, for `cargo xtask bench`: what the page's plan is measured against.
+//! The burn backend for JavaScript, which `cargo xtask bench` compares with the page's plan.
 //!
 //! A module of its own (feature `bench`), never part of the page. Like `web.rs` it is meant for a Web Worker, knows
 //! JavaScript, and lets no panic cross over unless burn panics.

@@ -50,7 +50,7 @@ impl Pipeline<AnyNetwork> {
         Self::load(&ModelFolder::open(path.as_ref())?, device, |_, _| {})
     }
 
-    /// [`Pipeline::open`] for a folder that was opened before. `progress` is told the bytes of weights read so far and the
+    /// [`Pipeline::open`] for a folder that was opened before. `progress` gets the bytes of weights read so far and the
     /// total.
     ///
     /// # Errors

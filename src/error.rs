@@ -1,8 +1,8 @@
-//! The one error type of the crate: a sentence that says what was expected and what was found.
+//! The error type of the crate. A message says what was expected and what was found.
 
 use std::fmt;
 
-/// What went wrong, by the part that noticed it.
+/// A failure, by the part that found it.
 ///
 /// `Display` gives one line without a trailing full stop, fit for a terminal or a page.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -62,7 +62,7 @@ impl Value {
     }
 }
 
-/// As JSON, for messages: what people need to find the value again, so not every character is escaped.
+/// As JSON for messages. Not every character is escaped.
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

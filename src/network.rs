@@ -64,7 +64,7 @@ pub trait Network: ConsistencyFunction {
     /// come whole.
     fn piece_granularity(&self, name: &str) -> Option<usize>;
 
-    /// Takes what a file brings of a tensor. Weights are 0 until they are loaded.
+    /// Takes an event of a file of weights. Weights are 0 until they are loaded.
     ///
     /// Names and shapes are checked by [`crate::checkpoint::stream::WeightStream`], which hands the arrivals on.
     ///

@@ -1,14 +1,19 @@
 //! Pictures in PNG files.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Seek};
-use std::path::{Path, PathBuf};
+#[cfg(feature = "train")]
+use std::io::BufReader;
+use std::io::{BufRead, BufWriter, Seek};
+use std::path::Path;
+#[cfg(feature = "train")]
+use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 use crate::image::{from_rgba, to_byte};
 use crate::model::config::UNetConfig;
 
 /// A decoded picture.
+#[cfg(feature = "train")]
 #[derive(Debug, Clone)]
 pub(crate) struct Rgba {
     pub(crate) width: usize,
@@ -40,7 +45,8 @@ fn open<R: BufRead + Seek>(file: R) -> std::result::Result<png::Reader<R>, Strin
     Ok(reader)
 }
 
-fn decode<R: BufRead + Seek>(mut reader: png::Reader<R>) -> std::result::Result<Rgba, String> {
+/// The channels that the file stores, and the pixels, row-major.
+fn decode<R: BufRead + Seek>(mut reader: png::Reader<R>) -> std::result::Result<(usize, Vec<[u8; 4]>), String> {
     let mut bytes = vec![0; reader.output_buffer_size().ok_or("too large")?];
     let info = reader.next_frame(&mut bytes).map_err(|e| e.to_string())?;
     let channels = info.color_type.samples();
@@ -51,8 +57,7 @@ fn decode<R: BufRead + Seek>(mut reader: png::Reader<R>) -> std::result::Result<
         [r, g, b, alpha] => [r, g, b, alpha],
         _ => unreachable!("PNG has 1 to 4 channels"),
     };
-    let pixels = bytes[..info.buffer_size()].chunks_exact(channels).map(rgba).collect();
-    Ok(Rgba { width: info.width as usize, height: info.height as usize, grey: channels < 3, pixels })
+    Ok((channels, bytes[..info.buffer_size()].chunks_exact(channels).map(rgba).collect()))
 }
 
 /// Reads a PNG of any size.
@@ -62,9 +67,11 @@ fn decode<R: BufRead + Seek>(mut reader: png::Reader<R>) -> std::result::Result<
 #[cfg(feature = "train")]
 pub(crate) fn read_rgba(path: &Path) -> Result<Rgba> {
     let file = File::open(path).map_err(|e| Error::Io(format!("{}: {e}", path.display())))?;
-    open(BufReader::new(file))
-        .and_then(decode)
-        .map_err(|e| Error::Input(format!("{}: not a readable PNG: {e}", path.display())))
+    let bad = |e: String| Error::Input(format!("{}: not a readable PNG: {e}", path.display()));
+    let reader = open(BufReader::new(file)).map_err(bad)?;
+    let [width, height] = [reader.info().width, reader.info().height].map(|n| n as usize);
+    let (channels, pixels) = decode(reader).map_err(bad)?;
+    Ok(Rgba { width, height, grey: channels < 3, pixels })
 }
 
 /// Reads a PNG of the model's size as (C, H, W) in [−1, 1].
@@ -81,8 +88,8 @@ pub fn read_png(file: impl BufRead + Seek, config: &UNetConfig) -> Result<Vec<f3
     if found != (height, width) {
         return Err(Error::Input(format!("expected {height}×{width} pixels, found {}×{}", found.0, found.1)));
     }
-    let picture = decode(reader).map_err(|e| Error::Input(format!("damaged PNG: {e}")))?;
-    Ok(from_rgba(picture.pixels.as_flattened(), config.in_channels))
+    let (_, pixels) = decode(reader).map_err(|e| Error::Input(format!("damaged PNG: {e}")))?;
+    Ok(from_rgba(pixels.as_flattened(), config.in_channels))
 }
 
 /// Writes images (B, C, H, W) in [−1, 1] as one PNG, in rows of `columns`; C is 1 or 3.
@@ -157,7 +164,7 @@ mod tests {
             encoder.set_trns(transparency.to_vec());
         }
         encoder.write_header().unwrap().write_image_data(&[0, 1, 1, 0]).unwrap();
-        Ok(open(Cursor::new(file)).and_then(decode)?.pixels)
+        Ok(open(Cursor::new(file)).and_then(decode)?.1)
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The crate for JavaScript. Only this file and those under `web/` know that JavaScript exists.
 //!
-//! Everything here is meant for a Web Worker. No panic crosses over: what can fail throws an `Error` whose `message`
+//! Everything here is meant for a Web Worker. No panic crosses over: a function that fails throws an `Error` whose `message`
 //! is one line and whose `code` is [`crate::Error::code`].
 //!
 //! With feature `gpu` this is the page's module; without it, the same API computes on the CPU (`web/cpu.rs`), in a module
@@ -103,7 +103,7 @@ impl Loader {
         Ok(Loader { network, stream, hash: Sha256::new(), scheduler })
     }
 
-    /// Takes the next bytes of the current safetensors file; what is complete goes to the GPU.
+    /// Takes the next bytes of the current safetensors file; complete rows go to the GPU.
     pub fn push(&mut self, chunk: &[u8]) -> JsResult<()> {
         self.hash.update(chunk);
         let network = &mut self.network;
@@ -164,7 +164,7 @@ impl Model {
         ])
     }
 
-    /// What a network call costs the GPU, at the batch size of the last one: `{batch, dispatches, submits, pipelines,
+    /// The cost of a network call on the GPU, at the batch size of the last one: `{batch, dispatches, submits, pipelines,
     /// weightBytes, activationBytes, liveBytes, otherBytes}`, or null before the first call. `liveBytes` is the
     /// largest set of activations that are alive together, which `activationBytes` cannot be less than.
     #[cfg(feature = "gpu")]
@@ -195,7 +195,7 @@ impl Model {
         object(&[("timesteps", timesteps.into()), ("sigmas", sigmas.into())])
     }
 
-    /// Has the device compile what a picture needs, so that the first one is as fast as the next.
+    /// Makes the device compile every kernel, so that the first picture takes no longer than the next.
     #[wasm_bindgen(js_name = warmUp)]
     pub async fn warm_up(&self) -> JsResult<()> {
         let mut pipeline = self.take()?;
@@ -310,12 +310,12 @@ impl Model {
 /// The most values that a batch of images may have; WebAssembly's memory has to hold several such batches.
 const MOST_VALUES: usize = 1 << 24;
 
-/// What a caller asks for. Names in messages are those of the options.
+/// The options of a call. Messages name the option that is wrong.
 struct Options<'a>(&'a Object);
 
 impl Options<'_> {
     fn request(&self, config: &UNetConfig) -> JsResult<Request> {
-        // What is beyond a type's range is beyond every range that is asked for.
+        // A number beyond a type's range is beyond every allowed range.
         let size = |v: u64| usize::try_from(v).unwrap_or(usize::MAX);
         let label = |v: u64| u32::try_from(v).unwrap_or(u32::MAX);
         let [height, width] = config.sample_size;
@@ -349,7 +349,7 @@ impl Options<'_> {
         })
     }
 
-    /// What is to be done with which picture; `None` without a `kind`.
+    /// The edit and its picture; `None` without a `kind`.
     fn task(&self, config: &UNetConfig) -> JsResult<Option<(Task, Vec<f32>)>> {
         let Some(kind) = self.get("kind") else {
             return Ok(None);
@@ -400,7 +400,7 @@ impl Options<'_> {
         Ok(from_rgba(&data, config.in_channels))
     }
 
-    /// What an option is set to; null and undefined are nothing.
+    /// The value of an option; `None` for null and undefined.
     fn get(&self, key: &str) -> Option<JsValue> {
         Some(get(self.0, key)).filter(|v| !v.is_undefined() && !v.is_null())
     }
@@ -418,7 +418,7 @@ impl Options<'_> {
         let Some(value) = self.get(key) else {
             return Ok(None);
         };
-        // A number or a string has no properties to be asked for.
+        // Numbers and strings have no iterator of numbers.
         let values = if value.is_object() { js_sys::try_iter(&value)? } else { None };
         let values = values.ok_or_else(|| expected(key, "a list of numbers", &value))?;
         values.map(|v| item(&v?, key)).collect::<JsResult<_>>().map(Some)
@@ -447,7 +447,7 @@ fn whole_number(value: &JsValue, key: &str) -> JsResult<u64> {
     value.as_f64().map_or_else(big, whole).ok_or_else(|| expected(key, "a whole number from 0", value))
 }
 
-/// The error for an option that is not what it should be.
+/// The error for a wrong option.
 fn expected(key: &str, what: &str, found: &JsValue) -> JsValue {
     let found: String = text(found).chars().take(60).collect();
     to_js(Error::Input(format!("{key}: expected {what}, found {found}")))

@@ -94,7 +94,7 @@ fn eight_bit_weights_are_off_by_half_a_scale_at_most() {
 }
 
 #[test]
-fn nothing_is_overwritten_and_what_does_not_fit_is_named() {
+fn existing_files_are_kept_and_values_beyond_half_precision_are_named() {
     let folder = converted("f16");
     let (model, to) = (shipped(), folder.to_str().unwrap());
     let arguments = ["convert", "--model", model.to_str().unwrap(), "--precision", "f16", "--output", to];

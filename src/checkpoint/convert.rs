@@ -19,7 +19,7 @@ use super::tensor::Precision;
 use crate::error::{Error, Result};
 use crate::model::unet::{Parameter, UNet};
 
-/// What a conversion did to the weights.
+/// The effect of a conversion on the weights.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
     /// Length of the new file of weights.
@@ -32,7 +32,7 @@ pub struct Report {
 
 /// Writes the model of `folder` to the folder `output`, which must not hold such weights yet.
 ///
-/// `progress` is told the bytes read so far and the total. Memory holds one tensor at a time.
+/// `progress` gets the bytes read so far and the total. Memory holds one tensor at a time.
 ///
 /// # Errors
 /// [`Error::Input`] when the weights are there already, [`Error::Weights`] for a value that half precision cannot hold

@@ -49,7 +49,7 @@ impl ModelFolder {
     /// Reads the folder's configuration files.
     ///
     /// # Errors
-    /// [`Error::Io`] naming a missing file, [`Error::Config`] for what the files say.
+    /// [`Error::Io`] naming a missing file, [`Error::Config`] for an unsupported or malformed configuration.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
         if !path.is_dir() {
@@ -68,7 +68,7 @@ impl ModelFolder {
 
     /// Streams the weights into a network.
     ///
-    /// `progress` is told the bytes read so far and the total.
+    /// `progress` gets the bytes read so far and the total.
     ///
     /// # Errors
     /// As [`ModelFolder::read_weights`], and the network's.
@@ -81,7 +81,7 @@ impl ModelFolder {
 
     /// Streams the weights, one file or a sharded set, into `sink`, which gets each tensor's name and values.
     ///
-    /// `progress` is told the bytes read so far and the total. A file that `SHA256SUMS` lists must have that sum, which
+    /// `progress` gets the bytes read so far and the total. A file that `SHA256SUMS` lists must have that sum, which
     /// is known when its last byte has been read.
     ///
     /// # Errors

@@ -89,7 +89,7 @@ struct Entry {
     end: usize,
     /// How many rows are handed on at a time.
     piece_rows: usize,
-    /// What becomes of the values.
+    /// The use of the values.
     role: Role,
 }
 
@@ -137,7 +137,7 @@ struct Wanted {
 /// Reads one or more safetensors files chunk by chunk and hands on the rows of their tensors.
 pub struct WeightStream {
     wanted: Vec<(String, Wanted)>,
-    /// What the header of the current file, or of the last one when none has begun, crossed off `wanted`.
+    /// The tensors that the header of the current (or, between files, the last) file has taken out of `wanted`.
     in_file: Vec<(String, Wanted)>,
     /// Whether one file must hold everything, so that a missing tensor shows in its header.
     single_file: bool,
@@ -174,7 +174,7 @@ impl WeightStream {
         self.file = FileState::Header(Vec::new());
     }
 
-    /// Takes the next bytes of the current file; calls `sink` with what they complete.
+    /// Takes the next bytes of the current file; calls `sink` with the rows that they complete.
     ///
     /// # Errors
     /// [`Error::Weights`] when the file is not what the network needs; the sink's own errors.

@@ -60,7 +60,7 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// What a file of weights brings of a tensor.
+/// An event of reading a file of weights.
 #[derive(Debug, Clone, Copy)]
 pub enum Arrival<'a> {
     /// The file's header lists the tensor. This comes for all tensors of a file before the first row of any.

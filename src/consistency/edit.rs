@@ -1,9 +1,9 @@
 //! Zero-shot editing: Algorithm 4 of Song et al. 2023.
 //!
-//! A picture y is seen through an orthogonal transform A, of which a mask Ω says what is to be generated; the rest is
-//! kept. Pictures are (B, C, H, W), row-major, in [−1, 1].
+//! A picture y goes through an orthogonal transform A; a mask Ω selects the coefficients that are generated, the others
+//! are kept. Pictures are (B, C, H, W), row-major, in [−1, 1].
 //!
-//! A and Ω never appear: each [`Edit`] keeps either pixels, or for each pixel or patch the component along one unit
+//! A and Ω are never formed: each [`Edit`] keeps either pixels, or for each pixel or patch the component along one unit
 //! vector q (the first column of A's blocks), and A⁻¹\[(A·y)·(1 − Ω) + (A·x)·Ω\] = x + q·(qᵀ·(y − x)) whatever the other
 //! columns are.
 
@@ -20,7 +20,7 @@ pub const LUMA: [f32; 3] = [0.2989, 0.5870, 0.1140];
 /// Noise levels of stroke-guided generation, Song et al. 2023, appendix D.
 pub const STROKE_SIGMAS: [f64; 2] = [5.38, 2.24];
 
-/// What is kept of a picture.
+/// The part of a picture that an edit keeps.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Edit {
     /// Every pixel but those of the hole.
@@ -35,7 +35,7 @@ pub enum Edit {
         /// Pixels along a side of a patch; divides height and width.
         patch: usize,
     },
-    /// Nothing: the picture is only where the noise is added, and its strokes guide what is generated.
+    /// Nothing is kept: noise is added to the picture, and its strokes guide the result.
     Stroke,
 }
 
@@ -43,7 +43,7 @@ impl Edit {
     /// Whether a model of this shape can be edited so.
     ///
     /// # Errors
-    /// [`Error::Input`] when the hole has another size than the model's pictures, colours are asked of a grey model,
+    /// [`Error::Input`] when the hole has another size than the model's pictures, a grey model is to colorize,
     /// or patches do not tile the picture.
     pub fn check(&self, config: &UNetConfig) -> Result<()> {
         let [height, width] = config.sample_size;
@@ -63,7 +63,7 @@ impl Edit {
         }
     }
 
-    /// The noise levels that are visited when none are asked for.
+    /// The default noise levels.
     ///
     /// # Errors
     /// Those of [`Schedule`].
@@ -74,7 +74,7 @@ impl Edit {
         }
     }
 
-    /// x ← A⁻¹\[(A·y)·(1 − Ω) + (A·x)·Ω\]: what is kept of `y`, in place of the same in `x`.
+    /// x ← A⁻¹\[(A·y)·(1 − Ω) + (A·x)·Ω\]: the kept part of `x` becomes that of `y`.
     fn replace(&self, x: &mut [f32], y: &[f32], config: &UNetConfig) {
         let [height, width] = config.sample_size;
         match self {
@@ -94,7 +94,7 @@ impl Edit {
         }
     }
 
-    /// Brings a result of [`edit`] into [−1, 1] and keeps what the edit keeps.
+    /// Clamps a result of [`edit`] to [−1, 1] such that the kept part stays that of `y`.
     ///
     /// Clamping alone would change a patch's mean or a pixel's luma: x is moved along q so far that the clamped one has
     /// y's component, which exists as long as y itself lies in [−1, 1].
@@ -159,10 +159,10 @@ impl Part {
     }
 }
 
-/// Algorithm 4: the picture `y` with what `kind` does not keep generated anew.
+/// Algorithm 4: keeps the part of `y` that `kind` keeps and generates the rest.
 ///
 /// `noise` fills its argument with standard normals: once before the first network call and once before each further
-/// one. `on_step` sees each intermediate picture, what is kept in place, and may stop the edit. The answer may leave
+/// one. `on_step` gets each intermediate picture with the kept part in place and may stop the edit. The result may leave
 /// \[−1, 1\]; see [`Edit::into_range`].
 ///
 /// # Errors
@@ -186,7 +186,8 @@ pub async fn edit<F: ConsistencyFunction>(
         let c = config.in_channels;
         return Err(Error::Input(format!("picture: expected B×{c}×{height}×{width} values, found {}", y.len())));
     }
-    // Only what is kept may be seen of y; a stroke picture is seen whole (as printed, the algorithm would see nothing).
+    // The first call gets only the kept part of y; for strokes it gets all of y (as printed, the algorithm would give it
+    // none).
     let mut x = match kind {
         Edit::Stroke => y.to_vec(),
         _ => {
@@ -247,7 +248,7 @@ mod tests {
         (0..96).map(|_| (2.0 * generator.uniform_f64() - 1.0) as f32).collect() // two of 3×4×4
     }
 
-    /// Answers with a fixed picture, and keeps what it was asked.
+    /// Returns a fixed picture and records every x.
     struct Fixed {
         answer: Vec<f32>,
         asked: Vec<Vec<f32>>,
@@ -346,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn masks_patches_and_channels_that_do_not_fit_are_refused() {
         let message = |kind: Edit| kind.check(&config()).unwrap_err().to_string();
         assert_eq!(message(Edit::Inpaint { hole: vec![true; 15] }), "mask: expected 4×4 = 16 pixels, found 15");
         assert_eq!(message(Edit::SuperResolution { patch: 3 }), "patch: expected a divisor of 4 and 4, found 3");

@@ -1,4 +1,4 @@
-//! An edit as a person asks for it: which kind, of which picture, how many answers, from which seed.
+//! Requests for edits: Algorithm 4, denoising, and interpolation between pictures.
 
 use std::ops::ControlFlow;
 
@@ -10,35 +10,35 @@ use crate::error::{Error, Result};
 use crate::json::number;
 use crate::model::config::{SchedulerConfig, UNetConfig};
 
-/// What is to be done with a picture.
+/// A kind of edit with its options.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Task {
-    /// Algorithm 4: some of it is kept.
+    /// Algorithm 4.
     Edit(Edit),
-    /// f(picture, σ): the picture holds noise, which is taken away.
+    /// f(picture, σ): removes noise from the picture in one network call.
     Denoise {
         /// Standard deviation of the noise, of a picture in [−1, 1].
         sigma: f64,
     },
-    /// f(slerp(picture + σ·z, to + σ·z, amount), σ): what lies between two pictures, under the same noise.
+    /// f(slerp(picture + σ·z, to + σ·z, amount), σ): interpolates between two pictures under the same noise.
     Interpolate {
         /// The picture at the other end, (C, H, W) in [−1, 1].
         to: Vec<f32>,
         /// Standard deviation of the noise; [`super::edit::STROKE_SIGMAS`]\[0\] is a good one.
         sigma: f64,
-        /// How far each answer is on the way, from 0 to 1; `None`: evenly spaced from end to end.
+        /// The position of each result between the pictures, from 0 to 1; `None`: evenly spaced from end to end.
         amounts: Option<Vec<f64>>,
     },
 }
 
-/// A picture, what is to be done with it, and how often.
+/// A request for an edit of one picture.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EditRequest {
-    /// What is to be done.
+    /// The edit.
     pub task: Task,
     /// (C, H, W), row-major, in [−1, 1].
     pub picture: Vec<f32>,
-    /// How many answers, of which classes, from which seed. Steps are for [`Task::Edit`] alone, which has its own default
+    /// Number of results, their classes and noise. Steps are for [`Task::Edit`] alone, which has its own default
     /// ([`Edit::schedule`]).
     pub request: Request,
 }
@@ -47,7 +47,7 @@ impl EditRequest {
     /// The noise levels to visit.
     ///
     /// # Errors
-    /// [`Error::Input`] when the task does not suit the model, steps are asked of a task of one call, or the noise levels are
+    /// [`Error::Input`] when the task does not suit the model, steps are given for a task of one call, or the noise levels are
     /// out of range.
     pub fn schedule(&self, unet: &UNetConfig, scheduler: &SchedulerConfig) -> Result<Schedule> {
         let steps = self.request.timesteps.is_some() || self.request.num_inference_steps.is_some();
@@ -63,7 +63,7 @@ impl EditRequest {
         }
     }
 
-    /// The pictures, (B, C, H, W) in [−1, 1], with what is kept of the given one in place; `on_step` sees the same after
+    /// The pictures, (B, C, H, W) in [−1, 1], with the kept part of the given one in place; `on_step` gets the same after
     /// each network call and may stop the edit.
     ///
     /// # Errors

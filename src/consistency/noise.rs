@@ -1,4 +1,4 @@
-//! Noise of a batch: of one seed, of what lies between two noises, or of each image on its own.
+//! Noise of a batch: from one seed, interpolated between two noises, or of each image on its own.
 
 use super::rng::Generator;
 use crate::error::{Error, Result};
@@ -12,7 +12,7 @@ pub const MAX_NESTING: usize = 64;
 pub enum Noise {
     /// A generator of its own: `torch.Generator("cpu").manual_seed(seed)`.
     Seed(u64),
-    /// Every draw is slerp(from, to, amount), image by image: variations of a sample, and what lies between two.
+    /// Every draw is slerp(from, to, amount), image by image: variations of a sample, and interpolations between two.
     Between {
         /// The noise at amount 0.
         from: Box<Noise>,

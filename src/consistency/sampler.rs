@@ -75,7 +75,7 @@ pub(crate) fn add_noise(x: &mut [f32], scale: f64, z: &[f32]) {
 /// The most values of a batch: 256 MB of f32, of which a run holds several copies.
 const MAX_VALUES: usize = 1 << 26;
 
-/// What to sample, as a person asks for it.
+/// A request for samples.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
     /// Where the noise comes from, for instance `1.into()`: `torch.Generator("cpu").manual_seed(1)`.
@@ -111,12 +111,12 @@ impl Request {
 
     /// The class of each sample; empty for an unconditional model.
     ///
-    /// Where none were asked for, they are what `ConsistencyModelPipeline` draws after `torch.manual_seed(seed)`:
-    /// the same seed always means the same classes.
+    /// Without [`Request::class_labels`] they are drawn as `ConsistencyModelPipeline` draws them after
+    /// `torch.manual_seed(seed)`: one seed always gives the same classes.
     ///
     /// # Errors
-    /// [`Error::Input`] when a label is out of range, their number fits neither 1 nor the batch, or the model knows
-    /// no classes.
+    /// [`Error::Input`] when a label is out of range, their number is neither 1 nor the batch, or the model has no
+    /// classes.
     pub fn labels(&self, config: &UNetConfig) -> Result<Vec<u32>> {
         self.len(config)?;
         match (config.num_class_embeds, &self.class_labels) {

@@ -10,13 +10,13 @@ use crate::model::config::SchedulerConfig;
 /// The factors around the network F at one noise level: f(x, σ) = c_skip·x + c_out·F(c_in·x, c_noise).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scalings {
-    /// Share of the noisy input that passes by; 1 at σ_min.
+    /// Factor of the noisy input in the result; 1 at σ_min.
     pub c_skip: f64,
     /// Share of the network's output; 0 at σ_min, which makes f(x, σ_min) = x.
     pub c_out: f64,
     /// Brings the network's input to unit variance.
     pub c_in: f64,
-    /// What the network is told of σ: 250·ln σ.
+    /// The network's timestep: 250·ln σ.
     pub c_noise: f64,
 }
 

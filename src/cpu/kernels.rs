@@ -1,7 +1,7 @@
 //! One kernel and one gradient for each operation of [`super`], on the rows of one group of samples.
 //!
 //! A map is (C, n, H·W), n samples. Loops are written over slices of equal length so that the compiler makes vector
-//! instructions of them, and results are collected, not written over zeros: memory is what the small operations wait
+//! instructions of them, and results are collected, not written over zeros: the small operations are bound by memory
 //! for.
 
 use std::ops::Range;
@@ -192,7 +192,7 @@ impl Convolution {
         Matrix::new(columns, self.depth(), count)
     }
 
-    /// Adds each column's entries to the pixels that they were copied from; what came from none is lost.
+    /// Adds each column's entries to the pixels that they were copied from; entries of the padding are dropped.
     fn fold(&self, columns: &[f32], n: usize, chunk: &Chunk, dx: &mut [f32]) {
         let mut lines = columns.chunks_exact(self.output.width);
         self.for_each_line(n, chunk, |source, skip| {
@@ -211,7 +211,7 @@ impl Convolution {
         self.kernel == 3 && self.stride == 1 && self.padding == 1 && self.output.pixels() == self.input.pixels()
     }
 
-    /// What the taps see of the planes, in the order of the columns.
+    /// The planes' values under the taps, in the order of the columns.
     fn views(&self, n: usize, chunk: &Chunk) -> impl Iterator<Item = View> {
         let (pixels, width) = (self.input.pixels() as isize, self.input.width as isize);
         let (begin, end) = (chunk.lines.start as isize * width, chunk.lines.end as isize * width);
@@ -266,7 +266,7 @@ struct Chunk {
     lines: Range<usize>,
 }
 
-/// What one tap of a 3×3 kernel sees of one plane: `inside` of the chunk's pixels it finds `source` in x, padding else.
+/// The values of one plane under one tap of a 3×3 kernel: `inside` of the chunk's pixels it finds `source` in x, padding else.
 struct View {
     kx: usize,
     inside: Range<usize>,

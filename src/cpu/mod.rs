@@ -1,12 +1,11 @@
-//! The CPU interpreter: the forward and its gradient, made for batches on a few cores.
+//! The CPU backend: the forward and its gradient, made for batches on a few cores.
 //!
 //! burn's autodiff composes a normalisation of ten passes over memory and a convolution's weight gradient of a
 //! convolution with a kernel as large as the map; here each operation has one kernel with one gradient, and the
-//! matrix products are faer's, or our own in WebAssembly. `crate::burn` is what its answers and gradients are
-//! compared with.
+//! matrix products are faer's, or our own in WebAssembly. Tests compare its results and gradients with `crate::burn`'s.
 //!
-//! A batch is cut into groups of `GROUP` samples, which know nothing of each other: groups are what threads share
-//! out, and their gradients are summed in order, so that a result does not depend on the number of threads. Within a
+//! A batch is cut into independent groups of `GROUP` samples. Threads share out the groups, and the gradients of groups
+//! are summed in order, so that a result does not depend on the number of threads. Within a
 //! group a map is (C, n, H·W) and a vector (C, n), rows contiguous; weights are one flat slice in the order of
 //! `UNet::parameters`.
 //!
@@ -57,7 +56,7 @@ impl Shape {
     }
 }
 
-/// What a value is computed from.
+/// The operation that computes a value.
 enum Op {
     Sample,
     Time,
@@ -94,7 +93,7 @@ impl Op {
 /// The operations in the order of the forward.
 struct Graph {
     values: Vec<(Op, Shape)>,
-    /// Whether the gradient with respect to a value is needed: not for what depends on no weight.
+    /// Whether the gradient with respect to a value is needed; it is not for a value that depends on no weight.
     tracked: Vec<bool>,
     /// The last operation that reads a value; its own for one that is only the answer.
     last_use: Vec<Id>,
@@ -129,7 +128,7 @@ impl Places {
     }
 }
 
-/// What [`CpuGraph::gradient`] needs of a forward: each group's values and statistics.
+/// A recorded forward for [`CpuGraph::gradient`]: each group's values and statistics.
 pub struct Tape {
     groups: Vec<Group>,
     labels: Vec<u32>,
@@ -190,7 +189,7 @@ impl CpuGraph {
         self.walk(weights, sample, time, labels, false).0
     }
 
-    /// [`Self::forward`], keeping what [`Self::gradient`] needs.
+    /// [`Self::forward`] with a record for [`Self::gradient`].
     ///
     /// # Panics
     /// When a length does not fit the network.
@@ -307,7 +306,7 @@ impl CpuGraph {
         *gradients.of.last_mut().expect("a network has operations") = last;
         for (id, (op, shape)) in self.graph.values.iter().enumerate().rev() {
             let g = std::mem::take(&mut gradients.of[id]);
-            // Whoever reads this value has been seen, and its own gradient may need it.
+            // All readers of this value are done; the gradient of its own operation may still read it.
             let own = std::mem::take(&mut group.values[id]);
             if g.is_empty() {
                 continue;
@@ -431,7 +430,9 @@ impl Network for CpuUNet {
         let place = self.unet.places.ranges.get(name).and_then(|r| self.weights.get_mut(r.clone()));
         match start.zip(place).and_then(|(start, place)| place.get_mut(start..start + values.len())) {
             Some(rows) => rows.copy_from_slice(&values),
-            None => return Err(Error::Weights(format!("unexpected rows of {name}: the configuration has none such"))),
+            None => {
+                return Err(Error::Weights(format!("unexpected rows of {name}: the configuration has no such rows")));
+            }
         }
         Ok(())
     }

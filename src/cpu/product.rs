@@ -67,7 +67,7 @@ impl<'a> MatrixMut<'a> {
     }
 }
 
-/// What becomes of the values that a product is written over.
+/// Whether a product replaces the values of its output or is added to them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Onto {
     /// They are added to.

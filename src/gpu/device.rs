@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 
 pub(super) use wgpu::ComputePipeline as Pipeline;
 
-/// What a buffer is for.
+/// The use of a buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
     /// Kernels read it, the CPU writes it.
@@ -234,7 +234,7 @@ impl Gpu {
         self.queue.submit([]);
     }
 
-    /// The pipeline of a specialised kernel, compiled when it is first asked for.
+    /// The pipeline of a specialised kernel, compiled at its first use.
     pub(super) fn pipeline(&self, shader: &Specialised) -> Pipeline {
         let mut pipelines = locked(&self.pipelines);
         if let Some((_, pipeline)) = pipelines.iter().find(|(of, _)| of == shader) {

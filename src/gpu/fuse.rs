@@ -1,10 +1,10 @@
-//! From the graph to a program: which nodes one dispatch does, what it reads, where results live.
+//! From the graph to a program: groups nodes into dispatches and assigns their inputs and outputs.
 //!
 //! Two kinds of chains are fused, each along links with a single user:
 //! - product (convolution, linear) → + time → + residual → SiLU, into the product's epilogue;
-//! - GroupNorm → scale and shift → SiLU → resampling, into the norm's store.
+//! - GroupNorm → scale and shift → SiLU → resampling, into the norm's output.
 //!
-//! Concatenations and resamplings of stored maps are never materialised: they are ways of reading. Linear layers of
+//! Concatenations and resamplings of stored maps are never stored: the kernels that read them index their inputs. Linear layers of
 //! one vector (every block's time projection) become one product. A program does not depend on the batch size.
 
 use super::graph::{Graph, Node, NodeId, Op};
@@ -120,12 +120,12 @@ impl<'a> Launch<'a> {
     }
 }
 
-/// The shaders' numbers for ways of reading.
+/// The shaders' numbers for resampling on read.
 const SAME: usize = 1;
 const UP: usize = 2;
 const DOWN: usize = 3;
 
-/// What follows a product in its epilogue.
+/// The operations in a product's epilogue.
 #[derive(Default)]
 struct Epilogue {
     time: Option<NodeId>,
@@ -153,7 +153,7 @@ impl Fusion<'_> {
                 self.program.sample = Some(storage);
             }
             Op::Time => self.keep(id, Storage::Time, Channels::dense(node.channels)),
-            Op::Concat => {} // a way of reading
+            Op::Concat => {} // its readers index both inputs
             Op::Upsample | Op::Downsample if !self.is_norm_chain(id) => {}
             Op::Attention(layer) => self.attention(id, node, layer),
             Op::Embedding(layer) => {
@@ -179,7 +179,7 @@ impl Fusion<'_> {
         self.fuses(id, user)
     }
 
-    /// Whether `user` can be done in the dispatch that does its input `id`, given that nobody else wants `id`.
+    /// Whether `user` can be done in the dispatch that does its input `id`, given that `id` has no other user.
     fn fuses(&self, id: NodeId, user: NodeId) -> bool {
         let (node, next) = (&self.graph.nodes[id], &self.graph.nodes[user]);
         let first = next.inputs[0] == id;
@@ -369,7 +369,7 @@ impl Fusion<'_> {
         self.layer(id, name, &source, epilogue, Launch::pointwise(node));
     }
 
-    /// One convolution or linear layer with what follows it; `id` is the node that its result is.
+    /// One convolution or linear layer with its epilogue; `id` is the node of the result.
     fn layer(&mut self, id: NodeId, name: &str, source: &Source, epilogue: &Epilogue, launch: Launch<'_>) {
         let (node, side) = (launch.node, launch.side);
         let channels = Channels::dense(node.channels);

@@ -1,4 +1,4 @@
-//! The recording interpreter: what the forward does, as a list of nodes. Nothing is fused or placed here.
+//! Records the forward as a list of nodes. Nothing is fused or placed here.
 
 use crate::model::config::UNetConfig;
 use crate::model::unet::{Conv2d, Embedding, GroupNorm, Linear, Ops, SelfAttention, UNet};

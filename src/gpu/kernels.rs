@@ -1,8 +1,8 @@
 //! The WGSL kernels and how they are specialised.
 //!
 //! A kernel is one file under `kernels/`; its header states layout, tiling, traffic, and the parameters and constants
-//! that it wants. What changes the code (a residual or none, the stride, …) is a constant; sizes are parameters in a
-//! uniform, so that layers share pipelines: compiling is what a cold page waits for.
+//! that it takes. The stride and other values that change the code are constants; sizes are parameters in a uniform, so
+//! that layers share pipelines: a cold page waits for their compilation.
 //!
 //! Register tiles need code that is written out, and WGSL has no macros. So a kernel may say
 //!
@@ -14,7 +14,7 @@
 //!
 //! where `COLUMNS` is a constant of the kernel or a number, `$i` becomes 0, 1, … and `${…}` a sum of products of loop
 //! variables, constants and numbers. [`expand`] does it when a pipeline is made; [`stripped!`] takes comments and
-//! indentation away when this crate is compiled, since a page downloads what is left.
+//! indentation away when this crate is compiled, since a page downloads the rest.
 
 use std::fmt::{Display, Write};
 
@@ -106,14 +106,14 @@ impl Kernel {
     }
 }
 
-/// What a kernel does with a storage buffer.
+/// A kernel's access to a storage buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
     Read,
     Write,
 }
 
-/// A kernel with its constants and the names of its parameters: what a pipeline is cached under.
+/// A kernel with its constants and the names of its parameters; the key of a cached pipeline.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Specialised {
     pub(super) kernel: Kernel,

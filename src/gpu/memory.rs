@@ -16,7 +16,7 @@ pub(super) struct Place {
     pub(super) offset: usize,
 }
 
-/// What shares which buffer.
+/// The place of every activation in shared buffers.
 #[derive(Debug)]
 pub(super) struct MemoryPlan {
     /// The place of each activation.
@@ -80,8 +80,8 @@ fn in_one_launch(program: &Program, a: usize, b: usize) -> bool {
         .any(|d| (d.output == a && d.inputs.contains(&b)) || (d.output == b && d.inputs.contains(&a)))
 }
 
-/// The launches that make each activation and that want it last. The image is there before the first launch, the result
-/// is wanted after the last.
+/// The launches that write each activation and that read it last. The image is written before the first launch, the result
+/// is read after the last.
 fn lifetimes(program: &Program) -> Vec<[usize; 2]> {
     let mut lifetimes = vec![[usize::MAX, 0]; program.activations.len()];
     let mut use_at = |storage: Storage, at: usize| {
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_alive_together_never_overlaps_and_no_launch_writes_where_it_reads() {
+    fn live_activations_never_overlap_and_no_launch_writes_a_buffer_it_reads() {
         for (name, json) in NETWORKS {
             let program = program(json);
             let (MemoryPlan { places, lengths }, lifetimes) = (MemoryPlan::of(&program), lifetimes(&program));
@@ -200,7 +200,7 @@ mod tests {
             let program = program(json);
             let (all, live) = (MemoryPlan::of(&program).lengths.iter().sum::<usize>(), largest_live_set(&program));
             println!("{name}: {all} of {live} floats, {:.3}", all as f64 / live as f64);
-            // A quarter is what the issue allows; the images and parameters must fit into it as well.
+            // A plan may take a quarter more than the live set, images and parameters included.
             assert!(100 * all <= 115 * live, "{name}: {all} floats per sample for {live}");
         }
     }

@@ -25,7 +25,7 @@ pub(super) struct StepUniform {
     pub(super) c_out: f32,
 }
 
-/// What one call of the network costs the device, at the batch size of the last call.
+/// The cost of one call of the network, at the batch size of the last call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Report {
     /// Samples in a call.
@@ -61,18 +61,18 @@ pub(super) struct Plan {
     pub(super) step: Buffer,
     denoised: Buffer,
     staging: Buffer,
-    /// What only launches use; in a browser a buffer is gone when it is dropped, whoever else refers to it.
+    /// Buffers that only launches use. They live here because a dropped buffer is destroyed, bound or not.
     _rest: Vec<Buffer>,
 }
 
 /// The time that one kernel launch took on the device.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LaunchTime {
-    /// What it computed: a layer's name in the checkpoint.
+    /// The layer's name in the checkpoint.
     pub label: String,
     /// The kernel's file, without its ending.
     pub kernel: &'static str,
-    /// Multiply-adds of its product over the whole batch; 0 for what is no product.
+    /// Multiply-adds of its product over the whole batch; 0 for other kernels.
     pub multiply_adds: usize,
     /// When it began, since the first launch began, by the device's own clock.
     pub begin_nanoseconds: f64,

@@ -1,4 +1,4 @@
-//! What is to be launched, in which order, on which buffers: for one sample, whatever the batch, and without a device.
+//! The launches of the network in order, over abstract buffers: for one sample, for any batch size, without a device.
 
 use super::kernels::{Kernel, Shader};
 use super::pack::Placement;
@@ -21,9 +21,9 @@ pub(super) enum Storage {
 /// One kernel launch.
 #[derive(Debug)]
 pub(super) struct Dispatch {
-    /// What it computes, for people: the layer's name in the checkpoint.
+    /// The layer's name in the checkpoint.
     pub(super) label: String,
-    /// Multiply-adds per sample of its product; 0 for what is no product.
+    /// Multiply-adds per sample of its product; 0 for other kernels.
     pub(super) multiply_adds: usize,
     /// The kernel and its workgroups.
     pub(super) shader: Shader,
@@ -89,7 +89,7 @@ pub(super) struct Choice {
 }
 
 impl Choice {
-    /// What runs everywhere.
+    /// The kernels that run everywhere.
     pub(super) const SAFE: Self = Self { few: Products::Registers, many: Products::Registers };
 }
 

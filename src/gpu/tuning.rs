@@ -1,8 +1,8 @@
-//! Which kernels suit a device, found out by a short trial when the device is requested.
+//! A short trial that chooses the kernels of a device.
 //!
-//! The register kernels, which tests hold to diffusers, are the reference: whatever else a device is to use must first
-//! give their result on it. A trial that would cost more than it saves is not begun: where the first probe already takes
-//! long, the device is slow in everything, compiling included, and keeps the register kernels.
+//! The register kernels, which tests compare with diffusers, are the reference: a candidate must give their result on the
+//! device. Where the first probe takes long, the device is slow in everything, compiling included: the trial ends and the
+//! register kernels stay.
 
 use super::device::Gpu;
 use super::graph::Graph;
@@ -16,7 +16,7 @@ use crate::model::config::UNetConfig;
 use crate::model::unet::{Conv2d, Ops};
 use crate::network::{ForwardInput, Network};
 
-/// What may be faster: tiles of 128 pixels × 128 channels, 64 × 64, 32 × 64.
+/// The candidates: tiles of 128 pixels × 128 channels, 64 × 64, 32 × 64.
 pub(super) const TILES: [Tile; 3] = [
     Tile { across: 16, down: 16, rows: 8, vectors: 2 },
     Tile { across: 16, down: 16, rows: 4, vectors: 1 },

@@ -119,7 +119,7 @@ impl WeightBuffers {
         Ok(())
     }
 
-    /// Makes what no value came for.
+    /// Makes the buffers of weights that were not loaded; they are 0.
     pub(super) fn complete(&mut self, gpu: &Gpu, program: &Program) -> Result<()> {
         (0..self.buffers.len()).try_for_each(|buffer| self.make(gpu, program, buffer))
     }

@@ -1,4 +1,4 @@
-//! What a diffusers folder says of its network and of its noise levels, without the JSON.
+//! The configurations of a U-Net and of a scheduler as plain values.
 
 /// How a block changes resolution (`downsample_type`, `upsample_type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

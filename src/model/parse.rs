@@ -152,7 +152,7 @@ impl UNetConfig {
         Ok(config)
     }
 
-    /// What no single key can show: the keys must agree with one another.
+    /// Checks that the values agree with one another.
     fn check(&self) -> Result<(), String> {
         let levels = self.block_out_channels.len();
         if self.down_blocks.len() != levels || self.up_blocks.len() != levels {
@@ -200,7 +200,7 @@ impl UNetConfig {
         let [h, w] = self.sample_size.map(|n| n as u64);
         let channels = &self.block_out_channels;
         for level in 0..channels.len() {
-            // The decoder joins what comes from a coarser level with what the encoder left.
+            // The decoder concatenates the map of a coarser level with one of the encoder.
             let neighbours = level.saturating_sub(1)..=(level + 1).min(channels.len() - 1);
             let widest = channels[neighbours].iter().max().map_or(0, |&c| c as u64);
             let values = (h >> level) * (w >> level) * 2 * widest;
@@ -266,7 +266,7 @@ impl SchedulerConfig {
     }
 }
 
-/// The keys of one JSON object, taken out one by one so that what is left over is known.
+/// The keys of one JSON object. They are taken out one by one; a key that is left over is an error.
 struct Fields {
     file: &'static str,
     entries: Vec<(String, Value)>,
@@ -275,7 +275,7 @@ struct Fields {
 /// The largest size that any key may name; above it products of sizes could overflow.
 const MAX_SIZE: u64 = 1 << 16;
 
-/// The most residual blocks of an encoder level, many times what published models have.
+/// The most residual blocks of an encoder level; published models have 2 or 3.
 const MAX_LAYERS: usize = 64;
 
 /// The most values of one feature map of one sample, and the most parameters of a network: twice the largest published
@@ -409,7 +409,7 @@ impl Fields {
         }
     }
 
-    /// Keys that begin with an underscore are diffusers' notes to itself.
+    /// Fails when a key is left. Keys that begin with an underscore are diffusers' own metadata.
     fn nothing_left(&self) -> Result<()> {
         match self.entries.iter().map(|(key, _)| key).find(|k| !k.starts_with('_')) {
             None => Ok(()),
@@ -444,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_honoured_is_named() {
+    fn unsupported_options_are_refused_by_name() {
         assert_eq!(error_of(r#", "conv_in_kernel": 5"#), "unet/config.json: unknown option \"conv_in_kernel\"");
         assert_eq!(error_of(r#", "act_fn": "mish""#), "unet/config.json: \"act_fn\" is mish: expected \"silu\"");
         assert_eq!(

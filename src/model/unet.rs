@@ -1,17 +1,17 @@
 //! The forward of diffusers' `UNet2DModel`, written once.
 //!
 //! [`UNet`] is a description: layers with their checkpoint names and shapes, no weights. [`UNet::forward`] walks it
-//! over any [`Ops`]; an interpreter decides what a feature map is and what an operation does (record a GPU dispatch,
-//! compute with burn, only propagate shapes). The network knows no σ: the preconditioning wraps it in
+//! over any [`Ops`]; a backend implements the operations: it records a GPU dispatch, computes with burn, or only propagates
+//! shapes. The network knows no σ: the preconditioning wraps it in
 //! [`crate::consistency::sampler`].
 //!
 //! Shapes are logical: a map is (B, C, H, W) and a vector (B, N), whatever the interpreter's layout in memory.
 
 use crate::model::config::{BlockType, Resample, TimeScaleShift, UNetConfig};
 
-/// The label of a sample that is asked without its class: nothing is added to the embedding of its time.
+/// The label of a sample without a class: nothing is added to its time embedding.
 ///
-/// Training and guidance need it, on the CPU interpreter and burn; a sampler's labels are classes.
+/// Training and guidance use it, on the CPU and burn backends; a sampler's labels are classes.
 pub const NO_CLASS: u32 = u32::MAX;
 
 /// The operations of the forward, on maps (B, C, H, W) and vectors (B, N).

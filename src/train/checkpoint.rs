@@ -1,4 +1,4 @@
-//! What a run keeps on disk: the state to resume from, and the model in the diffusers layout.
+//! The files of a run: the state to resume from, and the model in the diffusers layout.
 
 use std::collections::HashMap;
 use std::fs;

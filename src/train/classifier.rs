@@ -33,7 +33,7 @@ pub struct Classifier {
     device: Device,
 }
 
-/// What the classifier says of a batch.
+/// The classifier's result for a batch.
 pub struct Verdict {
     /// (B, FEATURES), after the ReLU.
     pub features: Vec<f32>,
@@ -148,7 +148,7 @@ fn cross_entropy(scores: Tensor<2>, labels: &[u32]) -> Tensor<1> {
     (log_softmax(scores, 1) * chosen).sum() / -(batch as f32)
 }
 
-/// Shifts each image by up to [`SHIFT`] pixels each way; what comes in is black (−1).
+/// Shifts each image by up to [`SHIFT`] pixels each way; uncovered pixels are black (−1).
 fn shift(batch: &mut Batch, [channels, height, width]: [usize; 3], generator: &mut Generator) {
     let size = channels * height * width;
     let mut moves = vec![0; 2 * batch.labels.len()];

@@ -74,7 +74,7 @@ impl Dataset {
     /// in alphabetical order, and PNGs in the folder itself make one class.
     ///
     /// # Errors
-    /// [`Error::Io`] for unreadable files, [`Error::Input`] for what they hold.
+    /// [`Error::Io`] for unreadable files, [`Error::Input`] for their contents.
     pub fn open(folder: &Path) -> Result<Self> {
         if !folder.is_dir() {
             return Err(Error::Io(format!("{}: expected a folder of training data", folder.display())));

@@ -87,7 +87,7 @@ impl Dataset {
         part
     }
 
-    /// A number that tells sets of images apart (FNV-1a over shape, labels and pixels).
+    /// A hash of the set: FNV-1a over shape, labels and pixels.
     pub fn fingerprint(&self) -> u64 {
         let shape = self.shape.iter().flat_map(|v| v.to_le_bytes());
         let labels = self.labels.iter().flat_map(|v| v.to_le_bytes());

@@ -14,7 +14,7 @@ use crate::model::unet::{UNet, time_features};
 use crate::train::losses::column;
 use crate::train::optimizer::gradients;
 
-/// What computes the network and its gradient.
+/// The engine that computes the network and its gradient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Engine {
     /// [`crate::cpu`], on the CPU; tensors are on burn's flex.
@@ -91,7 +91,7 @@ impl Denoiser {
         }
     }
 
-    /// [`Self::call`] as a function of the weights: also what [`Self::gradients`] takes.
+    /// [`Self::call`] with a record for [`Self::gradients`].
     pub(super) fn record(
         &self,
         weights: &Weights,

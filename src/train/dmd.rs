@@ -1,9 +1,9 @@
 //! Distribution matching distillation (Yin et al. 2024, "One-step Diffusion with Distribution Matching Distillation", and
-//! its improved version of the same year): answers of the trained network are drawn to where a teacher finds images
-//! likelier than the answers themselves are.
+//! its improved version of the same year): moves the outputs of the trained network towards
+//! images that are likelier under a teacher.
 //!
-//! What is likely among the answers is told by a critic, a second denoiser, which begins as the teacher and goes on
-//! learning from the answers alone. With the noisy answer x_s = x̂ + s·n both denoisers give a score,
+//! The likelihood of the outputs is modelled by a critic: a second denoiser that starts from the teacher's weights and is
+//! trained on the outputs alone. With the noisy output x_s = x̂ + s·n both denoisers give a score,
 //! (D(x_s, s) − x_s)/s²; the difference of the two is the gradient of the Kullback–Leibler divergence.
 
 use std::cell::RefCell;
@@ -18,7 +18,7 @@ use crate::train::denoiser::Denoiser;
 use crate::train::losses::edm_loss;
 use crate::train::optimizer::{Matrices, RAdam, track};
 
-/// What changes about a critic from one iteration to the next.
+/// The state of a critic between iterations.
 pub struct CriticState {
     /// Its weights, tracked.
     pub weights: Weights,
@@ -34,12 +34,12 @@ impl CriticState {
     }
 }
 
-/// A critic's comparison of a batch of answers with the teacher.
+/// A critic's comparison of a batch of outputs with the teacher.
 pub struct Judgement {
     /// The critic's own loss on the answers, that of a denoiser.
     pub loss: f32,
-    /// (D_critic − D_teacher)/mean |x̂ − D_teacher|, each answer's way away from the teacher's images (B, C, H, W); what
-    /// scales the two scores' difference is equation 8 of the first paper.
+    /// (D_critic − D_teacher)/mean |x̂ − D_teacher|, each output's direction away from the teacher's images (B, C, H, W);
+    /// the scale is that of equation 8 of the first paper.
     pub away: Tensor<4>,
     /// The gradient of `loss` in the critic's weights.
     gradients: Weights,
@@ -84,7 +84,7 @@ impl Judgement {
         state.optimizer.update(&mut state.weights, &self.gradients, learning_rate, matrices);
     }
 
-    /// ½·mean (x̂ − (x̂ − away))², where what is subtracted gives no gradient: equation 7 as a loss.
+    /// ½·mean (x̂ − (x̂ − away))², without a gradient through the subtracted term: equation 7 as a loss.
     pub fn matching_loss(&self, answers: &Tensor<4>) -> Tensor<1> {
         let goal = answers.clone().without_autodiff() - self.away.clone();
         (answers.clone() - goal).powi_scalar(2).mean() * 0.5

@@ -12,7 +12,7 @@ use crate::train::dataset::{Batch, Dataset};
 
 /// Height and width of every tile.
 const SIZE: usize = 32;
-/// What is behind a hero: a dark slate.
+/// The colour of the ground: a dark slate.
 const GROUND: [u8; 3] = [32, 34, 44];
 
 /// Class, prefixes of its files in `base`, and the layers that do not fit it.

@@ -44,7 +44,7 @@ pub fn perturb(y: &Tensor<4>, z: &Tensor<4>, sigma: &[f64]) -> Tensor<4> {
     y.clone() + z.clone() * column(sigma, &y.device())
 }
 
-/// What a picture shows of `answer` where `goal` is asked for: an answer beyond ±1 counts as ±1 where the goal is there.
+/// `answer` as a picture shows it: beyond ±1 it counts as ±1 where `goal` is ±1.
 ///
 /// Pictures end at ±1, and answers are clamped to it before they are seen or made noisy again. So the flat black of a
 /// drawing is reached by any answer from −1 down, and a network need not learn to meet −1 on the dot. Where the goal is
@@ -161,7 +161,7 @@ pub fn consistency_loss(
     let device = pair.x_r.device();
     let mut goal = pair.x_r.clone();
     if pair.r.iter().any(|&r| r > 0.0) {
-        // The network cannot be asked at 0, so those samples are asked at t and their answer is masked.
+        // The network is undefined at 0: those samples are computed at t and masked.
         let asked: Vec<f64> = pair.r.iter().zip(pair.t).map(|(&r, &t)| if r > 0.0 { r } else { t }).collect();
         let is_data: Vec<f64> = pair.r.iter().map(|&r| if r > 0.0 { 0.0 } else { 1.0 }).collect();
         let mask = column(&is_data, &device);

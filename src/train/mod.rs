@@ -1,4 +1,4 @@
-//! Training consistency models and their EDM teachers, by the CPU interpreter's gradients or burn's autodiff.
+//! Training consistency models and their EDM teachers, by the CPU backend's gradients or burn's autodiff.
 //!
 //! # Layout
 //! - [`dataset`], [`data`], [`heroes`]: images with classes, in memory, from files, dressed as they are drawn.
@@ -7,7 +7,7 @@
 //! - [`optimizer`]: RAdam and the moving average.
 //! - [`objective`]: which objective at which noise levels, by the progress of a run.
 //! - [`initial`]: random weights to start from.
-//! - [`trainer`]: one iteration; [`checkpoint`]: what a run keeps on disk.
+//! - [`trainer`]: one iteration; [`checkpoint`]: the files of a run.
 //! - [`dmd`]: distribution matching distillation, with its critic.
 //! - [`teacher`]: a denoiser under guidance, and its samples.
 //! - [`classifier`], [`evaluation`]: how good samples are.

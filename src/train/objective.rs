@@ -1,4 +1,4 @@
-//! What a run trains with: an objective and its noise levels as functions of the run's progress.
+//! The objective of a run and its noise levels, as functions of the run's progress.
 
 use crate::consistency::rng::Generator;
 use crate::consistency::schedule::karras_sigma;
@@ -20,7 +20,7 @@ pub enum Recipe {
         /// μ: decay of the target network; 0 makes the target the online network.
         mu: f64,
     },
-    /// Distribution matching distillation; ln t ~ N(mean, deviation) is what the network answers for.
+    /// Distribution matching distillation; the network is called at ln t ~ N(mean, deviation).
     Dmd {
         /// Mean of ln t.
         mean: f64,

@@ -1,4 +1,4 @@
-//! An EDM denoiser that teaches, and its samples, many calls each: what distillation makes one call of.
+//! An EDM denoiser as a teacher: its guided call, and its samples of many calls each.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use crate::model::unet::NO_CLASS;
 use crate::train::denoiser::{Denoiser, Engine};
 use crate::train::losses::{Guidance, heun_step};
 
-/// A trained denoiser with what guides it.
+/// A trained denoiser with its guide.
 pub struct Teacher {
     /// The network.
     pub denoiser: Denoiser,
@@ -62,7 +62,7 @@ impl Teacher {
     pub fn guided(&self, x: &Tensor<4>, sigma: &[f64], labels: &[u32], guidance: &Guidance) -> Tensor<4> {
         let clip = |answer| self.denoiser.clip(answer);
         let answer = clip(self.denoiser.call(&self.weights, Scalings::edm, x, sigma, labels));
-        // The worse answer is asked for from the first to the last sample that is guided: levels in training ascend.
+        // The weaker output is computed from the first to the last guided sample: levels in training ascend.
         let is_guided = |s: &f64| guidance.at(*s) != 1.0;
         let (Some(first), Some(last)) = (sigma.iter().position(is_guided), sigma.iter().rposition(is_guided)) else {
             return answer;

@@ -17,7 +17,7 @@ use crate::train::objective::Recipe;
 use crate::train::optimizer::{Matrices, RAdam, hidden_matrices, moving_average, track};
 use crate::train::teacher::Teacher;
 
-/// What stays the same through a run.
+/// The settings of a run, which do not change.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// Objective and noise levels.
@@ -42,7 +42,7 @@ pub struct Settings {
     pub critic_learning_rate: f64,
 }
 
-/// What changes from one iteration to the next.
+/// The state of a run between iterations.
 pub struct State {
     /// Online weights θ, tracked.
     pub weights: Weights,
@@ -73,7 +73,7 @@ impl State {
     }
 }
 
-/// A loss with what it was computed from.
+/// A loss with the records that its gradient needs.
 struct Evaluation {
     loss: Tensor<1>,
     recorded: Option<Recorded>,
@@ -88,9 +88,9 @@ const CRITIC_WARM_UP: u64 = 100;
 pub struct Trainer {
     /// The network that is trained.
     pub denoiser: Denoiser,
-    /// What stays the same.
+    /// Its settings.
     pub settings: Settings,
-    /// What changes.
+    /// Its state.
     pub state: State,
     teacher: Option<Teacher>,
     /// The critic's loss in the last iteration.
@@ -261,8 +261,8 @@ impl Trainer {
     }
 }
 
-/// The average's decay at iteration k ≥ 1: min(`decay`, (1 + k)/(10 + k)), so that a young average forgets its
-/// beginning.
+/// The average's decay at iteration k ≥ 1: min(`decay`, (1 + k)/(10 + k)), so that an average over few iterations
+/// gives little weight to the first ones.
 pub fn average_decay(decay: f64, k: u64) -> f64 {
     decay.min((1.0 + k as f64) / (10.0 + k as f64))
 }

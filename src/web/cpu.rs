@@ -1,4 +1,4 @@
-//! The CPU in place of a GPU, for browsers without WebGPU: what [`super`] needs of a device and of a network on it.
+//! The CPU in place of a GPU, for browsers without WebGPU: the device and the network that [`super`] uses.
 
 use js_sys::Promise;
 use wasm_bindgen_futures::JsFuture;
@@ -28,7 +28,7 @@ impl Cpu {
         true
     }
 
-    /// What it is called where a GPU's name would stand.
+    /// The name that takes the place of a GPU's.
     pub fn description(&self) -> &'static str {
         "CPU"
     }
@@ -44,7 +44,7 @@ impl YieldingCpuUNet {
     /// [`Error::Input`] when the browser does not give the module that much memory.
     pub fn new(_: &Cpu, config: &UNetConfig) -> Result<Self> {
         let parameters = UNet::new(config).parameter_count();
-        // Asked for once and given back: what fails later would end the module.
+        // A trial allocation, released at once: a failed allocation later would abort the module.
         let mut room: Vec<f32> = Vec::new();
         room.try_reserve_exact(parameters).map_err(|_| {
             Error::Input(format!(

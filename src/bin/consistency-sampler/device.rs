@@ -14,7 +14,7 @@ pub struct ModelArguments {
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
 
-    /// What computes; by default the GPU if there is a real one, else the CPU
+    /// The device that computes; by default the GPU if there is a real one, else the CPU
     #[arg(long, value_enum)]
     device: Option<DeviceName>,
 }

@@ -16,7 +16,7 @@ pub struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
 
-    /// What to do
+    /// The kind of edit
     #[arg(long, value_enum)]
     kind: Kind,
 
@@ -98,7 +98,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         num_inference_steps: arguments.num_inference_steps,
     };
     let edit = EditRequest { task: arguments.task(config)?, picture, request };
-    // What is wrong with the request should show before the weights are read.
+    // A wrong request is refused before the weights are read.
     edit.schedule(config, &folder.scheduler)?;
     edit.request.labels(config)?;
 

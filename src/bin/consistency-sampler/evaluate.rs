@@ -143,7 +143,7 @@ impl Arguments {
     }
 }
 
-/// What is wrong with the arguments should show before anything is computed.
+/// Refuses wrong arguments before anything is computed.
 fn check(arguments: &Arguments, folder: &ModelFolder, data: &Dataset, guidance: &Guidance) -> Result<()> {
     arguments.request(&folder.unet, 0, &[0]).schedule(&folder.scheduler)?;
     if arguments.edm_steps.is_some_and(|steps| steps < 2) {
@@ -171,7 +171,7 @@ fn check(arguments: &Arguments, folder: &ModelFolder, data: &Dataset, guidance: 
     }
 }
 
-/// What draws the samples.
+/// The sampler.
 enum Sampler {
     /// A consistency model.
     Consistency(Box<Pipeline<AnyNetwork>>),
@@ -179,7 +179,7 @@ enum Sampler {
     Edm(Box<Teacher>, usize, Guidance),
 }
 
-/// Images with what the classifier says of them.
+/// Images with the classifier's results.
 #[derive(Default)]
 struct Judged {
     images: Vec<f32>,

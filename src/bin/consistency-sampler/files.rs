@@ -9,7 +9,7 @@ use consistency_sampler::model::config::UNetConfig;
 use consistency_sampler::{Error, Result, picture};
 use safetensors::{Dtype, SafeTensors, View};
 
-/// What kind of file pictures are written to.
+/// The format of a file of pictures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PictureFile {
     /// A grid of 8-bit pictures.

@@ -36,7 +36,7 @@ pub struct Arguments {
     #[arg(long, value_name = "T,…", value_delimiter = ',')]
     timesteps: Option<Vec<usize>>,
 
-    /// Another seed, whose noise is mixed in: variations of a sample, or what lies between two
+    /// Another seed, whose noise is mixed in: variations of a sample, or interpolation between two
     #[arg(long, value_name = "S", allow_hyphen_values = true, value_parser = seed, requires = "blend_amount")]
     blend_seed: Option<u64>,
 
@@ -74,7 +74,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         timesteps: arguments.timesteps.clone(),
         num_inference_steps: arguments.num_inference_steps,
     };
-    // What is wrong with the request should show before the weights are read.
+    // A wrong request is refused before the weights are read.
     let schedule = request.schedule(&folder.scheduler)?;
     let labels = request.labels(&folder.unet)?;
     drop(request.noise.generator(1, 1)?);

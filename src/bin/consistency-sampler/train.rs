@@ -59,7 +59,7 @@ pub struct Arguments {
     #[arg(long)]
     flip: bool,
 
-    /// Where the model goes (diffusers layout, averaged weights), and in `training/` what the run needs and shows
+    /// Where the model goes (diffusers layout, averaged weights), and in `training/` its state, curves and grids of samples
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
 
@@ -86,7 +86,7 @@ pub struct Arguments {
     #[arg(long, value_name = "LR")]
     critic_lr: Option<f64>,
 
-    /// What computes
+    /// The device that computes
     #[arg(long, value_enum, default_value_t = DeviceName::Cpu)]
     device: DeviceName,
 
@@ -98,7 +98,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 1e-4)]
     lr: f64,
 
-    /// What updates the matrices inside the network; all else is updated by RAdam
+    /// The optimizer of the matrices inside the network; RAdam updates all else
     #[arg(long, value_enum, default_value_t = OptimizerName::Radam)]
     optimizer: OptimizerName,
 

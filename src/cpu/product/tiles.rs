@@ -47,7 +47,7 @@ fn pack<const N: usize>(
 ) {
     let width = N.min(m.shape().1 - column);
     if m.transposed {
-        // What is read as a column is stored as a row.
+        // Columns are stored as rows.
         let begin = panel.len();
         panel.resize(begin + terms, [0.0; N]);
         for i in 0..width {
@@ -81,7 +81,7 @@ fn tile(a: &[[f32; ROWS]], b: &[[f32; COLUMNS]]) -> [[f32; COLUMNS]; ROWS] {
     sums
 }
 
-/// Writes what lies inside the matrix of a tile at (`row`, `column`).
+/// Writes the part of a tile at (`row`, `column`) that lies inside the matrix.
 fn store(sums: &[[f32; COLUMNS]; ROWS], to: &mut MatrixMut<'_>, onto: Onto, row: usize, column: usize) {
     let width = COLUMNS.min(to.columns - column);
     for (i, sums) in sums.iter().enumerate().take(to.rows - row) {
