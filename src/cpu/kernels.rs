@@ -1,8 +1,7 @@
 //! One kernel and one gradient for each operation of [`super`], on the rows of one group of samples.
 //!
 //! A map is (C, n, H·W), n samples. Loops are written over slices of equal length so that the compiler makes vector
-//! instructions of them, and results are collected, not written over zeros: the small operations are bound by memory
-//! for.
+//! instructions of them, and results are collected, not written over zeros: the small operations are bound by memory.
 
 use std::ops::Range;
 
