@@ -55,6 +55,18 @@ impl ForwardInput<'_> {
     }
 }
 
+/// The number of images in `x` (B, C, H, W).
+///
+/// # Errors
+/// [`Error::Input`] when it holds no image or a part of one.
+pub(crate) fn batch_size(x: &[f32], config: &UNetConfig) -> Result<usize> {
+    let (c, [h, w]) = (config.in_channels, config.sample_size);
+    if x.is_empty() || !x.len().is_multiple_of(c * h * w) {
+        return Err(Error::Input(format!("x: expected B×{c}×{h}×{w} values, found {}", x.len())));
+    }
+    Ok(x.len() / (c * h * w))
+}
+
 /// A U-Net on some device. It takes weights by their checkpoint names and keeps no other state between calls.
 pub trait Network: ConsistencyFunction {
     /// The architecture.
@@ -86,9 +98,8 @@ pub trait Network: ConsistencyFunction {
 /// Those of [`Network::forward`].
 pub async fn denoise<N: Network>(network: &mut N, x: &[f32], step: &Step, labels: &[u32]) -> Result<Vec<f32>> {
     let s = step.scalings;
+    let timestep = vec![s.c_noise as f32; batch_size(x, network.config())?];
     let sample: Vec<f32> = x.iter().map(|x| x * s.c_in as f32).collect();
-    let [h, w] = network.config().sample_size;
-    let timestep = vec![s.c_noise as f32; x.len() / (network.config().in_channels * h * w)];
     let mut output =
         network.forward(ForwardInput { sample: &sample, timestep: &timestep, class_labels: labels }).await?;
     for (f, x) in output.iter_mut().zip(x) {

@@ -13,7 +13,7 @@ use crate::consistency::schedule::Step;
 use crate::error::Result;
 use crate::model::config::UNetConfig;
 use crate::model::unet::{UNet, time_features};
-use crate::network::{ForwardInput, Network};
+use crate::network::{ForwardInput, Network, batch_size};
 
 /// The U-Net as a static plan on a GPU.
 pub struct GpuUNet {
@@ -166,9 +166,8 @@ impl Network for GpuUNet {
 
 impl ConsistencyFunction for GpuUNet {
     async fn denoise(&mut self, x: &[f32], step: &Step, labels: &[u32]) -> Result<Vec<f32>> {
-        let [h, w] = self.config.sample_size;
         let s = step.scalings;
-        let timestep = vec![s.c_noise as f32; x.len() / (self.config.in_channels * h * w)];
+        let timestep = vec![s.c_noise as f32; batch_size(x, &self.config)?];
         ForwardInput { sample: x, timestep: &timestep, class_labels: labels }.check(&self.config)?;
         let uniform = StepUniform {
             clip: step.clip_denoised.into(),
