@@ -5,7 +5,6 @@
 use consistency_sampler::Error;
 use consistency_sampler::model::config::SchedulerConfig;
 use consistency_sampler::consistency::schedule::Schedule;
-use consistency_sampler::consistency::edit::from_sigmas;
 use libfuzzer_sys::fuzz_target;
 
 fn check(schedule: Result<Schedule, Error>) {
@@ -37,7 +36,7 @@ fuzz_target!(|input: (&str, Vec<u16>, usize, Vec<f64>)| {
             check(Schedule::from_timesteps(&config, &timesteps));
             check(Schedule::evenly_spaced(&config, steps.min(100)));
             check(Schedule::evenly_spaced(&config, usize::MAX));
-            check(from_sigmas(&config, &sigmas));
+            check(Schedule::from_sigmas(&config, &sigmas));
         }
     }
 });

@@ -101,6 +101,9 @@ impl Stage {
                 clippy(&["--lib", "--no-default-features", "--features", "cpu"])?;
                 clippy(&wasm::LIBRARY)?;
                 clippy(&wasm::LIBRARY_CPU)?;
+                // A workspace of its own, whose targets only a nightly compiler can run.
+                let fuzz = project.target.join("fuzz");
+                run(cargo().args(["check", "--manifest-path", "fuzz/Cargo.toml", "--target-dir"]).arg(fuzz))?;
                 let documentation = ["doc", "--no-deps", "--lib", "--features", "png"];
                 run(cargo().args(documentation).env("RUSTDOCFLAGS", "-D warnings"))
             }
