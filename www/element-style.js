@@ -20,6 +20,7 @@ const CSS = `
 [part~="status"], [part~="amount"], [part~="error"], [part~="notice"] { margin: 0.5rem 0 0; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 [part~="status"], [part~="amount"], [part~="notice"] { color: var(--muted); font-size: 0.875em; }
 [part~="status"] { min-height: 1.5em; }
+[part~="notice"] { display: flex; gap: 0.75rem; align-items: center; justify-content: center; }
 [part~="error"] { padding: 0.5rem 0.75rem; border: 1px solid var(--line); border-inline-start: 4px solid var(--consistency-sampler-bad, #c4303a); border-radius: var(--radius); text-align: start; }
 [part~="controls"] { display: flex; flex-wrap: wrap; gap: 0.5rem; justify-content: center; margin-top: 0.5rem; }
 button {

@@ -19,7 +19,7 @@ export class View {
   #stage = make("div", { part: "stage" }, this.#posterSlot, this.#canvas);
   #status = make("p", { part: "status", role: "status" });
   #error = make("p", { part: "error", role: "alert", hidden: true });
-  #notice = make("p", { part: "notice", role: "note", hidden: true });
+  #notices = make("div", { part: "notices", role: "log", "aria-label": "Notices" });
   #retry = button("retry", "Retry");
   #fallback = make("slot", { hidden: true });
   #generate = button("generate", "Generate");
@@ -32,7 +32,7 @@ export class View {
   constructor(root, { generate, cancel, retry }) {
     root.adoptedStyleSheets = [styles()];
     const caption = make("slot", { name: "caption" });
-    root.append(this.#stage, this.#progress, caption, this.#status, this.#error, this.#fallback, this.#retry, this.#notice, this.#controls);
+    root.append(this.#stage, this.#progress, caption, this.#status, this.#error, this.#fallback, this.#retry, this.#notices, this.#controls);
     // The default slot is for where nothing else can be shown; see `fail`.
     this.#retry.hidden = true;
     this.#retry.addEventListener("click", retry);
@@ -59,9 +59,17 @@ export class View {
     this.#status.textContent = text;
   }
 
+  /** Adds a notice, which a person may dismiss. */
   notice(text) {
-    this.#notice.textContent = text;
-    this.#notice.hidden = !text;
+    const dismiss = button("dismiss", "Dismiss");
+    dismiss.setAttribute("aria-label", `Dismiss: ${text}`);
+    const line = make("p", { part: "notice" }, text, dismiss);
+    dismiss.addEventListener("click", () => line.remove());
+    this.#notices.append(line);
+  }
+
+  clearNotices() {
+    this.#notices.replaceChildren();
   }
 
   busy(busy) {

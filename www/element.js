@@ -164,7 +164,7 @@ export class ConsistencySamplerElement extends (globalThis.HTMLElement ?? Object
     try {
       const { model, revision, hub } = this;
       if (!model) throw input("model: expected the address of a folder or a hub id, found none");
-      view.notice("");
+      view.clearNotices();
       view.progress({ stage: "weights", bytes: 0, total: null });
       const sampler = await ConsistencySampler.load(model, {
         revision: revision || undefined,

@@ -193,9 +193,12 @@ export class Shelf {
       /** Notes which version the bytes that follow belong to. */
       describe: ({ version, size }) =>
         trying(async () => {
-          const { quota, usage } = await navigator.storage.estimate();
+          // Without an estimate the store itself refuses what is too much.
+          const { quota = Infinity, usage = 0 } = (await navigator.storage?.estimate?.()) ?? {};
           if (size - stored > quota - usage) {
-            throw new Error(`${size - stored} bytes are needed, ${Math.max(quota - usage, 0)} are free`);
+            const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
+            const free = megabytes(Math.max(quota - usage, 0));
+            throw new Error(`it needs ${megabytes(size - stored)} of storage, ${free} are free`);
           }
           this.#kept.files[path] = { version, size, sha256 };
           await this.#write();

@@ -41,7 +41,12 @@ function once(kind, open) {
 async function openGpu() {
   // Asked before anything is fetched that only a GPU can use.
   const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
-  if (!adapter) throw new Failure("unsupported", "this browser offers no WebGPU");
+  if (!adapter) {
+    const reason = isSecureContext
+      ? "this browser offers no WebGPU"
+      : "browsers offer no WebGPU to pages that are not secure: open this one by https";
+    throw new Failure("unsupported", reason);
+  }
   await failing("network", "the WebAssembly module", () => init());
   const { vendor, architecture, description } = adapter.info;
   const name = description || [vendor, architecture].filter(Boolean).join(" ");

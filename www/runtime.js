@@ -161,8 +161,10 @@ function start() {
     const reason = event.message ?? "its script did not load";
     SharedModel.restart(new ConsistencySamplerError("failed", `the worker failed: ${reason}`));
   };
-  // The browser may end a worker and say nothing; but then it frees the lock that the worker held.
-  worker.postMessage({ method: "watch", params: `consistency-sampler ${crypto.randomUUID()}` });
+  // The browser may end a worker without an event, but then it frees the lock that the worker held. Pages that are not
+  // secure or have no origin of their own have no locks; there a worker that ends so is not noticed.
+  const name = crypto.getRandomValues(new Uint32Array(4)).join("-");
+  worker.postMessage({ method: "watch", params: `consistency-sampler ${name}` });
   watch = new AbortController();
   return worker;
 }

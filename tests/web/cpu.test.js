@@ -112,8 +112,8 @@ describe("without WebGPU", () => {
     try {
       await page.goto(`${server.origin}/`);
       await finished(page);
-      assert.match(await page.locator("#notice").textContent(), /the CPU computes in place of the GPU/);
-      assert.equal(await page.locator("#notice").isVisible(), true);
+      assert.match(await page.locator("#notices").textContent(), /the CPU computes in place of the GPU/);
+      assert.equal(await page.locator("#notices .notice").isVisible(), true);
       assert.match(await page.locator("#card").textContent(), /Runs onthe CPU/);
       assert.match(await generate(page), /network call/);
       assert.deepEqual(page.complaints, []);

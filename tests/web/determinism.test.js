@@ -10,6 +10,7 @@ import { after, before, test } from "node:test";
 
 import { openBlank } from "./blank.js";
 import { parse } from "./safetensors.js";
+import { DIST } from "./server.js";
 import { COMMAND, MODELS, missing, shipped } from "./shipped.js";
 
 const REQUEST = { seed: 20, count: 2, numInferenceSteps: 2 };
@@ -29,7 +30,7 @@ for (const name of shipped) {
     const pictures = {};
     for (const device of ["cpu", "gpu"]) {
       pictures[`the page's ${device}`] = await inThePage(name, device);
-      pictures[`the command line's ${device}`] = natively(name, device);
+      pictures[`the command line's ${device}`] = natively(path.join(DIST, "weights", name), device).flatMap(toBytes);
     }
     const [first] = Object.values(pictures);
     assert.ok(new Set(first).size > 20, "it is a picture");
@@ -43,6 +44,18 @@ for (const name of shipped) {
     }
   });
 }
+
+for (const name of shipped) {
+  test(`${name} in half precision, as the site has it, draws the pictures of the full one`, { skip: missing }, () => {
+    const [half, full] = [path.join(DIST, "weights", name), path.join(MODELS, name)].map((model) => natively(model, "cpu").flat());
+    const differences = half.map((value, i) => Math.abs(value - full[i]));
+    const rootMeanSquare = Math.sqrt(differences.reduce((sum, d) => sum + d * d, 0) / differences.length);
+    assert.ok(rootMeanSquare > 0 && rootMeanSquare < 1e-3, `root mean square ${rootMeanSquare}`);
+    assert.ok(Math.max(...differences) < 3 / 255, `the largest difference is ${Math.max(...differences)}`);
+  });
+}
+
+const toBytes = (picture) => picture.map((value) => Math.round(255 * value));
 
 /** The pixels' bytes, (count, H, W, channels), grey once. */
 async function inThePage(name, device) {
@@ -62,24 +75,25 @@ async function inThePage(name, device) {
   return pixels.filter((_, i) => i % 4 < channels);
 }
 
-/** The same of the command line. */
-function natively(name, device) {
+/** The values of the command line, in [0, 1], in the same order; one list for each picture. */
+function natively(model, device) {
   const folder = mkdtempSync(path.join(tmpdir(), "determinism-"));
   try {
     const output = path.join(folder, "images.safetensors");
     const { seed, count, numInferenceSteps } = REQUEST;
-    const model = path.join(MODELS, name);
     const options = ["--seed", seed, "--batch", count, "--num-inference-steps", numInferenceSteps, "--output", output];
     execFileSync(COMMAND, ["sample", "--device", device, "--model", model, ...options.map(String)], { stdio: "pipe" });
     const { shape, values } = parse(readFileSync(output)).images;
     const [batch, channels, height, width] = shape;
-    const bytes = [];
+    const pictures = [];
     for (let b = 0; b < batch; b++) {
+      const picture = [];
       for (let p = 0; p < height * width; p++) {
-        for (let c = 0; c < channels; c++) bytes.push(Math.round(255 * values[(b * channels + c) * height * width + p]));
+        for (let c = 0; c < channels; c++) picture.push(values[(b * channels + c) * height * width + p]);
       }
+      pictures.push(picture);
     }
-    return bytes;
+    return pictures;
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }

@@ -309,7 +309,7 @@ test("numbers that are none are typed errors, whichever attribute they stand in,
 });
 
 test("a poster is to be seen until the first picture is there", async () => {
-  const weights = "/weights/mnist/unet/diffusion_pytorch_model.safetensors";
+  const weights = "/weights/mnist/unet/diffusion_pytorch_model.fp16.safetensors";
   let go;
   const held = new Promise((resolve) => (go = resolve));
   server.routes.set(weights, async (request, response) => {

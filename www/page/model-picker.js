@@ -100,7 +100,8 @@ export async function load(model) {
   wanted = model;
   if (typeof model === "string") address.value = model;
   markCurrent();
-  byId("retry").hidden = byId("notice").hidden = true;
+  byId("retry").hidden = true;
+  byId("notices").replaceChildren();
   byId("progress").hidden = false;
   byId("bar-text").textContent = "Loading";
   byId("bar").removeAttribute("value");
@@ -148,9 +149,13 @@ function onProgress({ stage, bytes, total, bytesPerSecond, secondsLeft, retry })
   }[stage];
 }
 
+/** Adds a notice to those of this load; a person may dismiss it. */
 function onNotice(notice) {
-  byId("notice").textContent = notice;
-  byId("notice").hidden = false;
+  const line = element("p", { class: "notice" }, element("span", { textContent: notice }));
+  const dismiss = element("button", { type: "button", textContent: "Dismiss", onclick: () => line.remove() });
+  dismiss.setAttribute("aria-label", `Dismiss: ${notice}`);
+  line.append(dismiss);
+  byId("notices").append(line);
 }
 
 /** Lists what the browser keeps, each with a button that deletes it. */

@@ -33,7 +33,9 @@ export async function readPicture(file, width, height, ground) {
   checkSize(name, sizeOf(head));
   let bitmap;
   try {
-    bitmap = await createImageBitmap(file, { premultiplyAlpha: "none", colorSpaceConversion: "default" });
+    const options = { premultiplyAlpha: "none", colorSpaceConversion: "default" };
+    // Some engines take no options.
+    bitmap = await createImageBitmap(file, options).catch(() => createImageBitmap(file));
   } catch {
     throw new Error(`${name}: expected a picture that this browser can read, found ${file.type || "something else"}`);
   }

@@ -32,6 +32,7 @@ export function offer(place, { samples, link, say, fail }) {
   place.append(
     button("Copy", async () => {
       const found = needed();
+      if (!navigator.clipboard?.write) throw new Error("this page cannot copy pictures: use Save PNG");
       // A promise, so that the browser still knows that the person has just clicked.
       await navigator.clipboard.write([new ClipboardItem({ "image/png": png(found) })]);
       say("The picture is copied");
@@ -44,10 +45,22 @@ export function offer(place, { samples, link, say, fail }) {
     }),
     button("Copy link", async () => {
       needed();
-      await navigator.clipboard.writeText((await link()).href);
+      await copyText((await link()).href);
       say("The link is copied");
     }),
   );
+}
+
+/** Copies a text; pages that are not secure have no `navigator.clipboard`. */
+async function copyText(text) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  const field = element("textarea", { value: text, readOnly: true });
+  Object.assign(field.style, { position: "fixed", opacity: 0 });
+  document.body.append(field);
+  field.select();
+  const copied = document.execCommand("copy");
+  field.remove();
+  if (!copied) throw new Error(`this page cannot copy: the link is ${text}`);
 }
 
 /** The samples as a PNG, in a grid if there are several, with their recipe in its text. */

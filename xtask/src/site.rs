@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use consistency_sampler::model::config::UNetConfig;
+use consistency_sampler::{ModelFolder, Precision, UNetConfig, convert};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -37,7 +37,7 @@ pub fn build(project: &Project) -> Result<()> {
     let models = models(&project.root.join("weights"))?;
     for model in &models {
         let folder = dist.join("weights").join(model.file_name().expect("a directory entry has a name"));
-        copy(model, &folder)?;
+        halve(model, &folder)?;
         sum(&folder)?;
     }
     list(&models, &dist.join("weights"))?;
@@ -69,16 +69,24 @@ fn minify(project: &Project, dist: &Path) -> Result<()> {
     }
 }
 
+/// Copies a model with its weights in half precision, which is half of a visitor's download.
+fn halve(model: &Path, folder: &Path) -> Result<()> {
+    let source = ModelFolder::open(model).map_err(|e| anyhow!("{}: {e}", model.display()))?;
+    convert(&source, folder, Precision::F16, |_, _| {}).map_err(|e| anyhow!("{}: {e}", model.display()))?;
+    let mut others = files(model)?.into_iter().filter(|path| path.extension().is_none_or(|e| e != "safetensors"));
+    others.try_for_each(|path| copy_file(&path, &folder.join(path.strip_prefix(model)?)))
+}
+
 /// Writes a model's `SHA256SUMS`, as `sha256sum` does, which the page verifies while it loads.
 fn sum(model: &Path) -> Result<()> {
+    let sums = model.join("SHA256SUMS");
     let mut lines = Vec::new();
-    for path in files(model)? {
+    for path in files(model)?.into_iter().filter(|path| *path != sums) {
         let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let name = path.strip_prefix(model)?.to_string_lossy().replace('\\', "/");
         lines.push(format!("{:x}  {name}\n", Sha256::digest(bytes)));
     }
     lines.sort_by(|a, b| a[64..].cmp(&b[64..]));
-    let sums = model.join("SHA256SUMS");
     fs::write(&sums, lines.concat()).with_context(|| format!("cannot write {}", sums.display()))
 }
 
@@ -154,13 +162,14 @@ fn models(weights: &Path) -> Result<Vec<PathBuf>> {
 
 /// Copies a folder with everything in it.
 fn copy(from: &Path, to: &Path) -> Result<()> {
-    for source in files(from)? {
-        let copy = to.join(source.strip_prefix(from)?);
-        fs::create_dir_all(copy.parent().expect("a file in a folder"))?;
-        // Contents only: the source's permissions, perhaps read-only, must not hinder the next build.
-        io::copy(&mut File::open(&source)?, &mut File::create(&copy)?)
-            .with_context(|| format!("cannot copy {} to {}", source.display(), copy.display()))?;
-    }
+    files(from)?.iter().try_for_each(|source| copy_file(source, &to.join(source.strip_prefix(from)?)))
+}
+
+/// Copies a file's contents only: its permissions, perhaps read-only, must not hinder the next build.
+fn copy_file(source: &Path, copy: &Path) -> Result<()> {
+    fs::create_dir_all(copy.parent().expect("a file in a folder"))?;
+    io::copy(&mut File::open(source)?, &mut File::create(copy)?)
+        .with_context(|| format!("cannot copy {} to {}", source.display(), copy.display()))?;
     Ok(())
 }
 
