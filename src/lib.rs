@@ -5,8 +5,7 @@
 //! - [`consistency`], [`sampler`], [`rng`]: the algebra of noise levels, Algorithm 1, PyTorch's random numbers.
 //! - [`unet`]: the network's forward, once, over a trait of operations.
 //! - `gpu` (feature `gpu`): the interpreter that records a static WebGPU plan.
-//! - [`network`], [`image`]: what every interpreter offers; from its numbers to pixels.
-//! - `picture` (feature `png`): pictures from PNG files.
+//! - [`network`], [`image`]: what every interpreter offers; from its numbers to pixels, and PNG files (feature `png`).
 //! - `cpu` (feature `cpu`): the interpreter on the CPU, with gradients.
 //! - `burn` (features `burn`: on the CPU, `burn-wgpu`: on a GPU): the interpreter on burn tensors.
 //! - `train` (feature `train`): data, objectives, optimizer, checkpoints.
@@ -29,8 +28,6 @@ pub mod image;
 mod json;
 pub mod model;
 pub mod network;
-#[cfg(feature = "png")]
-pub mod picture;
 #[cfg(all(feature = "train", not(target_arch = "wasm32")))]
 pub mod train;
 #[cfg(all(feature = "javascript", any(feature = "gpu", feature = "cpu"), target_arch = "wasm32"))]

@@ -8,7 +8,7 @@ use flate2::read::GzDecoder;
 
 use crate::consistency::rng::Generator;
 use crate::error::{Error, Result};
-use crate::picture::{open, to_rgba};
+use crate::image::png::read_rgba;
 use crate::train::heroes::Heroes;
 
 /// Images of one size with a class each.
@@ -202,7 +202,7 @@ impl Dataset {
         let mut all = Self { shape: [0; 3], classes: vec![], pixels: vec![], labels: vec![] };
         for (label, (name, files)) in classes.into_iter().enumerate() {
             for file in files {
-                let image = Rgba::read(&file)?;
+                let image = read_rgba(&file)?;
                 let shape = [if image.grey { 1 } else { 3 }, image.height, image.width];
                 if all.labels.is_empty() {
                     all.shape = shape;
@@ -274,35 +274,6 @@ impl Dataset {
         let mut indices = vec![0; count];
         generator.randint(self.len() as u32, &mut indices);
         self.batch(&indices.iter().map(|&i| i as usize).collect::<Vec<_>>())
-    }
-}
-
-/// A decoded PNG.
-#[derive(Debug, Clone)]
-pub(crate) struct Rgba {
-    pub width: usize,
-    pub height: usize,
-    /// Whether the file stores grey levels.
-    pub grey: bool,
-    /// Row-major.
-    pub pixels: Vec<[u8; 4]>,
-}
-
-impl Rgba {
-    pub fn read(path: &Path) -> Result<Self> {
-        let bad = |e: &dyn std::fmt::Display| Error::Input(format!("{}: not a readable PNG: {e}", path.display()));
-        let file = File::open(path).map_err(|e| Error::Io(format!("{}: {e}", path.display())))?;
-        let mut reader = open(BufReader::new(file)).map_err(|e| bad(&e))?;
-        let mut bytes = vec![0; reader.output_buffer_size().ok_or_else(|| bad(&"too large"))?];
-        let info = reader.next_frame(&mut bytes).map_err(|e| bad(&e))?;
-        let channels = info.color_type.samples();
-        let pixels = bytes[..info.buffer_size()].chunks_exact(channels).map(to_rgba);
-        Ok(Self {
-            width: info.width as usize,
-            height: info.height as usize,
-            grey: channels < 3,
-            pixels: pixels.collect(),
-        })
     }
 }
 

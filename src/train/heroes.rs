@@ -7,7 +7,8 @@ use std::path::Path;
 
 use crate::consistency::rng::Generator;
 use crate::error::{Error, Result};
-use crate::train::data::{Batch, Dataset, Rgba, pngs};
+use crate::image::png::read_rgba;
+use crate::train::data::{Batch, Dataset, pngs};
 
 /// Height and width of every tile.
 const SIZE: usize = 32;
@@ -171,7 +172,7 @@ fn draw_over(image: &mut [[u8; 3]], tile: &[[u8; 4]]) {
 }
 
 fn tile(path: &Path) -> Result<Tile> {
-    let image = Rgba::read(path)?;
+    let image = read_rgba(path)?;
     if (image.width, image.height) != (SIZE, SIZE) {
         let (w, h) = (image.width, image.height);
         return Err(Error::Input(format!("{}: expected a tile of 32×32 pixels, found {w}×{h}", path.display())));

@@ -1,12 +1,11 @@
-//! Tensors and pictures on disk.
+//! Tensors and images on disk.
 
-use std::fs::File;
-use std::io::{BufReader, BufWriter};
 use std::path::Path;
 
-use consistency_sampler::image::{to_byte, to_unit};
-use consistency_sampler::model::config::UNetConfig;
-use consistency_sampler::{Error, Result, picture};
+pub use consistency_sampler::image::png::read as read_picture;
+use consistency_sampler::image::png::write_grid;
+use consistency_sampler::image::to_unit;
+use consistency_sampler::{Error, Result};
 use safetensors::{Dtype, SafeTensors, View};
 
 /// What kind of file pictures are written to.
@@ -41,18 +40,6 @@ impl PictureFile {
             }
         }
     }
-}
-
-/// Reads a PNG of the model's size as [`picture::read_png`] does.
-pub fn read_picture(path: &Path, config: &UNetConfig) -> Result<Vec<f32>> {
-    let file = File::open(path).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => Error::Io(format!("{}: no such file", path.display())),
-        _ => Error::Io(format!("{}: {e}", path.display())),
-    })?;
-    picture::read_png(BufReader::new(file), config).map_err(|e| match e {
-        Error::Input(m) => Error::Input(format!("{}: {m}", path.display())),
-        other => other,
-    })
 }
 
 /// A tensor read from a file.
@@ -96,32 +83,6 @@ pub fn write_tensor(path: &Path, name: &str, shape: &[usize], values: &[f32]) ->
     let tensor = F32(shape, values.iter().flat_map(|v| v.to_le_bytes()).collect());
     safetensors::serialize_to_file([(name, &tensor)], None, path)
         .map_err(|e| Error::Io(format!("{}: cannot be written: {e}", path.display())))
-}
-
-/// Writes images (B, C, H, W) in [−1, 1] as one PNG, in rows of `columns`.
-pub fn write_grid(
-    path: &Path,
-    [batch, channels, height, width]: [usize; 4],
-    columns: usize,
-    images: &[f32],
-) -> Result<()> {
-    let (grid_w, grid_h) = (columns * width, batch.div_ceil(columns) * height);
-    let mut bytes = vec![0; grid_w * grid_h * channels];
-    for (b, image) in images.chunks_exact(channels * height * width).enumerate() {
-        let (top, left) = (b / columns * height, b % columns * width);
-        for (i, &v) in image.iter().enumerate() {
-            let (c, y, x) = (i / (height * width), i / width % height, i % width);
-            bytes[((top + y) * grid_w + left + x) * channels + c] = to_byte(v);
-        }
-    }
-    let failed = |e: &dyn std::fmt::Display| Error::Io(format!("{}: cannot be written: {e}", path.display()));
-    let file = File::create(path).map_err(|e| failed(&e))?;
-    let mut encoder = png::Encoder::new(BufWriter::new(file), grid_w as u32, grid_h as u32);
-    encoder.set_color(if channels == 1 { png::ColorType::Grayscale } else { png::ColorType::Rgb });
-    encoder.set_depth(png::BitDepth::Eight);
-    let mut writer = encoder.write_header().map_err(|e| failed(&e))?;
-    writer.write_image_data(&bytes).map_err(|e| failed(&e))?;
-    writer.finish().map_err(|e| failed(&e))
 }
 
 /// A text file, whole.

@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use consistency_sampler::Result;
+use consistency_sampler::image::png::write_grid;
 use consistency_sampler::train::checkpoint::write_atomically;
 
-use crate::files::{read_text, write_grid};
+use crate::files::read_text;
 
 const WIDTH: usize = 640;
 const HEIGHT: usize = 320;

@@ -11,6 +11,7 @@ use consistency_sampler::consistency::rng::Generator;
 use consistency_sampler::consistency::sampler::Request;
 use consistency_sampler::consistency::schedule::karras_sigma;
 use consistency_sampler::cpu::CpuUNet;
+use consistency_sampler::image::png::write_grid;
 use consistency_sampler::model::config::{SchedulerConfig, UNetConfig};
 use consistency_sampler::network::Network;
 use consistency_sampler::train::checkpoint::{read_state, write_model, write_state};
@@ -24,7 +25,7 @@ use consistency_sampler::{Error, Result};
 use indicatif::ProgressBar;
 
 use crate::device::style;
-use crate::files::{read_text, write_grid};
+use crate::files::read_text;
 use crate::guidance::GuidanceArguments;
 use crate::losses::Losses;
 
