@@ -14,7 +14,7 @@ use consistency_sampler::consistency::schedule::Scalings;
 use consistency_sampler::model::config::{SchedulerConfig, UNetConfig};
 use consistency_sampler::network::Network;
 use consistency_sampler::train::checkpoint::{read_state, write_model, write_state};
-use consistency_sampler::train::data::Batch;
+use consistency_sampler::train::dataset::Batch;
 use consistency_sampler::train::initial::initial_weights;
 use consistency_sampler::train::losses::{CtSchedule, Guidance};
 use consistency_sampler::train::objective::{Recipe, Weighting};

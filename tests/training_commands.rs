@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use consistency_sampler::train::classifier::Classifier;
-use consistency_sampler::train::data::Dataset;
+use consistency_sampler::train::data::Source;
 
 use common::*;
 
@@ -69,7 +69,7 @@ fn a_model_is_trained_resumed_sampled_and_evaluated() {
     assert!(picture.exists());
 
     let classifier = dir.join("classifier.safetensors");
-    let (training, _) = Dataset::open_split(&data).unwrap();
+    let (training, _) = Source::open_split(&data).unwrap();
     Classifier::train(&training, 60, 0, |_, _| {}).write(&classifier).unwrap();
     let evaluate = ["evaluate", "--device", "cpu", "--model", str(&model), "--data", str(&data), "--samples", "20"];
     let more = ["--num-inference-steps", "2", "--classifier", str(&classifier), "--json"];

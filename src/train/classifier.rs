@@ -12,7 +12,7 @@ use crate::consistency::rng::Generator;
 use crate::error::Result;
 use crate::model::unet::Parameter;
 use crate::train::checkpoint::{read_weights, write_weights};
-use crate::train::data::{Batch, Dataset};
+use crate::train::dataset::{Batch, Dataset};
 use crate::train::initial::initial_weights;
 use crate::train::optimizer::{Matrices, RAdam, gradients, track};
 

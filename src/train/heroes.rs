@@ -8,7 +8,8 @@ use std::path::Path;
 use crate::consistency::rng::Generator;
 use crate::error::{Error, Result};
 use crate::image::png::read_rgba;
-use crate::train::data::{Batch, Dataset, pngs};
+use crate::train::dataset::{Batch, Dataset};
+use crate::train::image_folder::pngs;
 
 /// Height and width of every tile.
 const SIZE: usize = 32;
@@ -135,8 +136,11 @@ impl Heroes {
     /// A fixed set of `count` heroes.
     pub fn dataset(&self, seed: u64, count: usize) -> Dataset {
         let mut generator = Generator::new(seed);
-        let heroes = (0..count).map(|i| (self.dress(i % SPECIES.len(), &mut generator), (i % SPECIES.len()) as u32));
-        Dataset::from_images(Self::shape(), Self::classes(), heroes)
+        let mut heroes = Dataset::new(Self::shape(), Self::classes());
+        for species in (0..SPECIES.len()).cycle().take(count) {
+            heroes.push(self.dress(species, &mut generator), species as u32);
+        }
+        heroes
     }
 
     /// One hero, planes of R, G and B.

@@ -17,11 +17,14 @@
 pub mod checkpoint;
 pub mod classifier;
 pub mod data;
+pub mod dataset;
 pub mod dmd;
 pub mod evaluation;
-pub mod heroes;
+mod heroes;
+mod image_folder;
 pub mod initial;
 pub mod losses;
+mod mnist;
 pub mod objective;
 pub mod optimizer;
 pub mod teacher;

@@ -13,7 +13,7 @@ use crate::cpu::{CpuGraph, Tape};
 use crate::error::{Error, Result};
 use crate::model::config::{SchedulerConfig, UNetConfig};
 use crate::model::unet::{NO_CLASS, UNet, time_features};
-use crate::train::data::Batch;
+use crate::train::dataset::Batch;
 use crate::train::dmd::{CriticState, Judgement, judge};
 use crate::train::losses::{
     Guidance, Metric, Pair, column, consistency_loss, edm_loss, euler_step, heun_step, perturb,

@@ -8,7 +8,8 @@ use consistency_sampler::checkpoint::folder::ModelFolder;
 use consistency_sampler::consistency::sampler::Request;
 use consistency_sampler::model::config::UNetConfig;
 use consistency_sampler::train::classifier::{Classifier, FEATURES};
-use consistency_sampler::train::data::Dataset;
+use consistency_sampler::train::data::Source;
+use consistency_sampler::train::dataset::Dataset;
 use consistency_sampler::train::evaluation::{Moments, copies, frechet_distance};
 use consistency_sampler::train::losses::Guidance;
 use consistency_sampler::train::teacher::Teacher;
@@ -67,7 +68,7 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     let folder = arguments.model.folder()?;
-    let (train, test) = Dataset::open_split(&arguments.data)?;
+    let (train, test) = Source::open_split(&arguments.data)?;
     let guidance = arguments.guidance.guidance()?;
     check(arguments, &folder, &train, &guidance)?;
     let mut sampler = match arguments.edm_steps {
