@@ -14,9 +14,9 @@ use crate::burn::Weights;
 use crate::consistency::rng::Generator;
 use crate::consistency::schedule::{Scalings, karras_sigma};
 use crate::model::config::SchedulerConfig;
+use crate::train::denoiser::Denoiser;
 use crate::train::losses::edm_loss;
 use crate::train::optimizer::{Matrices, RAdam, track};
-use crate::train::trainer::Denoiser;
 
 /// What changes about a critic from one iteration to the next.
 pub struct CriticState {
@@ -104,8 +104,8 @@ mod tests {
 
     use super::*;
     use crate::model::config::UNetConfig;
+    use crate::train::denoiser::Engine;
     use crate::train::initial::initial_weights;
-    use crate::train::trainer::Engine;
 
     const CONFIG: &str = r#"{
         "_class_name": "UNet2DModel", "sample_size": 8, "in_channels": 1, "out_channels": 1, "layers_per_block": 1,

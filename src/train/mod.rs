@@ -18,6 +18,7 @@ pub mod checkpoint;
 pub mod classifier;
 pub mod data;
 pub mod dataset;
+pub mod denoiser;
 pub mod dmd;
 pub mod evaluation;
 mod heroes;

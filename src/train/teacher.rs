@@ -10,8 +10,8 @@ use crate::consistency::schedule::{Scalings, karras_sigma};
 use crate::error::{Error, Result};
 use crate::model::config::{SchedulerConfig, UNetConfig};
 use crate::model::unet::NO_CLASS;
+use crate::train::denoiser::{Denoiser, Engine};
 use crate::train::losses::{Guidance, heun_step};
-use crate::train::trainer::{Denoiser, Engine};
 
 /// A trained denoiser with what guides it.
 pub struct Teacher {

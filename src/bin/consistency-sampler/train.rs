@@ -17,11 +17,12 @@ use consistency_sampler::network::Network;
 use consistency_sampler::train::checkpoint::{read_state, write_model, write_state};
 use consistency_sampler::train::data::Source;
 use consistency_sampler::train::dataset::Batch;
+use consistency_sampler::train::denoiser::{Denoiser, Engine};
 use consistency_sampler::train::initial::initial_weights;
 use consistency_sampler::train::losses::CtSchedule;
 use consistency_sampler::train::objective::{Recipe, Weighting};
 use consistency_sampler::train::teacher::Teacher;
-use consistency_sampler::train::trainer::{Denoiser, Engine, Settings, State, Trainer};
+use consistency_sampler::train::trainer::{Settings, State, Trainer};
 use consistency_sampler::{Error, Result};
 use indicatif::ProgressBar;
 
