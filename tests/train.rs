@@ -17,9 +17,8 @@ use consistency_sampler::train::checkpoint::{read_state, write_model, write_stat
 use consistency_sampler::train::dataset::Batch;
 use consistency_sampler::train::denoiser::{Denoiser, Engine};
 use consistency_sampler::train::initial::initial_weights;
-use consistency_sampler::train::losses::{CtSchedule, Guidance};
-use consistency_sampler::train::objective::{Recipe, Weighting};
-use consistency_sampler::train::teacher::Teacher;
+use consistency_sampler::train::objective::{CtSchedule, Recipe, Weighting};
+use consistency_sampler::train::teacher::{Guidance, Teacher};
 use consistency_sampler::train::trainer::{Settings, State, Trainer, average_decay};
 
 use consistency_sampler::model::unet::NO_CLASS;

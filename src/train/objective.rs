@@ -3,7 +3,6 @@
 use crate::consistency::rng::Generator;
 use crate::consistency::schedule::karras_sigma;
 use crate::model::config::SchedulerConfig;
-use crate::train::losses::{CtSchedule, Gap};
 
 /// A training objective with its constants.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -132,6 +131,47 @@ impl Recipe {
     }
 }
 
+/// The step mapping r(t) of Easy Consistency Tuning, Geng et al. 2024, with its sigmoid-adapted n(t).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Gap {
+    /// q: how much a stage narrows the gap.
+    pub q: f64,
+    /// s: the stage, from 0.
+    pub stage: f64,
+}
+
+impl Gap {
+    /// r = max(0, t·(1 − q^−(s+1)·(1 + 8·sigmoid(−t)))).
+    pub fn r(self, t: f64) -> f64 {
+        let n = 1.0 + 8.0 / (1.0 + t.exp());
+        (t * (1.0 - self.q.powf(-(self.stage + 1.0)) * n)).max(0.0)
+    }
+}
+
+/// N(k) and μ(k) of consistency training, Song et al. 2023, appendix C.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CtSchedule {
+    /// s₀: the first number of discretisation steps.
+    pub s0: f64,
+    /// s₁: the last.
+    pub s1: f64,
+    /// μ₀: the target's decay at the beginning.
+    pub mu0: f64,
+}
+
+impl CtSchedule {
+    /// N(k) = ⌈√(k/K·((s₁+1)² − s₀²) + s₀²) − 1⌉ + 1, for `progress` k/K in [0, 1].
+    pub fn levels(&self, progress: f64) -> usize {
+        let (low, high) = (self.s0 * self.s0, (self.s1 + 1.0) * (self.s1 + 1.0));
+        ((progress * (high - low) + low).sqrt() - 1.0).ceil() as usize + 1
+    }
+
+    /// μ(k) = exp(s₀·ln μ₀/N(k)).
+    pub fn decay(&self, progress: f64) -> f64 {
+        (self.s0 * self.mu0.ln() / self.levels(progress) as f64).exp()
+    }
+}
+
 /// Normal numbers, ascending, one from each of `count` equally likely intervals: a batch of noise levels that is less a
 /// matter of chance (low-discrepancy sampling, Kingma et al. 2021). The intervals are those between numbers that are
 /// drawn and sorted.
@@ -205,5 +245,27 @@ mod tests {
         let mean = logs.iter().sum::<f64>() / 20_000.0;
         let deviation = (logs.iter().map(|l| (l - mean).powi(2)).sum::<f64>() / 20_000.0).sqrt();
         assert!((mean + 1.2).abs() < 0.03 && (deviation - 1.2).abs() < 0.03, "{mean}, {deviation}");
+    }
+
+    #[test]
+    fn ct_schedules_begin_and_end_as_published() {
+        let s = CtSchedule { s0: 2.0, s1: 150.0, mu0: 0.9 };
+        assert_eq!((s.levels(0.0), s.levels(1.0)), (2, 151));
+        assert!((s.decay(0.0) - 0.9).abs() < 1e-12, "μ(0) = μ₀");
+        assert!((s.decay(1.0) - 0.9f64.powf(2.0 / 151.0)).abs() < 1e-12);
+        let config = SchedulerConfig { num_train_timesteps: s.levels(0.0), ..Default::default() };
+        assert!((karras_sigma(&config, 0) - 80.0).abs() < 1e-9, "at the beginning the only pair is (80, 0.002)");
+        assert!((karras_sigma(&config, 1) - 0.002).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_gap_narrows_with_the_stage() {
+        let r = |q: f64, stage: f64, t: f64| Gap { q, stage }.r(t);
+        assert_eq!(r(2.0, 0.0, 0.1), 0.0, "the first stage is diffusion training at small t");
+        let at = 1.0 - 1.0 / 256.0; // far out 8·sigmoid(−t) is 0
+        assert!((r(256.0, 0.0, 80.0) / (80.0 * at) - 1.0).abs() < 1e-9);
+        assert_eq!(r(256.0, 0.0, 3.0), r(2.0, 7.0, 3.0), "one stage of 256 is the eighth stage of 2");
+        let expected = 0.01 * (1.0 - (1.0 + 8.0 / (1.0 + 0.01f64.exp())) / 256.0);
+        assert!((r(2.0, 7.0, 0.01) - expected).abs() < 1e-12);
     }
 }

@@ -11,7 +11,35 @@ use crate::error::{Error, Result};
 use crate::model::config::{SchedulerConfig, UNetConfig};
 use crate::model::unet::NO_CLASS;
 use crate::train::denoiser::{Denoiser, Engine};
-use crate::train::losses::{Guidance, heun_step};
+use crate::train::losses::column;
+use crate::train::ode::integrate;
+
+/// Guidance away from a worse answer, one without a class (Ho & Salimans 2022) or a weaker model's (Karras et al. 2024),
+/// at some noise levels (Kynkäänniemi et al. 2024).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Guidance {
+    /// w; 1 is none.
+    pub strength: f64,
+    /// The lowest and the highest σ that are guided. Above, guidance costs variety; below, it changes little.
+    pub interval: [f64; 2],
+}
+
+impl Guidance {
+    /// None at all.
+    pub const NONE: Self = Self { strength: 1.0, interval: [0.0, f64::INFINITY] };
+
+    /// w at `sigma`.
+    pub fn at(&self, sigma: f64) -> f64 {
+        let [low, high] = self.interval;
+        if (low..=high).contains(&sigma) { self.strength } else { 1.0 }
+    }
+
+    /// D + (w − 1)·(D − D₋) of an answer D and a worse one D₋, at one σ per sample.
+    pub fn apply(&self, answer: Tensor<4>, worse: Tensor<4>, sigma: &[f64]) -> Tensor<4> {
+        let more = column(&sigma.iter().map(|&s| self.at(s) - 1.0).collect::<Vec<_>>(), &answer.device());
+        answer.clone() + (answer - worse) * more
+    }
+}
 
 /// A trained denoiser with what guides it.
 pub struct Teacher {
@@ -115,42 +143,22 @@ impl Teacher {
     }
 }
 
-/// Follows the probability-flow ODE from x at the first of `sigmas` through all of them to 0, where the Euler step
-/// ends on the denoiser's answer.
-fn integrate(denoiser: impl Fn(&Tensor<4>, &[f64]) -> Tensor<4>, mut x: Tensor<4>, sigmas: &[f64]) -> Tensor<4> {
-    let batch = x.dims()[0];
-    for pair in sigmas.windows(2) {
-        x = heun_step(&denoiser, &x, &vec![pair[0]; batch], &vec![pair[1]; batch]);
-    }
-    denoiser(&x, &vec![*sigmas.last().expect("at least one level"); batch])
-}
-
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
-
     use super::*;
+    use crate::train::losses::tests::{images, largest};
 
     #[test]
-    fn gaussian_data_is_reached_to_second_order() {
-        // Data N(0, ¼): D = ¼/(¼ + σ²)·x, and the ODE takes x at σ to x·½/√(¼ + σ²) at 0.
-        let error = |steps: usize| {
-            let calls = Cell::new(0);
-            let denoiser = |x: &Tensor<4>, sigma: &[f64]| {
-                calls.set(calls.get() + 1);
-                x.clone() * (0.25 / (0.25 + sigma[0] * sigma[0]))
-            };
-            let levels = SchedulerConfig { num_train_timesteps: steps, ..Default::default() };
-            let sigmas: Vec<f64> = (0..steps).map(|i| karras_sigma(&levels, i)).collect();
-            let x = Tensor::<4>::ones([1, 1, 2, 2], &Device::flex()) * 80.0;
-            let found: f32 = integrate(denoiser, x, &sigmas).max().into_scalar();
-            assert_eq!(calls.get(), 2 * steps - 1);
-            let expected = 80.0 * 0.5 / (0.25f32 + 6400.0).sqrt();
-            (found / expected - 1.0).abs()
-        };
-        let (coarse, fine) = (error(18), error(72));
-        assert!(coarse < 0.06, "{coarse} in 35 calls");
-        // Four times the steps: a sixteenth of the error.
-        assert!((10.0..24.0).contains(&(coarse / fine)), "{coarse} with 18 steps, {fine} with 72");
+    fn guidance_is_linear_and_1_is_none() {
+        let (a, b) = (images(1, 1), images(2, 1));
+        let guided =
+            |strength, sigma| Guidance { strength, interval: [0.5, 4.0] }.apply(a.clone(), b.clone(), &[sigma]);
+        assert_eq!(largest(guided(1.0, 1.0) - a.clone()), 0.0);
+        assert_eq!(largest(guided(3.0, 0.4) - a.clone()), 0.0, "below the interval");
+        assert_eq!(largest(guided(3.0, 4.1) - a.clone()), 0.0, "above the interval");
+        let error = largest(guided(0.0, 4.0) - b.clone());
+        assert!(error < 1e-6, "w = 0 is the answer without the class, off by {error}");
+        let error = largest(guided(3.0, 0.5) - (a.clone() * 3.0 - b.clone() * 2.0));
+        assert!(error < 1e-5, "off by {error}");
     }
 }

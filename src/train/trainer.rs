@@ -12,10 +12,11 @@ use crate::model::unet::NO_CLASS;
 use crate::train::dataset::Batch;
 use crate::train::denoiser::{Denoiser, Recorded};
 use crate::train::dmd::{CriticState, Judgement, judge};
-use crate::train::losses::{Guidance, Metric, Pair, consistency_loss, edm_loss, euler_step, heun_step, perturb};
+use crate::train::losses::{Metric, Pair, consistency_loss, edm_loss, perturb};
 use crate::train::objective::Recipe;
+use crate::train::ode::{euler_step, heun_step};
 use crate::train::optimizer::{Matrices, RAdam, hidden_matrices, moving_average, track};
-use crate::train::teacher::Teacher;
+use crate::train::teacher::{Guidance, Teacher};
 
 /// What stays the same through a run.
 #[derive(Debug, Clone, PartialEq)]
@@ -251,7 +252,7 @@ impl Trainer {
         };
         let target = |x: &Tensor<4>, s: &[f64]| self.denoiser.call(&held, Scalings::new, x, s, labels);
         let metric = match recipe {
-            Recipe::Ect { .. } => Metric::PseudoHuber(0.0),
+            Recipe::Ect { .. } => Metric::L2,
             _ => Metric::SquaredL2,
         };
         let pair = Pair { x_t: &x_t, t, x_r: &x_r, r };

@@ -12,8 +12,7 @@ use consistency_sampler::train::data::Source;
 use consistency_sampler::train::dataset::Dataset;
 use consistency_sampler::train::denoiser::Engine;
 use consistency_sampler::train::evaluation::{Moments, copies, frechet_distance};
-use consistency_sampler::train::losses::Guidance;
-use consistency_sampler::train::teacher::Teacher;
+use consistency_sampler::train::teacher::{Guidance, Teacher};
 use consistency_sampler::{Error, Result};
 use indicatif::ProgressBar;
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use consistency_sampler::train::losses::Guidance;
+use consistency_sampler::train::teacher::Guidance;
 use consistency_sampler::{Error, Result};
 
 #[derive(Args)]
