@@ -15,7 +15,7 @@ use crate::train::dmd::{CriticState, Judgement, judge};
 use crate::train::losses::{Metric, Pair, consistency_loss, edm_loss, perturb};
 use crate::train::objective::Recipe;
 use crate::train::ode::{euler_step, heun_step};
-use crate::train::optimizer::{Matrices, RAdam, hidden_matrices, moving_average, track};
+use crate::train::optimizer::{Matrices, RAdam, detach_all, hidden_matrices, moving_average, track_all};
 use crate::train::teacher::{Guidance, Teacher};
 
 /// What stays the same through a run.
@@ -62,11 +62,11 @@ pub struct State {
 impl State {
     /// The beginning of a run from `weights`.
     pub fn new(weights: Weights, recipe: &Recipe) -> Self {
-        let plain: Weights = weights.into_iter().map(|(n, w)| (n, w.without_autodiff())).collect();
+        let plain = detach_all(&weights);
         Self {
             optimizer: RAdam::new(&plain),
             target: recipe.has_target().then(|| plain.clone()),
-            weights: plain.iter().map(|(n, w)| (n.clone(), track(w.clone()))).collect(),
+            weights: track_all(weights),
             ema: plain,
             critic: None,
             seconds: 0.0,
@@ -248,7 +248,7 @@ impl Trainer {
         };
         let held: Weights = match &self.state.target {
             Some(target) => target.clone(),
-            None => self.state.weights.iter().map(|(n, w)| (n.clone(), w.clone().without_autodiff())).collect(),
+            None => detach_all(&self.state.weights),
         };
         let target = |x: &Tensor<4>, s: &[f64]| self.denoiser.call(&held, Scalings::new, x, s, labels);
         let metric = match recipe {
