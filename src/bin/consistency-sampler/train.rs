@@ -193,8 +193,6 @@ enum DeviceName {
     Flex,
     /// A GPU through WebGPU, by burn's autodiff (feature `train-wgpu`)
     Wgpu,
-    /// An NVIDIA GPU through CUDA, by burn's autodiff (feature `train-cuda`)
-    Cuda,
 }
 
 impl DeviceName {
@@ -204,15 +202,10 @@ impl DeviceName {
             Self::Flex => Ok((Engine::Burn, Device::flex())),
             #[cfg(feature = "train-wgpu")]
             Self::Wgpu => Ok((Engine::Burn, Device::wgpu(burn::tensor::DeviceKind::DefaultDevice))),
-            #[cfg(feature = "train-cuda")]
-            Self::Cuda => Ok((Engine::Burn, Device::cuda(0))),
-            #[cfg(not(all(feature = "train-wgpu", feature = "train-cuda")))]
-            _ => {
-                let name = format!("{self:?}").to_lowercase();
-                Err(Error::Input(format!(
-                    "--device {name}: expected a build with --features train-{name}, found one without"
-                )))
-            }
+            #[cfg(not(feature = "train-wgpu"))]
+            Self::Wgpu => Err(Error::Input(
+                "--device wgpu: expected a build with --features train-wgpu, found one without".into(),
+            )),
         }
     }
 }
