@@ -1,5 +1,5 @@
 //! Distribution matching distillation: Yin et al. 2024, "One-step Diffusion with Distribution Matching Distillation" (the
-//! equations below) and its improved version of the same year (training the critic on the student's samples alone).
+//! equations below) and its improved version of the same year (which leaves out the regression loss).
 //!
 //! The student's samples x̂ descend the Kullback–Leibler divergence of their distribution from the teacher's. Its gradient
 //! at noise level s is the difference of two scores (D(x_s, s) − x_s)/s² at x_s = x̂ + s·n: that of the critic, a

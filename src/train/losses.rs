@@ -29,7 +29,7 @@ impl Metric {
     }
 }
 
-/// One number per sample, to be broadcast over the pixels: (B, 1, 1, 1).
+/// One number per sample as (B, 1, 1, 1), which broadcasts over channels and pixels.
 pub fn column(values: &[f64], device: &Device) -> Tensor<4> {
     let values: Vec<f32> = values.iter().map(|&v| v as f32).collect();
     let batch = values.len();

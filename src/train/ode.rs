@@ -1,5 +1,6 @@
-//! Steps of the probability-flow ODE dx/dσ = (x − D(x, σ))/σ (Karras et al. 2022, equation 1), for a denoiser D, a closure
-//! (x, σ) ↦ image with one noise level per sample. Images are (B, C, H, W).
+//! Steps of the probability-flow ODE dx/dσ = (x − D(x, σ))/σ (Karras et al. 2022, equations 1 and 3).
+//!
+//! The denoiser D is a closure (x, σ) ↦ image with one noise level per sample. Images are (B, C, H, W).
 
 use burn::tensor::Tensor;
 

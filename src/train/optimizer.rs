@@ -1,4 +1,4 @@
-//! RAdam, Muon and the exponential moving average, over parameters by name.
+//! RAdam, Muon and the exponential moving average, of weights by name.
 
 use std::collections::HashMap;
 

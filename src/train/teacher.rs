@@ -1,4 +1,4 @@
-//! An EDM denoiser that teaches, and its samples, many calls each: what distillation makes one call of.
+//! The EDM denoiser that is distilled: guidance, and sampling by integration of its ODE.
 
 use std::path::Path;
 
@@ -14,42 +14,41 @@ use crate::train::denoiser::{Denoiser, Engine};
 use crate::train::losses::column;
 use crate::train::ode::integrate;
 
-/// Guidance away from a worse answer, one without a class (Ho & Salimans 2022) or a weaker model's (Karras et al. 2024),
-/// at some noise levels (Kynkäänniemi et al. 2024).
+/// Guidance between two noise levels (Kynkäänniemi et al. 2024): extrapolation of a denoiser's output from a worse one,
+/// that without a class (Ho & Salimans 2022) or of a weaker model (Karras et al. 2024).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Guidance {
-    /// w; 1 is none.
+    /// w; 1 is no guidance.
     pub strength: f64,
-    /// The lowest and the highest σ that are guided. Above, guidance costs variety; below, it changes little.
+    /// The lowest and the highest σ that are guided.
     pub interval: [f64; 2],
 }
 
 impl Guidance {
-    /// None at all.
+    /// No guidance.
     pub const NONE: Self = Self { strength: 1.0, interval: [0.0, f64::INFINITY] };
 
     /// w at `sigma`.
-    pub fn at(&self, sigma: f64) -> f64 {
+    fn at(&self, sigma: f64) -> f64 {
         let [low, high] = self.interval;
         if (low..=high).contains(&sigma) { self.strength } else { 1.0 }
     }
 
-    /// D + (w − 1)·(D − D₋) of an answer D and a worse one D₋, at one σ per sample.
-    pub fn apply(&self, answer: Tensor<4>, worse: Tensor<4>, sigma: &[f64]) -> Tensor<4> {
-        let more = column(&sigma.iter().map(|&s| self.at(s) - 1.0).collect::<Vec<_>>(), &answer.device());
-        answer.clone() + (answer - worse) * more
+    /// D + (w − 1)·(D − D₋) of an output D and a worse one D₋, at one σ per sample.
+    fn apply(&self, output: Tensor<4>, worse: Tensor<4>, sigma: &[f64]) -> Tensor<4> {
+        let more = column(&sigma.iter().map(|&s| self.at(s) - 1.0).collect::<Vec<_>>(), &output.device());
+        output.clone() + (output - worse) * more
     }
 }
 
-/// A trained denoiser with what guides it.
+/// A trained denoiser, with the guide's denoiser under autoguidance.
 pub struct Teacher {
     /// The network.
     pub denoiser: Denoiser,
     /// Its weights.
     pub weights: Weights,
-    /// A worse denoiser of the same images, whose answers guidance leads away from (autoguidance, Karras et al. 2024).
-    /// Without one it leads away from the teacher's own answers without a class (Ho & Salimans 2022), for which the
-    /// teacher must have been trained with class dropout.
+    /// D₋ of [`Guidance`]: a worse denoiser of the same images (autoguidance, Karras et al. 2024). Without one, D₋ is the
+    /// teacher's own output without a class, and the teacher must have been trained with class dropout.
     pub guide: Option<(Denoiser, Weights)>,
 }
 
@@ -66,11 +65,11 @@ impl Teacher {
         Ok(teacher)
     }
 
-    /// Whether this can teach a network of `config`.
+    /// Checks that a network of `config` can be distilled from this.
     ///
     /// # Errors
     /// [`Error::Input`] when the teacher or its guide has other channels, another size or other classes.
-    pub fn check(&self, config: &UNetConfig) -> Result<()> {
+    pub(super) fn check(&self, config: &UNetConfig) -> Result<()> {
         let shape = |c: &UNetConfig| (c.in_channels, c.sample_size, c.num_class_embeds);
         let guide = self.guide.as_ref().map(|(guide, _)| ("guide", guide));
         for (name, denoiser) in [("teacher", &self.denoiser)].into_iter().chain(guide) {
@@ -84,16 +83,16 @@ impl Teacher {
         Ok(())
     }
 
-    /// D(x, σ) under `guidance`: one call where there is none, two elsewhere.
+    /// D(x, σ), (B, C, H, W), under `guidance`: two network calls for guided samples, one for others.
     ///
-    /// Each answer is clamped to ±1 where the scheduler clips: D is a mean of images, which cannot lie outside.
+    /// Each call's output is clamped to ±1 if the scheduler clips, as D is a mean of images in [−1, 1].
     pub fn guided(&self, x: &Tensor<4>, sigma: &[f64], labels: &[u32], guidance: &Guidance) -> Tensor<4> {
-        let clip = |answer| self.denoiser.clip(answer);
-        let answer = clip(self.denoiser.call(&self.weights, Scalings::edm, x, sigma, labels));
-        // The worse answer is asked for from the first to the last sample that is guided: levels in training ascend.
+        let clip = |output| self.denoiser.clip(output);
+        let output = clip(self.denoiser.call(&self.weights, Scalings::edm, x, sigma, labels));
+        // One call for all from the first to the last guided sample: levels in training ascend.
         let is_guided = |s: &f64| guidance.at(*s) != 1.0;
         let (Some(first), Some(last)) = (sigma.iter().position(is_guided), sigma.iter().rposition(is_guided)) else {
-            return answer;
+            return output;
         };
         let span = first..last + 1;
         let (sigma, labels) = (&sigma[span.clone()], &labels[span.clone()]);
@@ -106,19 +105,19 @@ impl Teacher {
                 self.denoiser.call(&self.weights, Scalings::edm, &x, sigma, &no_classes)
             }
         };
-        let guided = clip(guidance.apply(part(&answer), clip(worse), sigma));
-        let [_, channels, height, width] = answer.dims();
-        answer.slice_assign([span, 0..channels, 0..height, 0..width], guided)
+        let guided = clip(guidance.apply(part(&output), clip(worse), sigma));
+        let [_, channels, height, width] = output.dims();
+        output.slice_assign([span, 0..channels, 0..height, 0..width], guided)
     }
 
     /// Draws one sample per label with Karras et al. 2022, Algorithm 1, without churn: `steps` Karras levels from σ_max to
     /// σ_min, a Heun step between neighbours and an Euler step to 0, 2·`steps` − 1 calls in all.
     ///
-    /// A guided call is two. `labels` says how many samples there are even where the model knows no classes. Returns
-    /// (B, C, H, W) in about [−1, 1].
+    /// Guided levels take two network calls each. There are as many samples as `labels`, which a model without classes
+    /// ignores. Returns (B, C, H, W) in about [−1, 1].
     ///
     /// # Errors
-    /// [`Error::Input`] for fewer than two steps, no label, or a label that the model does not know.
+    /// [`Error::Input`] for fewer than two steps, no label, or a label that is not below the number of classes.
     pub fn sample(&self, labels: &[u32], steps: usize, guidance: &Guidance, seed: u64) -> Result<Vec<f32>> {
         let denoiser = &self.denoiser;
         if steps < 2 {
@@ -149,7 +148,7 @@ mod tests {
     use crate::train::losses::tests::{images, largest};
 
     #[test]
-    fn guidance_is_linear_and_1_is_none() {
+    fn guidance_is_linear_in_its_strength_inside_the_interval() {
         let (a, b) = (images(1, 1), images(2, 1));
         let guided =
             |strength, sigma| Guidance { strength, interval: [0.5, 4.0] }.apply(a.clone(), b.clone(), &[sigma]);
@@ -157,7 +156,7 @@ mod tests {
         assert_eq!(largest(guided(3.0, 0.4) - a.clone()), 0.0, "below the interval");
         assert_eq!(largest(guided(3.0, 4.1) - a.clone()), 0.0, "above the interval");
         let error = largest(guided(0.0, 4.0) - b.clone());
-        assert!(error < 1e-6, "w = 0 is the answer without the class, off by {error}");
+        assert!(error < 1e-6, "w = 0 is the output without the class, off by {error}");
         let error = largest(guided(3.0, 0.5) - (a.clone() * 3.0 - b.clone() * 2.0));
         assert!(error < 1e-5, "off by {error}");
     }

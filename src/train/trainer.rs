@@ -30,7 +30,7 @@ pub struct Settings {
     /// Share of the run, at its end, over which the learning rate falls linearly to 0; in [0, 1].
     pub decay: f64,
     /// Decay of the moving average of the weights, which samples are drawn with: at iteration k ≥ 1 it is
-    /// min(`ema`, (1 + k)/(10 + k)), so that the initial weights have no share in the average of a short run.
+    /// min(`ema`, (1 + k)/(10 + k)), which lowers the share of the initial weights.
     pub ema: f64,
     /// Seed of the run.
     pub seed: u64,

@@ -1,8 +1,8 @@
 //! A matrix product by tiles of 4×8 sums in registers, in loops that the compiler vectorises.
 //!
 //! Both factors are first packed into panels, in the order in which a tile reads them: 4 rows of a and 8 columns of b,
-//! [`DEPTH`] terms each. A panel of each fit the L1 cache; the panels of a, read for all columns, the L2 cache. Panels are
-//! padded with zeros beyond the matrix.
+//! [`DEPTH`] terms each. One panel of each fit the L1 cache together; the panels of a, read for all columns, fit the L2
+//! cache. Panels are padded with zeros beyond the matrix.
 
 use super::{Matrix, MatrixMut, Store};
 
