@@ -1,8 +1,11 @@
-//! From the sampler's numbers to pixels, and back.
+//! The sampler's numbers to 8-bit pixels and back; PNG files (feature `png`).
+
+#[cfg(feature = "png")]
+pub mod png;
 
 use crate::consistency::edit::LUMA;
 
-/// A value of the sampler, in about [−1, 1], as a picture's in [0, 1].
+/// A value in [−1, 1] mapped to [0, 1], clamped: v/2 + ½.
 pub fn to_unit(v: f32) -> f32 {
     (v / 2.0 + 0.5).clamp(0.0, 1.0)
 }
@@ -28,7 +31,7 @@ pub fn to_rgba(images: &[f32], channels: usize, pixels: usize) -> Vec<u8> {
 
 /// A picture of RGBA bytes as (C, H, W) in [−1, 1], such that [`to_rgba`] gives opaque bytes back.
 ///
-/// Colours become their luma where `channels` is 1; transparent pixels are seen on black.
+/// Colours become their luma where `channels` is 1; transparent pixels are composed on black.
 pub fn from_rgba(bytes: &[u8], channels: usize) -> Vec<f32> {
     let (pixels, _) = bytes.as_chunks::<4>();
     let value = |c: usize, &[r, g, b, alpha]: &[u8; 4]| {
@@ -65,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_have_a_luma_and_transparency_is_black() {
+    fn grey_is_the_luma_and_transparency_is_composed_on_black() {
         assert_eq!(from_rgba(&[255, 255, 255, 0], 3), [-1.0; 3]);
         assert!((from_rgba(&[255, 0, 0, 255], 1)[0] - (2.0 * 0.2989 - 1.0)).abs() < 1e-6);
         assert!((from_rgba(&[0, 255, 0, 128], 1)[0] - (2.0 * 0.5870 * 128.0 / 255.0 - 1.0)).abs() < 1e-6);

@@ -1,23 +1,17 @@
 //! Consistency models (Song et al., ICML 2023): one network call from noise to an image, more calls for a better one.
 //!
-//! A [`Pipeline`] samples from and edits with a model in the diffusers layout, on WebGPU (feature `gpu`) or on the CPU
-//! (feature `cpu`); both are on by default.
-//!
-//! ```no_run
-//! use consistency_sampler::{Device, Pipeline, Request};
-//!
-//! # async fn digits() -> consistency_sampler::Result<()> {
-//! let mut pipeline = Pipeline::open("weights/mnist", Device::Auto)?;
-//! let images = pipeline.sample(&Request { noise: 1.into(), batch: 10, ..Default::default() }).await?;
-//! assert_eq!(images.len(), 10 * 28 * 28);
-//! # Ok(())
-//! # }
-//! ```
-//!
-//! A seed gives the picture that diffusers gives with `torch.Generator("cpu").manual_seed(seed)`.
-//!
-//! Feature `png` adds `read_png` and `write_grid`. The other features build the command line (`cli`), the trainer
-//! (`train`, on burn), the page's modules (`web`, `web-cpu`) and a backend on burn (`burn`, `burn-wgpu`).
+//! # Layout
+//! - [`config`], [`weights`], `folder`: what a diffusers folder says and holds.
+//! - [`consistency`], [`sampler`], [`rng`]: the algebra of noise levels, Algorithm 1, PyTorch's random numbers.
+//! - [`unet`]: the network's forward, once, over a trait of operations.
+//! - `gpu` (feature `gpu`): the interpreter that records a static WebGPU plan.
+//! - [`network`], [`image`]: what every interpreter offers; from its numbers to pixels, and PNG files (feature `png`).
+//! - `cpu` (feature `cpu`): the interpreter on the CPU, with gradients.
+//! - `burn` (features `burn`: on the CPU, `burn-wgpu`: on a GPU): the interpreter on burn tensors.
+//! - `train` (feature `train`): data, objectives, optimizer, checkpoints.
+//! - `web` (features `web`: on WebGPU, `web-cpu`: on the CPU): the only place that knows JavaScript exists, but for
+//!   `bench`.
+//! - `bench` (feature `bench`): the burn interpreter for the browser benchmark; it is in no page.
 
 // The modules are public for the command line, the tests and the tools of this repository, without a promise that they
 // stay as they are. What users call is exported below.
@@ -46,9 +40,6 @@ mod json;
 pub mod model;
 #[doc(hidden)]
 pub mod network;
-#[cfg(feature = "png")]
-#[doc(hidden)]
-pub mod picture;
 mod pipeline;
 #[cfg(all(feature = "train", not(target_arch = "wasm32")))]
 #[doc(hidden)]
@@ -73,11 +64,11 @@ pub use device::{AnyNetwork, Device};
 pub use error::{Error, Result};
 #[cfg(feature = "gpu")]
 pub use gpu::{Gpu, GpuUNet, LaunchTime, Report};
+#[cfg(feature = "png")]
+pub use image::png::{read as read_png, write_grid};
 pub use image::{from_rgba, to_rgba};
 pub use model::config::{BlockType, Resample, SchedulerConfig, TimeScaleShift, UNetConfig};
 pub use network::{ForwardInput, Network};
-#[cfg(feature = "png")]
-pub use picture::{read_png, write_grid};
 pub use pipeline::Pipeline;
 
 /// Compiles the Rust of the README.

@@ -11,7 +11,7 @@ use consistency_sampler::train::optimizer::{gradients, track};
 
 use common::checkpoints;
 
-/// Not a multiple of the samples that are computed together.
+/// Not a multiple of the samples in a group of the CPU interpreter.
 const BATCH: usize = 6;
 
 fn randn(generator: &mut Generator, len: usize, scale: f32) -> Vec<f32> {
@@ -21,14 +21,14 @@ fn randn(generator: &mut Generator, len: usize, scale: f32) -> Vec<f32> {
 }
 
 #[test]
-fn gradients_are_those_of_autodiff() {
+fn cpu_gradients_are_those_of_burns_autodiff() {
     let device = Device::flex();
     for (name, folder) in checkpoints() {
         let config = &folder.unet;
         let unet = UNet::new(config);
         let graph = CpuGraph::new(config, &unet);
         let mut generator = Generator::new(7);
-        // Random everywhere: the last layers of a fresh network are 0 and would hide what lies before them.
+        // Initial weights are 0 in the last layers, which would make the gradients of the layers before them 0.
         let flat = randn(&mut generator, graph.weight_count(), 0.2);
         let [height, width] = config.sample_size;
         let shape = [BATCH, config.in_channels, height, width];
@@ -42,7 +42,11 @@ fn gradients_are_those_of_autodiff() {
         let outer = randn(&mut generator, sample.len() / config.in_channels * config.out_channels, 1.0);
 
         let (output, tape) = graph.record(&flat, &sample, &time, &labels);
-        assert_eq!(output, graph.forward(&flat, &sample, &time, &labels), "{name}: recording changes nothing");
+        assert_eq!(
+            output,
+            graph.forward(&flat, &sample, &time, &labels),
+            "{name}: forward and record have the same output"
+        );
         let found = graph.gradient(&flat, tape, &outer);
 
         let tensor = |values: &[f32]| Tensor::<1>::from_data(TensorData::new(values.to_vec(), [values.len()]), &device);
@@ -57,15 +61,15 @@ fn gradients_are_those_of_autodiff() {
         assert!(error < 1e-4, "{name}: outputs differ by {error}");
 
         let expected = gradients(&loss, &weights);
-        assert_eq!(expected.len(), graph.parameters().len(), "{name}: every weight matters");
+        assert_eq!(expected.len(), graph.parameters().len(), "{name}: every weight has a gradient");
         let expected: Vec<f32> = graph
             .parameters()
             .iter()
             .flat_map(|p| expected[&p.name].clone().into_data().try_to_vec::<f32>().unwrap())
             .collect();
         for parameter in graph.parameters() {
-            // The keys' bias has no effect, a softmax being what it is: its gradient is what rounding leaves, so each
-            // tensor is held against the largest entry of its layer.
+            // A softmax does not depend on the keys' bias, whose gradient is rounding error: errors are relative to the
+            // largest gradient of the layer.
             let layer = parameter.name.rsplit_once('.').unwrap().0;
             let of_layer = graph.parameters().iter().filter(|p| p.name.starts_with(layer));
             let largest = of_layer.flat_map(|p| &expected[graph.place(&p.name)]).fold(0.0, |a, b| f32::max(a, b.abs()));

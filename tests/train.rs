@@ -16,10 +16,9 @@ use consistency_sampler::train::checkpoint::{read_state, write_model, write_stat
 use consistency_sampler::train::dataset::Batch;
 use consistency_sampler::train::denoiser::{Denoiser, Engine};
 use consistency_sampler::train::initial::initial_weights;
-use consistency_sampler::train::losses::{CtSchedule, Guidance};
-use consistency_sampler::train::objective::{Recipe, Weighting};
-use consistency_sampler::train::teacher::Teacher;
-use consistency_sampler::train::trainer::{Settings, State, Trainer, average_decay};
+use consistency_sampler::train::objective::{CtSchedule, Recipe, Weighting};
+use consistency_sampler::train::teacher::{Guidance, Teacher};
+use consistency_sampler::train::trainer::{Settings, State, Trainer};
 use consistency_sampler::{Pipeline, Request};
 
 use consistency_sampler::model::unet::NO_CLASS;
@@ -30,7 +29,7 @@ const SCHEDULER: &str = r#"{"_class_name": "CMStochasticIterativeScheduler"}"#;
 
 const ECT: Recipe = Recipe::Ect { mean: -1.1, deviation: 2.0, q: 2.0, stages: [0, 3], weighting: Weighting::Gap };
 const CT: Recipe = Recipe::Ct(CtSchedule { s0: 2.0, s1: 10.0, mu0: 0.9 });
-/// Wider than the paper, so that σ = 80, where one step begins, is learned too.
+/// Wider than the paper's, so that σ = 80, where sampling begins, is trained on too.
 const EDM: Recipe = Recipe::Edm { mean: 1.0, deviation: 2.0 };
 const CD: Recipe = Recipe::Cd { mu: 0.95 };
 const DMD: Recipe = Recipe::Dmd { mean: 1.0, deviation: 2.0 };
@@ -46,7 +45,7 @@ fn denoiser_on(engine: Engine) -> Denoiser {
 fn start(recipe: Recipe) -> State {
     let mut state = State::new(initial_weights(&denoiser().unet().parameters(), 5, &Device::flex()), &recipe);
     if recipe == DMD {
-        // Shortly before its critic has learned alone for long enough.
+        // Two iterations before the end of the critic's warm-up.
         state.optimizer.step = 98;
     }
     state
@@ -161,7 +160,7 @@ fn both_engines_take_the_same_steps() {
 }
 
 #[test]
-fn every_recipe_learns_the_classes() {
+fn ect_ct_and_edm_learn_the_classes() {
     for recipe in [ECT, CT, EDM] {
         let mut t = trainer(recipe, start(recipe));
         (0..100).for_each(|_| drop(steps(&mut t, 0..1, 8)));
@@ -200,18 +199,11 @@ fn the_gradient_is_the_slope_of_the_loss() {
     let ((before, moved), (after, _)) = (again(), again());
     let expected = moved / 1e-4;
     let found = before - after;
-    assert!((found / expected - 1.0).abs() < 0.1, "the loss fell by {found}, the gradient says {expected}");
+    assert!((found / expected - 1.0).abs() < 0.1, "the loss fell by {found}, expected lr·‖g‖² = {expected}");
 }
 
 #[test]
-fn a_young_average_forgets_its_beginning() {
-    assert_eq!(average_decay(0.999, 0), 0.1);
-    assert_eq!(average_decay(0.999, 8), 0.5);
-    assert_eq!(average_decay(0.999, 1_000_000), 0.999);
-}
-
-#[test]
-fn the_learning_rate_falls_to_nothing() {
+fn the_learning_rate_falls_linearly_to_0() {
     let t = trainer(EDM, start(EDM));
     let rates: Vec<f64> = [0.0, 0.5, 0.75, 1.0].iter().map(|&p| t.learning_rate(p)).collect();
     assert_eq!(rates, [1e-2, 1e-2, 5e-3, 0.0]);
@@ -261,7 +253,7 @@ fn checkpoints_of_other_runs_are_refused() {
 }
 
 #[test]
-fn a_critic_first_learns_alone() {
+fn the_critic_alone_is_trained_in_the_first_100_iterations() {
     let mut run = trainer(DMD, start(DMD));
     let weights = |run: &Trainer| (values(&run.state.weights), values(&run.state.critic.as_ref().unwrap().weights));
     let before = weights(&run);
@@ -289,21 +281,21 @@ fn guidance_needs_a_teacher_and_classes() {
 }
 
 #[test]
-fn guidance_leads_away_from_the_answer_without_a_class_or_from_the_guide() {
-    // A fresh network answers 0 everywhere.
+fn guidance_extrapolates_from_the_output_without_a_class_or_of_the_guide() {
+    // The output of initial weights is 0 everywhere.
     let weights = |seed| {
         let fresh = initial_weights(&denoiser().unet().parameters(), seed, &Device::flex());
         fresh.into_iter().map(|(name, w)| (name, w + 0.05)).collect::<Weights>()
     };
     let x = Tensor::<4>::ones([2, 1, 8, 8], &Device::flex());
     let (sigma, labels) = ([1.0, 3.0], [0, 1]);
-    // Clamped answers do not lie on a line.
+    // Clamped outputs do not lie on a line.
     let unclipped = SchedulerConfig { clip_denoised: false, ..SchedulerConfig::parse(SCHEDULER).unwrap() };
     let unclipped = Denoiser::new(&UNetConfig::parse(TINY).unwrap(), &unclipped, Engine::Cpu);
     let mut teacher = Teacher { denoiser: unclipped, weights: weights(5), guide: None };
     let at = |teacher: &Teacher, strength| {
-        let answer = teacher.guided(&x, &sigma, &labels, &Guidance { strength, ..Guidance::NONE });
-        answer.into_data().try_to_vec::<f32>().unwrap()
+        let output = teacher.guided(&x, &sigma, &labels, &Guidance { strength, ..Guidance::NONE });
+        output.into_data().try_to_vec::<f32>().unwrap()
     };
     let plain = at(&teacher, 1.0);
     let weaker = weights(7);
@@ -313,7 +305,7 @@ fn guidance_leads_away_from_the_answer_without_a_class_or_from_the_guide() {
         teacher.guide = guide;
         assert_eq!(at(&teacher, 1.0), plain, "1 is no guidance");
         let worse = worse.into_data().try_to_vec::<f32>().unwrap();
-        assert!(worse.iter().zip(&plain).any(|(a, b)| (a - b).abs() > 1e-3), "the two answers differ");
+        assert!(worse.iter().zip(&plain).any(|(a, b)| (a - b).abs() > 1e-3), "the two outputs differ");
         for ((two, plain), worse) in at(&teacher, 2.0).iter().zip(&plain).zip(&worse) {
             assert!((2.0 * plain - worse - two).abs() < 1e-4, "{worse}, {plain}, {two} are not on a line");
         }
@@ -321,7 +313,7 @@ fn guidance_leads_away_from_the_answer_without_a_class_or_from_the_guide() {
 }
 
 #[test]
-fn a_teacher_answers_with_pictures_and_is_guided_where_its_guidance_says() {
+fn a_teachers_output_is_clamped_and_guided_inside_the_interval_only() {
     let fresh = initial_weights(&denoiser().unet().parameters(), 5, &Device::flex());
     let weights: Weights = fresh.into_iter().map(|(name, w)| (name, w + 0.05)).collect();
     let teacher = Teacher { denoiser: denoiser(), weights, guide: None };
@@ -330,7 +322,7 @@ fn a_teacher_answers_with_pictures_and_is_guided_where_its_guidance_says() {
     let raw = teacher.denoiser.call(&teacher.weights, Scalings::edm, &x, &sigma, &labels);
     let plain = teacher.guided(&x, &sigma, &labels, &Guidance::NONE);
     let largest = |t: Tensor<4>| -> f32 { t.abs().max().into_scalar() };
-    assert!(largest(raw.clone()) > 1.01, "the network itself answers beyond ±1");
+    assert!(largest(raw.clone()) > 1.01, "the network's own output exceeds ±1");
     assert_eq!(largest(plain.clone() - raw.clamp(-1.0, 1.0)), 0.0);
 
     let guidance = Guidance { strength: 1.5, interval: [0.5, 4.0] };
@@ -342,8 +334,8 @@ fn a_teacher_answers_with_pictures_and_is_guided_where_its_guidance_says() {
 }
 
 #[test]
-fn dropped_classes_teach_what_no_class_is() {
-    // Every class is left out, so that the table of classes gets no gradient and stays.
+fn dropped_classes_train_the_network_without_their_embeddings() {
+    // With every class dropped the embeddings get no gradient.
     let all = Settings { class_dropout: 1.0, ..settings(ECT) };
     let mut run = Trainer::new(denoiser(), all, start(ECT), None, Device::flex()).unwrap();
     let before = values(&run.state.weights);

@@ -1,4 +1,4 @@
-//! `train` and `evaluate` as a person uses them, on a tiny network and a folder of PNGs.
+//! The commands `train` and `evaluate`, on a tiny network and a folder of PNGs.
 
 mod common;
 
@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use consistency_sampler::train::classifier::Classifier;
-use consistency_sampler::train::dataset::Dataset;
+use consistency_sampler::train::data::Source;
 
 use common::*;
 
@@ -69,7 +69,7 @@ fn a_model_is_trained_resumed_sampled_and_evaluated() {
     assert!(picture.exists());
 
     let classifier = dir.join("classifier.safetensors");
-    let (training, _) = Dataset::open_split(&data).unwrap();
+    let (training, _) = Source::open_split(&data).unwrap();
     Classifier::train(&training, 60, 0, |_, _| {}).write(&classifier).unwrap();
     let evaluate = ["evaluate", "--device", "cpu", "--model", str(&model), "--data", str(&data), "--samples", "20"];
     let more = ["--num-inference-steps", "2", "--classifier", str(&classifier), "--json"];
@@ -86,7 +86,7 @@ fn a_model_is_trained_resumed_sampled_and_evaluated() {
 }
 
 #[test]
-fn a_guided_teacher_is_distilled() {
+fn guided_teachers_are_distilled_by_ect_cd_and_dmd() {
     let dir = scratch("guided");
     let (data, config) = (dir.join("data"), dir.join("config.json"));
     let (teacher, student) = (dir.join("teacher"), dir.join("student"));
@@ -105,7 +105,7 @@ fn a_guided_teacher_is_distilled() {
     train("ect", &led, &[&guide[..], &guided[..]].concat());
     let read = |model: &Path| fs::read(model.join("unet/diffusion_pytorch_model.safetensors")).unwrap();
     assert_ne!(read(&teacher), read(&student));
-    assert_ne!(read(&student), read(&led), "what guides makes a difference");
+    assert_ne!(read(&student), read(&led), "the guide changes the student");
     let other = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/mnist-shape");
     let fixed = ["train", "--data", str(&data), "--iterations", "3", "--recipe", "ect", "--output", str(&dir)];
     let refused = error(&[&fixed[..], &["--init", str(&teacher), "--guide", str(&other)], &guided[..]].concat());

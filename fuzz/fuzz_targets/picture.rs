@@ -5,8 +5,8 @@ use std::io::Cursor;
 use std::sync::LazyLock;
 
 use consistency_sampler::Error;
+use consistency_sampler::image::png::decode;
 use consistency_sampler::model::config::UNetConfig;
-use consistency_sampler::picture::read_png;
 use libfuzzer_sys::fuzz_target;
 
 fn config(channels: usize) -> UNetConfig {
@@ -22,7 +22,7 @@ static CONFIGS: LazyLock<[UNetConfig; 2]> = LazyLock::new(|| [config(1), config(
 
 fuzz_target!(|data: &[u8]| {
     for config in &*CONFIGS {
-        match read_png(Cursor::new(data), config) {
+        match decode(Cursor::new(data), config) {
             Ok(picture) => {
                 assert_eq!(picture.len(), config.in_channels * 15);
                 assert!(picture.iter().all(|v| (-1.0..=1.0).contains(v)));

@@ -1,15 +1,15 @@
 //! One kernel and one gradient for each operation of [`super`], on the rows of one group of samples.
 //!
-//! A map is (C, n, H·W), n samples. Loops are written over slices of equal length so that the compiler makes vector
-//! instructions of them, and results are collected, not written over zeros: the small operations are bound by memory.
+//! A map is (C, n, H·W), n samples. Loops run over slices of equal length, which the compiler vectorises. Results are
+//! collected, not written over zeros, since memory bandwidth limits the small operations.
 
 use std::ops::Range;
 
 use super::Shape;
-use super::product::{Matrix, MatrixMut, Onto, product};
+use super::product::{Matrix, MatrixMut, Store, product};
 
-/// Columns of a convolution's unfolded input that are made at a time: few enough to be in a core's second cache still
-/// when the product reads them.
+/// Columns of a convolution's unfolded input (im2col) that are made at a time, few enough to stay in a core's L2 cache
+/// until the product reads them.
 const COLUMNS: usize = 256;
 
 /// A convolution with zero padding; a linear layer is one of kernel 1 on one pixel.
@@ -65,7 +65,7 @@ impl Convolution {
             let (start, width) = self.span(&chunk);
             let unfolded = self.unfolded(x, n, &chunk, columns);
             let out = MatrixMut::new(&mut out, self.output.channels, n * pixels);
-            product(out.block(0, start, self.output.channels, width), Onto::Sum, weight, unfolded, 1.0);
+            product(out.block(0, start, self.output.channels, width), Store::Add, weight, unfolded, 1.0);
         }
         out
     }
@@ -96,22 +96,22 @@ impl Convolution {
             let g = Matrix::new(g, rows, n * pixels).block(0, start, rows, width);
             let unfolded = self.unfolded(x, n, &chunk, columns);
             let dw = MatrixMut::new(&mut dw[self.weight.clone()], rows, depth);
-            product(dw, Onto::Sum, g, unfolded.transposed(), 1.0);
+            product(dw, Store::Add, g, unfolded.transposed(), 1.0);
             let Some(dx) = &mut dx else { continue };
             if self.is_product() {
                 let dx = MatrixMut::new(dx, depth, n * pixels);
-                product(dx, Onto::Sum, weight.transposed(), g, 1.0);
+                product(dx, Store::Add, weight.transposed(), g, 1.0);
             } else {
                 let folded = &mut columns[..depth * width];
-                product(MatrixMut::new(folded, depth, width), Onto::Nothing, weight.transposed(), g, 1.0);
+                product(MatrixMut::new(folded, depth, width), Store::Replace, weight.transposed(), g, 1.0);
                 self.fold(folded, n, &chunk, dx);
             }
         }
         dx
     }
 
-    /// [`Self::gradient`] of a 3×3 layer that keeps the size: dx is the convolution of g with the kernel turned by half a
-    /// circle, and what it reads, g unfolded, is also what dw needs, so that nothing has to be folded.
+    /// [`Self::gradient`] of a 3×3 layer that keeps the size: dx is the convolution of g with the kernel rotated by 180°.
+    /// Both dx and dw are products with g unfolded, so that no fold is needed.
     fn mirrored_gradient(
         &self,
         weights: &[f32],
@@ -145,16 +145,16 @@ impl Convolution {
             let (start, width) = mirror.span(&chunk);
             let unfolded = mirror.unfolded(g, n, &chunk, columns);
             let dx = MatrixMut::new(&mut dx, inputs, n * pixels).block(0, start, inputs, width);
-            product(dx, Onto::Nothing, weight, unfolded, 1.0);
+            product(dx, Store::Replace, weight, unfolded, 1.0);
             let x = Matrix::new(x, inputs, n * pixels).block(0, start, inputs, width);
             let dw = MatrixMut::new(&mut turned_dw, inputs, mirror.depth());
-            product(dw, Onto::Sum, x, unfolded.transposed(), 1.0);
+            product(dw, Store::Add, x, unfolded.transposed(), 1.0);
         }
         accumulate(&turned(&turned_dw, inputs, outputs), &mut dw[self.weight.clone()]);
         dx
     }
 
-    /// The patches that the kernel sees, (in·k·k, columns of the chunk), in `columns` where they must be copied.
+    /// The patches under the kernel, (in·k·k, columns of the chunk): a part of x, or a copy in `columns`.
     fn unfolded<'a>(&self, x: &'a [f32], n: usize, chunk: &Chunk, columns: &'a mut Vec<f32>) -> Matrix<'a> {
         if self.is_product() {
             return Matrix::new(x, self.input.channels, n * self.output.pixels());
@@ -205,12 +205,12 @@ impl Convolution {
         });
     }
 
-    /// Whether this is the usual 3×3: then a tap's view of a plane is the plane, shifted as a whole.
+    /// Whether this is a 3×3 convolution of stride 1 and padding 1: then each tap reads the plane shifted by an offset.
     fn keeps_size(&self) -> bool {
         self.kernel == 3 && self.stride == 1 && self.padding == 1 && self.output.pixels() == self.input.pixels()
     }
 
-    /// The planes' values under the taps, in the order of the columns.
+    /// The part of each plane that each tap reads, in the order of the columns.
     fn views(&self, n: usize, chunk: &Chunk) -> impl Iterator<Item = View> {
         let (pixels, width) = (self.input.pixels() as isize, self.input.width as isize);
         let (begin, end) = (chunk.lines.start as isize * width, chunk.lines.end as isize * width);
@@ -265,14 +265,15 @@ struct Chunk {
     lines: Range<usize>,
 }
 
-/// The values of one plane under one tap of a 3×3 kernel: `inside` of the chunk's pixels it finds `source` in x, padding else.
+/// The part of one plane that one tap of a 3×3 kernel reads: for the chunk's pixels in `inside` the values x\[`source`\],
+/// for the others padding.
 struct View {
     kx: usize,
     inside: Range<usize>,
     source: Range<usize>,
 }
 
-/// Clears the column that a shift to the left (kx = 2) or right (kx = 0) filled from the neighbouring row.
+/// Zeroes the column that a shift to the left (kx = 2) or right (kx = 0) filled from the neighbouring row.
 fn clear_wrapped(plane: &mut [f32], kx: usize, width: usize) {
     let column = match kx {
         0 => 0,
@@ -373,7 +374,7 @@ impl Attention {
             let part = MatrixMut::new(&mut out, channels, n * pixels);
             let part = part.block(head * self.head_dim, s * pixels, self.head_dim, pixels);
             let p = Matrix::new(&p, pixels, pixels);
-            product(part, Onto::Nothing, v, p.transposed(), 1.0);
+            product(part, Store::Replace, v, p.transposed(), 1.0);
         }
         out
     }
@@ -394,17 +395,17 @@ impl Attention {
                 d.block(head * self.head_dim, s * pixels, self.head_dim, pixels)
             });
             let square = Matrix::new(&p, pixels, pixels);
-            product(dv, Onto::Nothing, g, square, 1.0);
+            product(dv, Store::Replace, g, square, 1.0);
             let to_dp = MatrixMut::new(&mut dp, pixels, pixels);
-            product(to_dp, Onto::Nothing, g.transposed(), v, 1.0);
-            // Of a softmax: ds = p·(dp − Σ p·dp), row by row.
+            product(to_dp, Store::Replace, g.transposed(), v, 1.0);
+            // The gradient of a softmax: ds = p·(dp − Σ p·dp), row by row.
             for (p, dp) in p.chunks_exact(pixels).zip(dp.chunks_exact_mut(pixels)) {
                 let mean = dot(p, dp);
                 dp.iter_mut().zip(p).for_each(|(d, p)| *d = (*d - mean) * p * factor);
             }
             let ds = Matrix::new(&dp, pixels, pixels);
-            product(dq, Onto::Nothing, k, ds.transposed(), 1.0);
-            product(dk, Onto::Nothing, q, ds, 1.0);
+            product(dq, Store::Replace, k, ds.transposed(), 1.0);
+            product(dk, Store::Replace, q, ds, 1.0);
         }
         gradients
     }
@@ -424,7 +425,7 @@ impl Attention {
         let pixels = q.columns();
         let factor = 1.0 / (self.head_dim as f32).sqrt();
         let scores = MatrixMut::new(p, pixels, pixels);
-        product(scores, Onto::Nothing, q.transposed(), k, factor);
+        product(scores, Store::Replace, q.transposed(), k, factor);
         for row in p.chunks_exact_mut(pixels) {
             let largest = row.iter().copied().fold(f32::MIN, f32::max);
             row.iter_mut().for_each(|p| *p = exp(*p - largest));
@@ -465,7 +466,7 @@ pub(super) fn add_channels(x: &[f32], v: &[f32], pixels: usize) -> Vec<f32> {
     out
 }
 
-/// The sums over the pixels.
+/// The gradient of [`add_channels`] in v: the sums over the pixels.
 pub(super) fn add_channels_gradient(g: &[f32], pixels: usize) -> Vec<f32> {
     g.chunks_exact(pixels).map(sum).collect()
 }
@@ -480,14 +481,14 @@ pub(super) fn scale_shift(x: &[f32], v: &[f32], pixels: usize) -> Vec<f32> {
     out
 }
 
-/// With respect to x: g·(1 + scale).
+/// The gradient of [`scale_shift`] in x: g·(1 + scale).
 pub(super) fn scale_gradient(v: &[f32], g: &[f32], pixels: usize) -> Vec<f32> {
     let mut dx = Vec::with_capacity(g.len());
     g.chunks_exact(pixels).zip(v).for_each(|(g, scale)| dx.extend(g.iter().map(|g| g * (1.0 + scale))));
     dx
 }
 
-/// With respect to v: Σ x·g for the scales, Σ g for the shifts.
+/// The gradient of [`scale_shift`] in v: Σ x·g for the scales, Σ g for the shifts.
 pub(super) fn scale_shift_gradient(x: &[f32], g: &[f32], pixels: usize) -> Vec<f32> {
     let rows = || x.chunks_exact(pixels).zip(g.chunks_exact(pixels));
     rows().map(|(x, g)| dot(x, g)).chain(rows().map(|(_, g)| sum(g))).collect()
@@ -532,7 +533,7 @@ fn blocks(x: &[f32], width: usize, factor: f32) -> Vec<f32> {
     out
 }
 
-/// Σ x, in lanes: faster than one running sum, and closer.
+/// Σ x, in 16 lanes, which vectorise and round less than one running sum.
 fn sum(x: &[f32]) -> f32 {
     sum_map(x, |x| x)
 }
@@ -571,7 +572,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_exponential_is_accurate() {
+    fn exp_has_a_relative_error_below_3e_minus_7() {
         for i in -8700..=8800 {
             let x = i as f32 / 100.0;
             let error = f64::from(exp(x)) / f64::from(x).exp() - 1.0;

@@ -14,10 +14,10 @@ use crate::checkpoint::tensor::Arrival;
 use crate::error::{Error, Result};
 use crate::model::unet::{Parameter, UNet};
 use crate::train::dmd::CriticState;
-use crate::train::optimizer::{RAdam, track};
+use crate::train::optimizer::{RAdam, track_all};
 use crate::train::trainer::State;
 
-/// `model_index.json`; classes that have more of a name than their label are named as other pipelines of diffusers do.
+/// `model_index.json`; where a class has a name other than its label, with `id2label` as DiT's pipeline of diffusers has.
 fn index(class_names: &[String]) -> String {
     let mut index = serde_json::json!({
         "_class_name": "ConsistencyModelPipeline",
@@ -31,7 +31,7 @@ fn index(class_names: &[String]) -> String {
     format!("{index:#}\n")
 }
 
-/// Writes a file so that a reader sees the old contents or the new ones, never a part.
+/// Replaces a file as a whole: writes `{name}.partial` beside it and renames that.
 ///
 /// # Errors
 /// [`Error::Io`].
@@ -74,7 +74,7 @@ pub fn write_model(
 ///
 /// # Panics
 /// When one of `parameters` has no weight.
-pub fn write_weights(path: &Path, parameters: &[Parameter], weights: &Weights) -> Result<()> {
+pub(super) fn write_weights(path: &Path, parameters: &[Parameter], weights: &Weights) -> Result<()> {
     let mut file = Tensors::default();
     for Parameter { name, shape } in parameters {
         file.push(name.clone(), shape.clone(), &weights[name])?;
@@ -87,7 +87,7 @@ pub fn write_weights(path: &Path, parameters: &[Parameter], weights: &Weights) -
 ///
 /// # Errors
 /// [`Error::Io`] when it is unreadable, [`Error::Weights`] when it holds something else.
-pub fn read_weights(path: &Path, parameters: &[Parameter], device: &Device) -> Result<Weights> {
+pub(super) fn read_weights(path: &Path, parameters: &[Parameter], device: &Device) -> Result<Weights> {
     let bytes = fs::read(path).map_err(|e| Error::Io(format!("{}: {e}", path.display())))?;
     let mut weights = Weights::new();
     let mut stream = WeightStream::new(parameters, true, |_| None);
@@ -137,7 +137,7 @@ pub fn write_state(path: &Path, state: &State, settings: &str) -> Result<()> {
     }
     let metadata = HashMap::from([
         ("step".into(), state.optimizer.step.to_string()),
-        // As bits, so that nothing is lost on the way through text.
+        // The bits of the f64, so that a resumed run has the same number.
         ("seconds".into(), state.seconds.to_bits().to_string()),
         ("settings".into(), settings.into()),
     ]);
@@ -190,20 +190,19 @@ pub fn read_state(
     let group = |name: &str| read_group(name, parameters);
     let step = number("step")?;
     let critic = critic.map(|parameters| -> Result<CriticState> {
-        let mut critic = CriticState::new(read_group("critic/weights", parameters)?);
-        critic.optimizer.step = step;
-        critic.optimizer.first = read_group("critic/first", parameters)?;
-        critic.optimizer.second = read_group("critic/second", parameters)?;
-        Ok(critic)
+        let group = |name: &str| read_group(name, parameters);
+        let weights = track_all(group("critic/weights")?);
+        let optimizer = RAdam { step, first: group("critic/first")?, second: group("critic/second")? };
+        Ok(CriticState { weights, optimizer })
     });
     let target = file.names().iter().any(|n| n.starts_with("target/")).then(|| group("target")).transpose()?;
-    let weights: Weights = group("weights")?.into_iter().map(|(n, w)| (n, track(w))).collect();
-    let optimizer = RAdam { step, first: group("first")?, second: group("second")?, ..RAdam::new(&weights) };
+    let weights = track_all(group("weights")?);
+    let optimizer = RAdam { step, first: group("first")?, second: group("second")? };
     let seconds = f64::from_bits(number("seconds")?);
     Ok(State { weights, ema: group("ema")?, target, optimizer, critic: critic.transpose()?, seconds })
 }
 
-/// Tensors on their way into a file.
+/// Names, shapes and bytes of the tensors of a safetensors file.
 #[derive(Default)]
 struct Tensors(Vec<(String, Vec<usize>, Vec<u8>)>);
 

@@ -1,4 +1,4 @@
-//! A small convolutional classifier, to judge samples with.
+//! A small convolutional classifier: the features of the Fréchet distance and the accuracy of samples' classes.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use crate::model::unet::Parameter;
 use crate::train::checkpoint::{read_weights, write_weights};
 use crate::train::dataset::{Batch, Dataset};
 use crate::train::initial::initial_weights;
-use crate::train::optimizer::{Matrices, RAdam, gradients, track};
+use crate::train::optimizer::{Matrices, RAdam, detach_all, gradients, track_all};
 
 /// Length of the penultimate features.
 pub const FEATURES: usize = 128;
@@ -33,8 +33,8 @@ pub struct Classifier {
     device: Device,
 }
 
-/// The classifier's result for a batch.
-pub struct Verdict {
+/// The classifier's output for a batch.
+pub struct Classification {
     /// (B, FEATURES), after the ReLU.
     pub features: Vec<f32>,
     /// The likeliest class of each image.
@@ -43,12 +43,11 @@ pub struct Verdict {
 
 impl Classifier {
     /// Trains on `data` for `iterations` of 128 images with a learning rate that falls linearly to 0. `on_step` is
-    /// told each iteration and its loss (cross-entropy, in nats).
+    /// called with each iteration and its loss (cross-entropy, in nats).
     pub fn train(data: &Dataset, iterations: usize, seed: u64, mut on_step: impl FnMut(usize, f32)) -> Self {
         let device = Device::flex();
         let parameters = parameters(data.shape, data.classes.len());
-        let mut weights: Weights =
-            initial_weights(&parameters, seed, &device).into_iter().map(|(n, w)| (n, track(w))).collect();
+        let mut weights = track_all(initial_weights(&parameters, seed, &device));
         let mut optimizer = RAdam::new(&weights);
         let mut generator = Generator::new(seed);
         let mut classifier = Self { weights: Weights::new(), shape: data.shape, classes: data.classes.len(), device };
@@ -63,7 +62,7 @@ impl Classifier {
             let gradients = gradients(&loss, &weights);
             optimizer.update(&mut weights, &gradients, lr, &Matrices::new());
         }
-        classifier.weights = weights.into_iter().map(|(n, w)| (n, w.without_autodiff())).collect();
+        classifier.weights = detach_all(&weights);
         classifier
     }
 
@@ -86,12 +85,12 @@ impl Classifier {
     }
 
     /// Classifies images (B, C, H, W) in [−1, 1].
-    pub fn classify(&self, images: &[f32]) -> Verdict {
+    pub fn classify(&self, images: &[f32]) -> Classification {
         let (features, scores) = self.forward(&self.weights, self.images(images));
         let scores = scores.into_data().try_to_vec::<f32>().expect("f32 scores");
         let features = features.into_data().try_to_vec::<f32>().expect("f32 features");
         let best = |row: &[f32]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(0) as u32;
-        Verdict { features, classes: scores.chunks_exact(self.classes).map(best).collect() }
+        Classification { features, classes: scores.chunks_exact(self.classes).map(best).collect() }
     }
 
     fn images(&self, images: &[f32]) -> Tensor<4> {
@@ -148,7 +147,7 @@ fn cross_entropy(scores: Tensor<2>, labels: &[u32]) -> Tensor<1> {
     (log_softmax(scores, 1) * chosen).sum() / -(batch as f32)
 }
 
-/// Shifts each image by up to [`SHIFT`] pixels each way; uncovered pixels are black (−1).
+/// Shifts each image by up to [`SHIFT`] pixels along each axis, padded with black (−1).
 fn shift(batch: &mut Batch, [channels, height, width]: [usize; 3], generator: &mut Generator) {
     let size = channels * height * width;
     let mut moves = vec![0; 2 * batch.labels.len()];
@@ -172,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shifts_move_whole_images() {
+    fn shifted_images_are_whole_and_padded_with_black() {
         let image: Vec<f32> = (0..64).map(|v| v as f32).collect();
         let mut batch = Batch { images: image.repeat(50), labels: vec![0; 50] };
         shift(&mut batch, [1, 8, 8], &mut Generator::new(1));

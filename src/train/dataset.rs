@@ -1,4 +1,4 @@
-//! A set of images in memory, and batches drawn from it.
+//! Images with a class each, in memory.
 
 use crate::consistency::rng::Generator;
 
@@ -11,7 +11,6 @@ pub struct Dataset {
     pub classes: Vec<String>,
     /// (C, H, W) bytes of each image, one after another.
     pub(super) pixels: Vec<u8>,
-    /// A label of each image.
     pub(super) labels: Vec<u32>,
 }
 
@@ -25,14 +24,34 @@ pub struct Batch {
 }
 
 impl Dataset {
-    /// A set of (C, H, W) bytes with labels below the number of `classes`.
-    pub fn from_images(shape: [usize; 3], classes: Vec<String>, images: impl Iterator<Item = (Vec<u8>, u32)>) -> Self {
-        let mut all = Self { shape, classes, pixels: vec![], labels: vec![] };
-        for (pixels, label) in images {
-            all.pixels.extend(pixels);
-            all.labels.push(label);
+    /// A set without images.
+    pub(super) fn new(shape: [usize; 3], classes: Vec<String>) -> Self {
+        Self { shape, classes, pixels: vec![], labels: vec![] }
+    }
+
+    /// Adds an image of (C, H, W) bytes with a label below the number of classes.
+    pub(super) fn push(&mut self, pixels: impl IntoIterator<Item = u8>, label: u32) {
+        self.pixels.extend(pixels);
+        self.labels.push(label);
+    }
+
+    /// Divides the set: every tenth image is in the second part.
+    pub(super) fn hold_out(self) -> (Self, Self) {
+        let size: usize = self.shape.iter().product();
+        let (mut train, mut test) = (Self::new(self.shape, self.classes.clone()), Self::new(self.shape, self.classes));
+        for (i, &label) in self.labels.iter().enumerate() {
+            let part = if i % 10 == 9 { &mut test } else { &mut train };
+            part.push(self.pixels[i * size..(i + 1) * size].iter().copied(), label);
         }
-        all
+        (train, test)
+    }
+
+    /// FNV-1a hash over shape, labels and pixels.
+    pub fn fingerprint(&self) -> u64 {
+        let shape = self.shape.iter().flat_map(|v| v.to_le_bytes());
+        let labels = self.labels.iter().flat_map(|v| v.to_le_bytes());
+        let bytes = shape.chain(labels).chain(self.pixels.iter().copied());
+        bytes.fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
     }
 
     /// Number of images.
@@ -40,7 +59,7 @@ impl Dataset {
         self.labels.len()
     }
 
-    /// Whether there are no images; [`Dataset::open`] never returns such a set.
+    /// Whether there are no images; readers never return such a set.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
@@ -75,23 +94,27 @@ impl Dataset {
         generator.randint(self.len() as u32, &mut indices);
         self.batch(&indices.iter().map(|&i| i as usize).collect::<Vec<_>>())
     }
+}
 
-    /// The images of some indices, with the same classes.
-    pub(super) fn subset(&self, indices: impl Iterator<Item = usize>) -> Self {
-        let size: usize = self.shape.iter().product();
-        let mut part = Self { pixels: vec![], labels: vec![], classes: self.classes.clone(), ..*self };
-        for i in indices {
-            part.pixels.extend(&self.pixels[i * size..(i + 1) * size]);
-            part.labels.push(self.labels[i]);
-        }
-        part
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_come_in_the_proportions_of_the_data() {
+        let mut data = Dataset::new([1, 1, 1], vec![]);
+        [2, 0, 0, 5, 0, 0, 0, 2, 0, 0].into_iter().for_each(|label| data.push([0], label));
+        assert_eq!(data.proportional_labels(20), [[0; 14].as_slice(), &[2; 4], &[5; 2]].concat());
+        assert_eq!(data.proportional_labels(1), [0]);
+        assert_eq!(data.proportional_labels(5), [0, 0, 0, 2, 5]);
     }
 
-    /// A hash of the set: FNV-1a over shape, labels and pixels.
-    pub fn fingerprint(&self) -> u64 {
-        let shape = self.shape.iter().flat_map(|v| v.to_le_bytes());
-        let labels = self.labels.iter().flat_map(|v| v.to_le_bytes());
-        let bytes = shape.chain(labels).chain(self.pixels.iter().copied());
-        bytes.fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+    #[test]
+    fn every_tenth_image_is_held_out() {
+        let mut all = Dataset::new([1, 1, 1], vec![]);
+        (0..20).for_each(|i| all.push([i], 0));
+        let (train, test) = all.hold_out();
+        assert_eq!((train.pixels.len(), test.pixels.as_slice()), (18, &[9, 19][..]));
+        assert_ne!(train.fingerprint(), test.fingerprint());
     }
 }

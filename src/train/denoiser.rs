@@ -1,4 +1,4 @@
-//! A U-Net that is trained or teaches: its preconditioned call and the gradient in its weights.
+//! The U-Net under its scalings, with gradients: an EDM denoiser D(x, σ) or a consistency function f(x, σ).
 
 use std::path::Path;
 
@@ -14,16 +14,16 @@ use crate::model::unet::{UNet, time_features};
 use crate::train::losses::column;
 use crate::train::optimizer::gradients;
 
-/// The engine that computes the network and its gradient.
+/// The backend of the network and its gradient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Engine {
-    /// [`crate::cpu`], on the CPU; tensors are on burn's flex.
+    /// [`crate::cpu`]; the loss is computed by burn's flex backend.
     Cpu,
-    /// burn's autodiff, on the device of the weights.
+    /// burn's autodiff, on the weights' device.
     Burn,
 }
 
-/// A U-Net's layers with the scheduler of its noise levels, without weights.
+/// The layers of a U-Net and its scheduler, without weights.
 pub struct Denoiser {
     /// The architecture.
     pub config: UNetConfig,
@@ -34,14 +34,14 @@ pub struct Denoiser {
 }
 
 impl Denoiser {
-    /// Lays out the network.
+    /// Makes the layers of a network.
     pub fn new(config: &UNetConfig, scheduler: &SchedulerConfig, engine: Engine) -> Self {
         let unet = UNet::new(config);
         let graph = (engine == Engine::Cpu).then(|| CpuGraph::new(config, &unet));
         Self { config: config.clone(), scheduler: scheduler.clone(), unet, graph }
     }
 
-    /// Reads a model folder, weights and all.
+    /// Reads a model folder: the denoiser, and its weights as tensors on `device`.
     ///
     /// # Errors
     /// Those of [`ModelFolder`].
@@ -65,7 +65,7 @@ impl Denoiser {
     /// c_skip·x + c_out·F(c_in·x, c_noise), one noise level per sample; `scalings` makes it f(x, σ)
     /// ([`Scalings::new`]) or an EDM denoiser D(x, σ) ([`Scalings::edm`]).
     ///
-    /// Differentiable in the weights where they are tracked and burn computes.
+    /// Differentiable in tracked weights with [`Engine::Burn`] alone.
     pub fn call(
         &self,
         weights: &Weights,
@@ -83,7 +83,7 @@ impl Denoiser {
         })
     }
 
-    /// A denoised image as pictures hold it: clamped to ±1 where the scheduler clips.
+    /// Images clamped to ±1 if the scheduler clips.
     pub(super) fn clip(&self, denoised: Tensor<4>) -> Tensor<4> {
         match self.scheduler.clip_denoised {
             true => denoised.clamp(-1.0, 1.0),
@@ -91,7 +91,7 @@ impl Denoiser {
         }
     }
 
-    /// [`Self::call`] with a record for [`Self::gradients`].
+    /// [`Self::call`], and what [`Self::gradients`] needs of it.
     pub(super) fn record(
         &self,
         weights: &Weights,
@@ -134,7 +134,8 @@ impl Denoiser {
         let features = TensorData::new(time.to_vec(), [batch, self.config.block_out_channels[0]]);
         let labels = self.config.num_class_embeds.map(|_| Labels::new(labels, &device));
         let output = forward(&self.unet, weights, input, &Tensor::from_data(features, &device), labels.as_ref());
-        // There and back: burn 0.22.1 fuses a convolution's answer of one channel wrongly with sums that broadcast.
+        // The reshapes prevent a fusion that burn 0.22.1 gets wrong: of a convolution's output of one channel with
+        // broadcast sums.
         let dims = output.dims();
         output.flatten::<2>(1, 3).reshape(dims)
     }
@@ -156,18 +157,18 @@ impl Denoiser {
     }
 }
 
-/// A recorded forward, between loss and weights.
+/// A forward that [`CpuGraph`] recorded for its gradient.
 pub(super) struct Recorded {
     weights: Vec<f32>,
     tape: Tape,
-    /// F, a leaf of the loss.
+    /// F's output, a leaf of the loss's autodiff graph.
     output: Tensor<4>,
 }
 
-/// A tensor's values, without its history.
+/// A tensor's values.
 fn values<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
     let data = tensor.clone().without_autodiff().into_data();
-    data.try_to_vec().expect("f32 as everything here")
+    data.try_to_vec().expect("tensors are f32")
 }
 
 /// Weights in the order of `CpuGraph`.

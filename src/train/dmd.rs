@@ -1,10 +1,9 @@
-//! Distribution matching distillation (Yin et al. 2024, "One-step Diffusion with Distribution Matching Distillation", and
-//! its improved version of the same year): moves the outputs of the trained network towards
-//! images that are likelier under a teacher.
+//! Distribution matching distillation: Yin et al. 2024, "One-step Diffusion with Distribution Matching Distillation" (the
+//! equations below) and its improved version of the same year (which leaves out the regression loss).
 //!
-//! The likelihood of the outputs is modelled by a critic: a second denoiser that starts from the teacher's weights and is
-//! trained on the outputs alone. With the noisy output x_s = x̂ + s·n both denoisers give a score,
-//! (D(x_s, s) − x_s)/s²; the difference of the two is the gradient of the Kullback–Leibler divergence.
+//! The student's samples x̂ descend the Kullback–Leibler divergence of their distribution from the teacher's. Its gradient
+//! at noise level s is the difference of two scores (D(x_s, s) − x_s)/s² at x_s = x̂ + s·n: that of the critic, a
+//! denoiser of the student's samples, and that of the teacher. The critic starts from the teacher's weights.
 
 use std::cell::RefCell;
 
@@ -16,82 +15,85 @@ use crate::consistency::schedule::{Scalings, karras_sigma};
 use crate::model::config::SchedulerConfig;
 use crate::train::denoiser::Denoiser;
 use crate::train::losses::edm_loss;
-use crate::train::optimizer::{Matrices, RAdam, track};
+use crate::train::optimizer::{Matrices, RAdam, track_all};
 
-/// The state of a critic between iterations.
+/// A critic's state, kept from one iteration to the next.
 pub struct CriticState {
-    /// Its weights, tracked.
+    /// Its weights, tracked leaves of the autodiff graph.
     pub weights: Weights,
-    /// Moments.
+    /// RAdam's moments and step count.
     pub optimizer: RAdam,
 }
 
 impl CriticState {
-    /// The beginning, from the teacher's weights.
-    pub fn new(weights: Weights) -> Self {
-        let optimizer = RAdam::new(&weights);
-        Self { weights: weights.into_iter().map(|(n, w)| (n, track(w))).collect(), optimizer }
+    /// Starts from the teacher's weights.
+    pub(super) fn new(weights: Weights) -> Self {
+        Self { optimizer: RAdam::new(&weights), weights: track_all(weights) }
     }
 }
 
-/// A critic's comparison of a batch of outputs with the teacher.
-pub struct Judgement {
-    /// The critic's own loss on the answers, that of a denoiser.
+/// Critic and teacher compared on a batch of the student's samples.
+pub(super) struct Comparison {
+    /// The critic's EDM loss on the samples.
     pub loss: f32,
-    /// (D_critic − D_teacher)/mean |x̂ − D_teacher|, each output's direction away from the teacher's images (B, C, H, W);
-    /// the scale is that of equation 8 of the first paper.
-    pub away: Tensor<4>,
+    /// The divergence's gradient in the samples (B, C, H, W): (D_critic − D_teacher)/mean |x̂ − D_teacher|, equation 7 with
+    /// the weight of equation 8.
+    pub divergence_gradient: Tensor<4>,
     /// The gradient of `loss` in the critic's weights.
     gradients: Weights,
 }
 
-/// Compares `answers` (B, C, H, W), one label each, under noise of random levels; `teacher` is (x, σ) ↦ image.
-pub fn judge(
+/// Compares a critic with a teacher on `samples` (B, C, H, W), one label each, under noise of random levels; `teacher` is
+/// (x, σ) ↦ image.
+pub(super) fn compare(
     critic: &Denoiser,
     weights: &Weights,
     teacher: impl Fn(&Tensor<4>, &[f64]) -> Tensor<4>,
-    answers: &Tensor<4>,
+    samples: &Tensor<4>,
     labels: &[u32],
     generator: &mut Generator,
-) -> Judgement {
-    let answers = answers.clone().without_autodiff();
-    let [batch, channels, height, width] = answers.dims();
+) -> Comparison {
+    let samples = samples.clone().without_autodiff();
+    let [batch, channels, height, width] = samples.dims();
     let sigma = levels(&critic.scheduler, generator, batch);
     let mut noise = vec![0.0; batch * channels * height * width];
     generator.randn(&mut noise);
-    let noise = Tensor::from_data(TensorData::new(noise, answers.dims()), &answers.device());
+    let noise = Tensor::from_data(TensorData::new(noise, samples.dims()), &samples.device());
 
-    let asked = RefCell::new(None);
+    let call = RefCell::new(None);
     let denoiser = |x: &Tensor<4>, s: &[f64]| {
         let (denoised, recorded) = critic.record(weights, Scalings::edm, x, s, labels);
-        asked.replace(Some((x.clone(), denoised.clone(), recorded)));
+        call.replace(Some((x.clone(), denoised.clone(), recorded)));
         denoised
     };
-    let loss = edm_loss(denoiser, &answers, &noise, &sigma, critic.scheduler.sigma_data, false);
-    let (x, by_critic, recorded) = asked.take().expect("the loss asks the denoiser once");
+    let loss = edm_loss(denoiser, &samples, &noise, &sigma, critic.scheduler.sigma_data, false);
+    let (x, by_critic, recorded) = call.take().expect("the loss calls the denoiser once");
     let gradients = critic.gradients(&loss, weights, recorded);
 
     let by_teacher = teacher(&x, &sigma);
-    let distance = (answers - by_teacher.clone()).abs().reshape([batch as i32, -1]).mean_dim(1);
-    // Clamped as the teacher's answer is, so that nothing is matched where the two networks agree.
-    let away = (critic.clip(by_critic.without_autodiff()) - by_teacher) / (distance.reshape([batch, 1, 1, 1]) + 1e-6);
-    Judgement { loss: loss.without_autodiff().into_scalar(), away, gradients }
+    let distance = (samples - by_teacher.clone()).abs().reshape([batch as i32, -1]).mean_dim(1);
+    // Clamped like the teacher's output, so that the difference is 0 where the two networks agree.
+    let divergence_gradient =
+        (critic.clip(by_critic.without_autodiff()) - by_teacher) / (distance.reshape([batch, 1, 1, 1]) + 1e-6);
+    Comparison { loss: loss.without_autodiff().into_scalar(), divergence_gradient, gradients }
 }
 
-impl Judgement {
-    /// One step of the critic's own training.
-    pub fn learn(&self, state: &mut CriticState, learning_rate: f64, matrices: &Matrices) {
+impl Comparison {
+    /// One step of the critic's optimizer.
+    pub fn update_critic(&self, state: &mut CriticState, learning_rate: f64, matrices: &Matrices) {
         state.optimizer.update(&mut state.weights, &self.gradients, learning_rate, matrices);
     }
 
-    /// ½·mean (x̂ − (x̂ − away))², without a gradient through the subtracted term: equation 7 as a loss.
-    pub fn matching_loss(&self, answers: &Tensor<4>) -> Tensor<1> {
-        let goal = answers.clone().without_autodiff() - self.away.clone();
-        (answers.clone() - goal).powi_scalar(2).mean() * 0.5
+    /// ½·mean (x̂ − c)² with c = x̂ − [`Self::divergence_gradient`] held constant, a loss whose gradient in x̂ is the
+    /// divergence's over the number of values.
+    pub fn matching_loss(&self, samples: &Tensor<4>) -> Tensor<1> {
+        let goal = samples.clone().without_autodiff() - self.divergence_gradient.clone();
+        (samples.clone() - goal).powi_scalar(2).mean() * 0.5
     }
 }
 
-/// Noise levels spread evenly over the Karras schedule, without its ends: there an answer is nearly known or nearly gone.
+/// `batch` noise levels, uniform over the middle 96 % of the Karras schedule's indices, as the paper leaves out the 2 % of
+/// the timesteps at each end.
 fn levels(scheduler: &SchedulerConfig, generator: &mut Generator, batch: usize) -> Vec<f64> {
     const COUNT: usize = 1001;
     let schedule = SchedulerConfig { num_train_timesteps: COUNT, ..scheduler.clone() };
@@ -126,34 +128,33 @@ mod tests {
     const LABELS: [u32; 4] = [0, 1, 0, 1];
 
     #[test]
-    fn nothing_is_matched_where_critic_and_teacher_agree() {
+    fn the_divergence_gradient_is_0_where_critic_and_teacher_agree() {
         let (critic, state) = critic();
         let teacher = |x: &Tensor<4>, s: &[f64]| critic.clip(critic.call(&state.weights, Scalings::edm, x, s, &LABELS));
-        let judgement = judge(&critic, &state.weights, teacher, &grey(0.3), &LABELS, &mut Generator::new(2));
-        let largest: f32 = judgement.away.abs().max().into_scalar();
+        let comparison = compare(&critic, &state.weights, teacher, &grey(0.3), &LABELS, &mut Generator::new(2));
+        let largest: f32 = comparison.divergence_gradient.abs().max().into_scalar();
         assert_eq!(largest, 0.0);
     }
 
     #[test]
-    fn a_critic_of_the_answers_points_away_from_the_teachers_images() {
-        // The teacher knows one image, +0.5 everywhere; the answers are −0.5. A critic that has learned from them says
-        // −0.5, so that the way away from the teacher is down, by (−0.5 − 0.5)/|−0.5 − 0.5| = −1.
+    fn the_divergence_gradient_points_away_from_the_teachers_images() {
+        // The teacher's data is one image, +0.5 everywhere; the samples are −0.5. The output of a critic trained on them
+        // is −0.5, and the gradient (−0.5 − 0.5)/|−0.5 − 0.5| = −1.
         let (critic, mut state) = critic();
         let teacher = |_: &Tensor<4>, _: &[f64]| grey(0.5);
-        let answers = grey(-0.5).autodiff().require_grad();
+        let samples = grey(-0.5).autodiff().require_grad();
         let at = |state: &CriticState, seed| {
-            judge(&critic, &state.weights, teacher, &answers, &LABELS, &mut Generator::new(seed))
+            compare(&critic, &state.weights, teacher, &samples, &LABELS, &mut Generator::new(seed))
         };
         let first = at(&state, 1000).loss;
-        (0..150).for_each(|seed| at(&state, seed).learn(&mut state, 1e-2, &Matrices::new()));
+        (0..150).for_each(|seed| at(&state, seed).update_critic(&mut state, 1e-2, &Matrices::new()));
         let last = at(&state, 1000);
         assert!(last.loss < 0.2 * first, "the critic's loss: {first}, then {}", last.loss);
-        let mean: f32 = last.away.clone().mean().into_scalar();
+        let mean: f32 = last.divergence_gradient.clone().mean().into_scalar();
         assert!((mean + 1.0).abs() < 0.2, "a mean of {mean}");
 
-        // The loss's gradient is that way, over the number of values.
-        let gradient = answers.grad(&last.matching_loss(&answers).backward()).unwrap();
-        let error: f32 = (gradient * 256.0 - last.away).abs().max().into_scalar();
+        let gradient = samples.grad(&last.matching_loss(&samples).backward()).unwrap();
+        let error: f32 = (gradient * 256.0 - last.divergence_gradient).abs().max().into_scalar();
         assert!(error < 1e-5, "off by {error}");
     }
 

@@ -4,56 +4,41 @@ use burn::tensor::{Device, Tensor, TensorData};
 use faer::{Mat, MatRef, Side};
 
 /// Mean and covariance of feature vectors.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Moments {
-    /// Mean (D).
-    pub mean: Vec<f64>,
-    /// Covariance (D, D), row-major, with N − 1 in its denominator.
-    pub covariance: Vec<f64>,
+    /// (D).
+    mean: Vec<f64>,
+    /// (D, D), with N − 1 in its denominator.
+    covariance: Mat<f64>,
 }
 
 impl Moments {
-    /// The moments of `features` (N, D), N ≥ 2.
+    /// The moments of `features` (N, `dim`), N ≥ 2.
     pub fn new(features: &[f32], dim: usize) -> Self {
-        let count = features.len() / dim;
-        let mut mean = vec![0.0; dim];
-        for row in features.chunks_exact(dim) {
-            mean.iter_mut().zip(row).for_each(|(m, &v)| *m += f64::from(v) / count as f64);
-        }
-        let mut covariance = vec![0.0; dim * dim];
-        let mut centred = vec![0.0; dim];
-        for row in features.chunks_exact(dim) {
-            centred.iter_mut().zip(row).zip(&mean).for_each(|((c, &v), m)| *c = f64::from(v) - m);
-            for (i, &a) in centred.iter().enumerate() {
-                covariance[i * dim..=i * dim + i].iter_mut().zip(&centred).for_each(|(c, &b)| *c += a * b);
-            }
-        }
-        for i in 0..dim {
-            for j in 0..=i {
-                let value = covariance[i * dim + j] / (count - 1) as f64;
-                covariance[i * dim + j] = value;
-                covariance[j * dim + i] = value;
-            }
-        }
+        let features = MatRef::from_row_major_slice(features, features.len() / dim, dim);
+        let count = features.nrows();
+        let mean: Vec<f64> =
+            features.col_iter().map(|column| column.iter().map(|&v| f64::from(v) / count as f64).sum()).collect();
+        let centred = Mat::from_fn(count, dim, |i, j| f64::from(features[(i, j)]) - mean[j]);
+        let covariance = centred.transpose() * &centred / faer::Scale((count - 1) as f64);
         Self { mean, covariance }
     }
 }
 
 /// ‖m_a − m_b‖² + tr(C_a + C_b − 2·(C_a·C_b)^½), the squared Fréchet distance of two Gaussians (Heusel et al. 2017).
+///
+/// NaN when an eigendecomposition does not converge, as it cannot where a feature is NaN.
 pub fn frechet_distance(a: &Moments, b: &Moments) -> f64 {
-    let dim = a.mean.len();
     let means: f64 = a.mean.iter().zip(&b.mean).map(|(x, y)| (x - y).powi(2)).sum();
-    let [a, b] = [a, b].map(|moments| MatRef::from_row_major_slice(&moments.covariance, dim, dim));
-    let trace = |m: MatRef<'_, f64>| (0..dim).map(|i| m[(i, i)]).sum::<f64>();
-    // tr (C_a·C_b)^½ = tr (S·C_b·S)^½ with S = C_a^½, which is symmetric.
-    let eigen = a.self_adjoint_eigen(Side::Lower).expect("a covariance is finite");
-    let (vectors, values) = (eigen.U(), eigen.S().column_vector());
-    let scaled = Mat::from_fn(dim, dim, |i, k| vectors[(i, k)] * values[k].max(0.0).sqrt());
-    let root = &scaled * vectors.transpose();
-    let product = &root * b * &root;
-    let values = product.self_adjoint_eigenvalues(Side::Lower).expect("a covariance is finite");
+    let trace = |m: &Mat<f64>| m.diagonal().column_vector().iter().sum::<f64>();
+    // C_a = Rᵀ·R with R = Λ^½·Uᵀ, and C_a·C_b has the eigenvalues of R·C_b·Rᵀ, which is symmetric.
+    let Ok(eigen) = a.covariance.self_adjoint_eigen(Side::Lower) else { return f64::NAN };
+    let (values, vectors) = (eigen.S().column_vector(), eigen.U());
+    let root = Mat::from_fn(vectors.ncols(), vectors.nrows(), |k, i| values[k].max(0.0).sqrt() * vectors[(i, k)]);
+    let product = &root * &b.covariance * root.transpose();
+    let Ok(values) = product.self_adjoint_eigenvalues(Side::Lower) else { return f64::NAN };
     let cross: f64 = values.iter().map(|v| v.max(0.0).sqrt()).sum();
-    means + trace(a) + trace(b) - 2.0 * cross
+    means + trace(&a.covariance) + trace(&b.covariance) - 2.0 * cross
 }
 
 /// How many of `samples` (N, D) are copies of one of `training` (M, D), M ≥ 2: those whose distance to the nearest
@@ -108,15 +93,17 @@ mod tests {
     fn moments_of_four_points() {
         let m = Moments::new(&[0.0, 0.0, 2.0, 0.0, 0.0, 4.0, 2.0, 4.0], 2);
         assert_eq!(m.mean, [1.0, 2.0]);
-        for (found, expected) in m.covariance.iter().zip([4.0 / 3.0, 0.0, 0.0, 16.0 / 3.0]) {
-            assert!((found - expected).abs() < 1e-12);
+        for (i, expected) in [4.0 / 3.0, 0.0, 0.0, 16.0 / 3.0].into_iter().enumerate() {
+            assert!((m.covariance[(i / 2, i % 2)] - expected).abs() < 1e-12);
         }
     }
 
     #[test]
     fn the_distance_of_known_gaussians() {
-        let gaussian =
-            |mean: [f64; 2], covariance: [f64; 4]| Moments { mean: mean.to_vec(), covariance: covariance.to_vec() };
+        let gaussian = |mean: [f64; 2], covariance: [f64; 4]| Moments {
+            mean: mean.to_vec(),
+            covariance: MatRef::from_row_major_slice(&covariance, 2, 2).to_owned(),
+        };
         // Commuting covariances: Σ (√λ_a − √λ_b)², here (1 − 2)² + (3 − 1)², and the means' 9 + 16.
         let a = gaussian([0.0, 0.0], [1.0, 0.0, 0.0, 9.0]);
         let b = gaussian([3.0, 4.0], [4.0, 0.0, 0.0, 1.0]);
@@ -130,6 +117,13 @@ mod tests {
         let (trace, det) = (2.0 * 4.0 - 1.0 - 1.0 + 3.0, 5.0 * 3.0);
         let expected = 10.0 - 2.0 * (trace + 2.0 * f64::sqrt(det)).sqrt();
         assert!((frechet_distance(&a, &b) - expected).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_distance_of_features_with_nan_is_nan() {
+        let moments = |first: f32| Moments::new(&[first, 0.0, 2.0, 0.0, 0.0, 4.0, 2.0, 4.0], 2);
+        assert!(frechet_distance(&moments(f32::NAN), &moments(0.0)).is_nan());
+        assert!(frechet_distance(&moments(0.0), &moments(f32::NAN)).is_nan());
     }
 
     #[test]

@@ -1,18 +1,19 @@
-//! Heroes dressed from the layers of Crawl's tiles: an endless set of 32×32 RGB images with a species each.
+//! Heroes composed of the layers of Crawl's tiles: 32×32 RGB images, drawn at random, with the species as class.
 //!
-//! `player/` of the tile folder holds layers that are drawn over one another. `base` gives the species; every other
-//! layer is worn with a probability, if it fits the species.
+//! `player/` of the tile folder holds layers that are drawn over one another. `base` has the bodies of the species; each
+//! other layer is drawn with its probability, if it fits the species.
 
 use std::path::Path;
 
 use crate::consistency::rng::Generator;
 use crate::error::{Error, Result};
-use crate::picture::{pngs, read_rgba};
+use crate::image::png::read_rgba;
 use crate::train::dataset::{Batch, Dataset};
+use crate::train::image_folder::pngs;
 
 /// Height and width of every tile.
 const SIZE: usize = 32;
-/// The colour of the ground: a dark slate.
+/// Background colour, a dark slate.
 const GROUND: [u8; 3] = [32, 34, 44];
 
 /// Class, prefixes of its files in `base`, and the layers that do not fit it.
@@ -54,13 +55,13 @@ const LAYERS: [(&str, f64); 11] = [
     ("head", 0.4),
 ];
 
-/// Body parts of mutants and single species among the clothes.
+/// Tiles in the folders of clothes that are body parts, or fit one species alone.
 const LEFT_OUT: [&str; 5] = ["hooves", "spider", "claws", "tengu_comb", "buckler_spriggan"];
 
 /// Premultiplied RGBA of one tile, row-major.
 type Tile = Vec<[u8; 4]>;
 
-/// The wardrobe.
+/// The tiles of all layers.
 #[derive(Debug, Clone)]
 pub struct Heroes {
     /// Bodies of each species.
@@ -119,13 +120,13 @@ impl Heroes {
         [3, SIZE, SIZE]
     }
 
-    /// Dresses `count` heroes of random species.
+    /// Composes `count` heroes of random species.
     pub fn draw(&self, generator: &mut Generator, count: usize) -> Batch {
         let mut batch =
             Batch { images: Vec::with_capacity(count * 3 * SIZE * SIZE), labels: Vec::with_capacity(count) };
         for _ in 0..count {
             let species = below(generator, SPECIES.len());
-            let planes = self.dress(species, generator);
+            let planes = self.compose(species, generator);
             batch.images.extend(planes.iter().map(|&v| f32::from(v) / 127.5 - 1.0));
             batch.labels.push(species as u32);
         }
@@ -135,12 +136,15 @@ impl Heroes {
     /// A fixed set of `count` heroes.
     pub fn dataset(&self, seed: u64, count: usize) -> Dataset {
         let mut generator = Generator::new(seed);
-        let heroes = (0..count).map(|i| (self.dress(i % SPECIES.len(), &mut generator), (i % SPECIES.len()) as u32));
-        Dataset::from_images(Self::shape(), Self::classes(), heroes)
+        let mut heroes = Dataset::new(Self::shape(), Self::classes());
+        for species in (0..SPECIES.len()).cycle().take(count) {
+            heroes.push(self.compose(species, &mut generator), species as u32);
+        }
+        heroes
     }
 
-    /// One hero, planes of R, G and B.
-    fn dress(&self, species: usize, generator: &mut Generator) -> Vec<u8> {
+    /// One hero as planes of R, G and B, (3, 32, 32).
+    fn compose(&self, species: usize, generator: &mut Generator) -> Vec<u8> {
         let mut image = vec![GROUND; SIZE * SIZE];
         let (_, _, unfit) = SPECIES[species];
         for ((layer, probability), tiles) in LAYERS.iter().zip(&self.layers) {
@@ -188,7 +192,7 @@ fn tile(path: &Path) -> Result<Tile> {
 mod tests {
     use super::*;
 
-    /// A wardrobe of plain tiles: layer i covers row i with the grey level i + 1, bodies cover row 20 with the species.
+    /// Plain tiles: layer i covers row i with the grey level i + 1, bodies cover row 20 with the species.
     fn heroes() -> Heroes {
         let row = |row: usize, grey: u8| -> Tile {
             (0..SIZE * SIZE).map(|p| if p / SIZE == row { [grey, grey, grey, 255] } else { [0; 4] }).collect()
@@ -200,37 +204,37 @@ mod tests {
     }
 
     #[test]
-    fn layers_are_worn_as_often_as_said_and_where_they_fit() {
+    fn layers_are_drawn_with_their_probability_where_they_fit() {
         let count = 8000;
         let batch = heroes().draw(&mut Generator::new(1), count);
         let byte = |v: f32| ((v + 1.0) * 127.5).round() as usize;
-        let mut worn = [[0; LAYERS.len()]; SPECIES.len()];
+        let mut drawn = [[0; LAYERS.len()]; SPECIES.len()];
         let mut heroes_of = [0; SPECIES.len()];
         for (image, &label) in batch.images.chunks_exact(3 * SIZE * SIZE).zip(&batch.labels) {
             assert_eq!(byte(image[20 * SIZE]), label as usize, "the body is the label's");
             heroes_of[label as usize] += 1;
-            for (i, count) in worn[label as usize].iter_mut().enumerate() {
+            for (i, count) in drawn[label as usize].iter_mut().enumerate() {
                 *count += usize::from(byte(image[i * SIZE]) == i + 1);
             }
         }
         for (s, (species, _, unfit)) in SPECIES.iter().enumerate() {
             for (i, (layer, probability)) in LAYERS.iter().enumerate().filter(|(_, (l, _))| *l != "base") {
-                let share = worn[s][i] as f64 / heroes_of[s] as f64;
+                let share = drawn[s][i] as f64 / heroes_of[s] as f64;
                 let expected = if unfit.contains(layer) { 0.0 } else { *probability };
-                assert!((share - expected).abs() < 0.1, "{species} wears {layer}: {share}, expected {expected}");
+                assert!((share - expected).abs() < 0.1, "{species} with {layer}: {share}, expected {expected}");
             }
         }
     }
 
     #[test]
-    fn half_transparent_pixels_mix() {
+    fn tiles_are_alpha_blended() {
         let mut image = [[100, 100, 100]; 3];
         draw_over(&mut image, &[[0, 0, 0, 0], [50, 0, 128, 128], [7, 8, 9, 255]]);
         assert_eq!(image, [[100, 100, 100], [100, 50, 178], [7, 8, 9]]);
     }
 
     #[test]
-    fn a_seed_means_the_same_heroes() {
+    fn a_seed_gives_the_same_heroes() {
         let heroes = heroes();
         assert_eq!(heroes.dataset(1, 40).fingerprint(), heroes.dataset(1, 40).fingerprint());
         assert_ne!(heroes.dataset(1, 40).fingerprint(), heroes.dataset(2, 40).fingerprint());

@@ -1,4 +1,4 @@
-//! Random weights to start from.
+//! Initial weights.
 
 use burn::tensor::{Device, Tensor, TensorData};
 
@@ -6,13 +6,14 @@ use crate::burn::Weights;
 use crate::consistency::rng::Generator;
 use crate::model::unet::Parameter;
 
-/// Weights as PyTorch's layers begin: weight and bias U(−1/√fan_in, 1/√fan_in), norms 1 and 0, embedding rows N(0, 1).
+/// Random weights with the distributions of PyTorch's layers: weight and bias U(−1/√fan_in, 1/√fan_in), norms 1 and 0,
+/// embedding rows N(0, 1).
 ///
 /// As in Karras et al. 2022 (and Dhariwal & Nichol 2021) the last layer of each residual and attention block and of
-/// the network begins at 0, so that every block begins as the identity.
+/// the network is 0, which makes each block the identity.
 pub fn initial_weights(parameters: &[Parameter], seed: u64, device: &Device) -> Weights {
     let mut generator = Generator::new(seed);
-    let mut bound = 0.0; // of the weight just before, which its bias shares
+    let mut bound = 0.0; // 1/√fan_in of the preceding weight, for its bias
     let mut weights = Weights::new();
     for Parameter { name, shape } in parameters {
         let length: usize = shape.iter().product();
@@ -40,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn layers_begin_in_their_ranges() {
+    fn initial_weights_are_in_their_ranges() {
         let p = |name: &str, shape: &[usize]| Parameter { name: name.into(), shape: shape.to_vec() };
         let parameters = [
             p("a.conv1.weight", &[8, 4, 3, 3]),

@@ -1,19 +1,16 @@
-//! Training consistency models and their EDM teachers, by the CPU backend's gradients or burn's autodiff.
+//! Training of consistency models and EDM denoisers, on the CPU interpreter's gradients or burn's autodiff.
 //!
 //! # Layout
-//! - [`dataset`], [`data`], [`heroes`]: images with classes, in memory, from files, dressed as they are drawn.
-//! - [`denoiser`]: the network with its preconditioning and gradient.
-//! - [`losses`]: the losses, each beside its equation; no data, no weights.
-//! - [`optimizer`]: RAdam and the moving average.
-//! - [`objective`]: which objective at which noise levels, by the progress of a run.
-//! - [`initial`]: random weights to start from.
-//! - [`trainer`]: one iteration; [`checkpoint`]: the files of a run.
-//! - [`dmd`]: distribution matching distillation, with its critic.
-//! - [`teacher`]: a denoiser under guidance, and its samples.
-//! - [`classifier`], [`evaluation`]: how good samples are.
+//! - [`data`]: the formats of training images (`mnist`, `image_folder`, `heroes`), read into a [`dataset`].
+//! - [`denoiser`]: the U-Net under its scalings, with gradients; [`teacher`]: a denoiser under guidance.
+//! - [`objective`]: objectives and their noise levels; `losses`: the losses, each beside its equation; [`dmd`]:
+//!   distribution matching; `ode`: steps of the probability-flow ODE.
+//! - [`trainer`]: one iteration; [`optimizer`]: RAdam, Muon, moving averages; [`initial`]: initial weights.
+//! - [`checkpoint`]: the files of a run.
+//! - [`classifier`], [`evaluation`]: measures of samples.
 //!
-//! A run draws the random numbers of iteration k from a generator that `(seed, k)` seeds, so that a resumed run
-//! needs no generator state to continue as if it had not been interrupted.
+//! The random numbers of iteration k are from a generator seeded with `(seed, k)`, so that a resumed run of a length in
+//! iterations has the results of an uninterrupted one.
 
 pub mod checkpoint;
 pub mod classifier;
@@ -22,10 +19,13 @@ pub mod dataset;
 pub mod denoiser;
 pub mod dmd;
 pub mod evaluation;
-pub mod heroes;
+mod heroes;
+mod image_folder;
 pub mod initial;
-pub mod losses;
+mod losses;
+mod mnist;
 pub mod objective;
+mod ode;
 pub mod optimizer;
 pub mod teacher;
 pub mod trainer;

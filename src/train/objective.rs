@@ -1,9 +1,8 @@
-//! The objective of a run and its noise levels, as functions of the run's progress.
+//! Training objectives, with their noise levels and schedules as functions of a run's progress in [0, 1].
 
 use crate::consistency::rng::Generator;
 use crate::consistency::schedule::karras_sigma;
 use crate::model::config::SchedulerConfig;
-use crate::train::losses::{CtSchedule, Gap};
 
 /// A training objective with its constants.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -20,7 +19,7 @@ pub enum Recipe {
         /// μ: decay of the target network; 0 makes the target the online network.
         mu: f64,
     },
-    /// Distribution matching distillation; the network is called at ln t ~ N(mean, deviation).
+    /// Distribution matching distillation; the student's samples are from ln t ~ N(mean, deviation).
     Dmd {
         /// Mean of ln t.
         mean: f64,
@@ -44,28 +43,28 @@ pub enum Recipe {
     },
 }
 
-/// How much a sample's distance counts in the loss of easy consistency tuning.
+/// λ(t, r), the weight of a sample's distance in the loss of easy consistency tuning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Weighting {
-    /// 1/(t − r), as in the paper: through c_out the network F is then pulled with a force ∝ 1/√(t² + σ_d²), so that
-    /// the high levels, which one step starts from, hardly count.
+    /// 1/(t − r), as in the paper. Times c_out, the gradient in F falls as 1/√(t² + σ_d²), so that the high levels, from
+    /// which one-step sampling starts, have little weight.
     Gap,
-    /// √(t² + σ_d²)/(t·σ_d), the root of EDM's λ: F is pulled with the same force at every level.
+    /// √(t² + σ_d²)/(t·σ_d), the root of EDM's λ = 1/c_out²: the gradient in F is the same at all levels.
     Even,
 }
 
-/// Noise levels of one batch: t > r for each sample, r = 0 being the data; EDM has no r.
+/// Noise levels of one batch, t > r for each sample; r = 0 is the data, and EDM and DMD do not use r.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Levels {
-    /// The level that the student sees.
+pub(super) struct Levels {
+    /// The level of the online network's input.
     pub t: Vec<f64>,
-    /// The level of the target.
+    /// The level of the target network's input.
     pub r: Vec<f64>,
 }
 
 impl Recipe {
     /// Draws the levels of `batch` samples at `progress` in [0, 1].
-    pub fn levels(
+    pub(super) fn levels(
         &self,
         scheduler: &SchedulerConfig,
         progress: f64,
@@ -84,7 +83,7 @@ impl Recipe {
             Self::Ect { mean, deviation, q, .. } => {
                 let gap = Gap { q, stage: self.stage(progress) as f64 };
                 let t = lognormal(mean, deviation);
-                // Below σ_min there is only the data.
+                // Levels below σ_min are taken as 0, the data.
                 let r = t.iter().map(|&t| Some(gap.r(t)).filter(|&r| r > low).unwrap_or(0.0)).collect();
                 Levels { t, r }
             }
@@ -104,8 +103,8 @@ impl Recipe {
         }
     }
 
-    /// μ: decay of the target network, 0 where the target is the online network itself.
-    pub fn target_decay(&self, progress: f64) -> f64 {
+    /// μ: decay of the target network; 0 where the target is the online network.
+    pub(super) fn target_decay(&self, progress: f64) -> f64 {
         match self {
             Self::Cd { mu } => *mu,
             Self::Ct(schedule) => schedule.decay(progress),
@@ -113,13 +112,13 @@ impl Recipe {
         }
     }
 
-    /// Whether the target is a network of its own.
-    pub fn has_target(&self) -> bool {
+    /// Whether the target network has other weights than the online network.
+    pub(super) fn has_target(&self) -> bool {
         self.target_decay(0.0) > 0.0
     }
 
     /// λ of each sample: by its [`Weighting`] for ECT, 1 for CD and CT.
-    pub fn weights(&self, levels: &Levels, sigma_data: f64) -> Vec<f64> {
+    pub(super) fn weights(&self, levels: &Levels, sigma_data: f64) -> Vec<f64> {
         match self {
             Self::Ect { weighting: Weighting::Gap, .. } => {
                 levels.t.iter().zip(&levels.r).map(|(t, r)| 1.0 / (t - r)).collect()
@@ -132,11 +131,51 @@ impl Recipe {
     }
 }
 
-/// Normal numbers, ascending, one from each of `count` equally likely intervals: a batch of noise levels that is less a
-/// matter of chance (low-discrepancy sampling, Kingma et al. 2021). The intervals are those between numbers that are
-/// drawn and sorted.
+/// The step mapping r(t) of Easy Consistency Tuning, Geng et al. 2024, with its sigmoid-adapted n(t).
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Gap {
+    /// q > 1: the base of the gap's decay.
+    q: f64,
+    /// s: the stage, from 0.
+    stage: f64,
+}
+
+impl Gap {
+    /// r = max(0, t·(1 − q^−(s+1)·(1 + 8·sigmoid(−t)))).
+    fn r(self, t: f64) -> f64 {
+        let n = 1.0 + 8.0 / (1.0 + t.exp());
+        (t * (1.0 - self.q.powf(-(self.stage + 1.0)) * n)).max(0.0)
+    }
+}
+
+/// N(k) and μ(k) of consistency training, Song et al. 2023, appendix C.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CtSchedule {
+    /// s₀: the first number of discretisation steps.
+    pub s0: f64,
+    /// s₁: the last.
+    pub s1: f64,
+    /// μ₀: the target's decay at the beginning.
+    pub mu0: f64,
+}
+
+impl CtSchedule {
+    /// N(k) = ⌈√(k/K·((s₁+1)² − s₀²) + s₀²) − 1⌉ + 1, for `progress` k/K in [0, 1].
+    fn levels(&self, progress: f64) -> usize {
+        let (low, high) = (self.s0 * self.s0, (self.s1 + 1.0) * (self.s1 + 1.0));
+        ((progress * (high - low) + low).sqrt() - 1.0).ceil() as usize + 1
+    }
+
+    /// μ(k) = exp(s₀·ln μ₀/N(k)).
+    fn decay(&self, progress: f64) -> f64 {
+        (self.s0 * self.mu0.ln() / self.levels(progress) as f64).exp()
+    }
+}
+
+/// `count` normal numbers, ascending, of low discrepancy (Kingma et al. 2021): 16·`count` are drawn and sorted, and one of
+/// each 16 neighbours is chosen.
 fn spread_normals(generator: &mut Generator, count: usize) -> Vec<f64> {
-    /// Numbers drawn for each that is used.
+    /// Numbers drawn for each that is returned.
     const DRAWN: usize = 16;
     let mut drawn: Vec<f64> = (0..DRAWN * count).map(|_| generator.normal()).collect();
     drawn.sort_by(f64::total_cmp);
@@ -183,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn normals_are_spread_over_a_batch() {
+    fn a_quarter_of_a_batchs_normals_lies_in_each_quarter_of_the_distribution() {
         // Of 64, 16 lie in each quarter of the distribution, up to the sample's own error of about 1.
         let quartile = 0.674_489_75;
         for seed in 0..20 {
@@ -198,12 +237,34 @@ mod tests {
     }
 
     #[test]
-    fn lognormal_levels_have_their_moments() {
+    fn lognormal_levels_have_their_mean_and_deviation() {
         let recipe = Recipe::Edm { mean: -1.2, deviation: 1.2 };
         let levels = recipe.levels(&SchedulerConfig::default(), 0.0, &mut Generator::new(1), 20_000);
         let logs: Vec<f64> = levels.t.iter().map(|t| t.ln()).collect();
         let mean = logs.iter().sum::<f64>() / 20_000.0;
         let deviation = (logs.iter().map(|l| (l - mean).powi(2)).sum::<f64>() / 20_000.0).sqrt();
         assert!((mean + 1.2).abs() < 0.03 && (deviation - 1.2).abs() < 0.03, "{mean}, {deviation}");
+    }
+
+    #[test]
+    fn ct_schedules_begin_and_end_as_published() {
+        let s = CtSchedule { s0: 2.0, s1: 150.0, mu0: 0.9 };
+        assert_eq!((s.levels(0.0), s.levels(1.0)), (2, 151));
+        assert!((s.decay(0.0) - 0.9).abs() < 1e-12, "μ(0) = μ₀");
+        assert!((s.decay(1.0) - 0.9f64.powf(2.0 / 151.0)).abs() < 1e-12);
+        let config = SchedulerConfig { num_train_timesteps: s.levels(0.0), ..Default::default() };
+        assert!((karras_sigma(&config, 0) - 80.0).abs() < 1e-9, "at the beginning the only pair is (80, 0.002)");
+        assert!((karras_sigma(&config, 1) - 0.002).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_gap_narrows_with_the_stage() {
+        let r = |q: f64, stage: f64, t: f64| Gap { q, stage }.r(t);
+        assert_eq!(r(2.0, 0.0, 0.1), 0.0, "the first stage is diffusion training at small t");
+        let at = 1.0 - 1.0 / 256.0; // far out 8·sigmoid(−t) is 0
+        assert!((r(256.0, 0.0, 80.0) / (80.0 * at) - 1.0).abs() < 1e-9);
+        assert_eq!(r(256.0, 0.0, 3.0), r(2.0, 7.0, 3.0), "one stage of 256 is the eighth stage of 2");
+        let expected = 0.01 * (1.0 - (1.0 + 8.0 / (1.0 + 0.01f64.exp())) / 256.0);
+        assert!((r(2.0, 7.0, 0.01) - expected).abs() < 1e-12);
     }
 }

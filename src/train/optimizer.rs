@@ -1,4 +1,4 @@
-//! RAdam, Muon and the exponential moving average, over parameters by name.
+//! RAdam, Muon and the exponential moving average, of weights by name.
 
 use std::collections::HashMap;
 
@@ -7,14 +7,16 @@ use burn::tensor::Tensor;
 use crate::burn::Weights;
 use crate::model::unet::Parameter;
 
-/// RAdam (Liu et al. 2020, algorithm 2) as PyTorch's `torch.optim.RAdam` computes it, without weight decay.
+/// Decay of RAdam's first moment.
+const BETA1: f64 = 0.9;
+/// Decay of RAdam's second moment.
+const BETA2: f64 = 0.999;
+/// Added to the root of RAdam's second moment.
+const EPS: f64 = 1e-8;
+
+/// RAdam (Liu et al. 2020, algorithm 2) as PyTorch's `torch.optim.RAdam` computes it, with β₁ = 0.9, β₂ = 0.999, ε = 1e-8
+/// and no weight decay.
 pub struct RAdam {
-    /// Decay of the first moment.
-    pub beta1: f64,
-    /// Decay of the second moment.
-    pub beta2: f64,
-    /// Added to the root of the second moment.
-    pub eps: f64,
     /// Number of steps taken.
     pub step: u64,
     /// First moments m.
@@ -24,21 +26,21 @@ pub struct RAdam {
 }
 
 impl RAdam {
-    /// β₁ = 0.9, β₂ = 0.999, ε = 1e-8; moments zero.
-    pub fn new(weights: &Weights) -> Self {
+    /// No step taken, moments zero.
+    pub(super) fn new(weights: &Weights) -> Self {
         let zeros = || weights.iter().map(|(n, w)| (n.clone(), w.clone().without_autodiff().zeros_like())).collect();
-        Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, step: 0, first: zeros(), second: zeros() }
+        Self { step: 0, first: zeros(), second: zeros() }
     }
 
     /// The factor on m, and whether m is divided by √v, at step t ≥ 1.
     ///
     /// ρ_t = ρ∞ − 2tβ₂ᵗ/(1 − β₂ᵗ); where ρ_t > 5 the variance of 1/√v is tractable and rectified, before that the
     /// step is plain momentum.
-    fn rectified(&self, t: u64) -> (f64, bool) {
+    fn rectified(t: u64) -> (f64, bool) {
         let power = t.min(i32::MAX as u64) as i32;
-        let (bias1, bias2) = (1.0 - self.beta1.powi(power), 1.0 - self.beta2.powi(power));
-        let rho_inf = 2.0 / (1.0 - self.beta2) - 1.0;
-        let rho = rho_inf - 2.0 * t as f64 * self.beta2.powi(power) / bias2;
+        let (bias1, bias2) = (1.0 - BETA1.powi(power), 1.0 - BETA2.powi(power));
+        let rho_inf = 2.0 / (1.0 - BETA2) - 1.0;
+        let rho = rho_inf - 2.0 * t as f64 * BETA2.powi(power) / bias2;
         if rho <= 5.0 {
             return (1.0 / bias1, false);
         }
@@ -49,9 +51,9 @@ impl RAdam {
     /// One update w ← w − lr·(rectified m/√v) of every weight that has a gradient.
     ///
     /// Those in `matrices` are updated by [`muon`] instead. The new weights are tracked leaves again.
-    pub fn update(&mut self, weights: &mut Weights, gradients: &Weights, lr: f64, matrices: &Matrices) {
+    pub(super) fn update(&mut self, weights: &mut Weights, gradients: &Weights, lr: f64, matrices: &Matrices) {
         self.step += 1;
-        let (factor, divide) = self.rectified(self.step);
+        let (factor, divide) = Self::rectified(self.step);
         for (name, weight) in weights.iter_mut() {
             let Some(g) = gradients.get(name).cloned() else { continue };
             let (m, v) = (self.first.get_mut(name), self.second.get_mut(name));
@@ -60,20 +62,20 @@ impl RAdam {
                 *weight = track(weight.clone().without_autodiff() - muon(m, g, shape) * lr);
                 continue;
             }
-            *m = m.clone() * self.beta1 + g.clone() * (1.0 - self.beta1);
-            *v = v.clone() * self.beta2 + g.clone() * g * (1.0 - self.beta2);
-            let change = if divide { m.clone() / (v.clone().sqrt() + self.eps) } else { m.clone() };
+            *m = m.clone() * BETA1 + g.clone() * (1.0 - BETA1);
+            *v = v.clone() * BETA2 + g.clone() * g * (1.0 - BETA2);
+            let change = if divide { m.clone() / (v.clone().sqrt() + EPS) } else { m.clone() };
             *weight = track(weight.clone().without_autodiff() - change * (lr * factor));
         }
     }
 }
 
 /// Rows and columns of the weights that are updated as matrices.
-pub type Matrices = HashMap<String, [usize; 2]>;
+pub(super) type Matrices = HashMap<String, [usize; 2]>;
 
-/// The weights that [`muon`] suits, (out, in·k·k): those of linear layers and convolutions between the network's inputs
-/// and its output.
-pub fn hidden_matrices(parameters: &[Parameter]) -> Matrices {
+/// The weights that [`muon`] updates, as (out, in·k·k): those of all linear layers and convolutions but the first and the
+/// last, and without the class embedding.
+pub(super) fn hidden_matrices(parameters: &[Parameter]) -> Matrices {
     let is_edge = |name: &str| ["conv_in.", "conv_out.", "class_embedding."].iter().any(|edge| name.starts_with(edge));
     let hidden = parameters.iter().filter(|p| p.shape.len() > 1 && !is_edge(&p.name));
     hidden.map(|p| (p.name.clone(), [p.shape[0], p.shape[1..].iter().product()])).collect()
@@ -82,9 +84,9 @@ pub fn hidden_matrices(parameters: &[Parameter]) -> Matrices {
 /// Momentum of Muon.
 const MOMENTUM: f64 = 0.95;
 
-/// Muon (Jordan et al. 2024): Nesterov momentum of the gradient, its singular values brought near 1; times
-/// 0.2·√max(rows, columns), which makes the step's root mean square that of an Adam step (Liu et al. 2025), so that one
-/// learning rate serves both.
+/// Muon's step (Jordan et al. 2024): Nesterov momentum of the gradient with its singular values brought near 1, times
+/// 0.2·√max(rows, columns). The factor gives the step the root mean square of an Adam step (Liu et al. 2025), so that
+/// both take the same learning rate.
 fn muon(momentum: &mut Tensor<1>, gradient: Tensor<1>, shape: [usize; 2]) -> Tensor<1> {
     *momentum = momentum.clone() * MOMENTUM + gradient.clone() * (1.0 - MOMENTUM);
     let ahead = momentum.clone() * MOMENTUM + gradient * (1.0 - MOMENTUM);
@@ -117,13 +119,23 @@ pub fn gradients(loss: &Tensor<1>, weights: &Weights) -> Weights {
     weights.iter().filter_map(|(n, w)| Some((n.clone(), w.grad_remove(&mut gradients)?))).collect()
 }
 
-/// A weight as a leaf whose gradient is kept.
+/// The weight as a leaf of the autodiff graph that requires a gradient.
 pub fn track(weight: Tensor<1>) -> Tensor<1> {
     weight.without_autodiff().autodiff().require_grad()
 }
 
+/// All of `weights` as [`track`]ed leaves.
+pub(super) fn track_all(weights: Weights) -> Weights {
+    weights.into_iter().map(|(name, w)| (name, track(w))).collect()
+}
+
+/// All of `weights` outside of the autodiff graph.
+pub(super) fn detach_all(weights: &Weights) -> Weights {
+    weights.iter().map(|(name, w)| (name.clone(), w.clone().without_autodiff())).collect()
+}
+
 /// average ← decay·average + (1 − decay)·weights.
-pub fn moving_average(average: &mut Weights, weights: &Weights, decay: f64) {
+pub(super) fn moving_average(average: &mut Weights, weights: &Weights, decay: f64) {
     for (name, a) in average.iter_mut() {
         *a = a.clone() * decay + weights[name].clone().without_autodiff() * (1.0 - decay);
     }
@@ -140,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_are_those_of_pytorch() {
+    fn radam_steps_are_those_of_pytorch() {
         // torch.optim.RAdam([w], lr=0.1) on w², from w = 1; rectified from step 6 on.
         let expected = [(1, 0.8), (2, 0.6210526), (5, 0.2016479), (6, 0.199518), (7, 0.1969662), (10, 0.1875347)];
         let mut w = Weights::from([("w".into(), track(Tensor::from_floats([1.0], &Device::flex())))]);
@@ -180,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn muon_takes_steps_of_an_adam_step_and_goes_downhill() {
+    fn muon_has_the_step_size_of_adam_and_descends() {
         // ½·‖W − T‖², whose gradient is W − T.
         let goal = normal(8, 18).reshape([144]);
         let w = track(goal.clone().zeros_like());
@@ -203,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn the_edges_of_the_network_are_no_hidden_matrices() {
+    fn first_and_last_layers_and_embeddings_are_no_hidden_matrices() {
         let p = |name: &str, shape: &[usize]| Parameter { name: name.into(), shape: shape.to_vec() };
         let parameters = [
             p("conv_in.weight", &[8, 1, 3, 3]),
@@ -215,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn the_average_decays_geometrically() {
+    fn the_moving_average_decays_geometrically() {
         let device = Device::flex();
         let mut a = Weights::from([("w".into(), Tensor::from_floats([1.0], &device))]);
         let w = Weights::from([("w".into(), Tensor::from_floats([3.0], &device))]);

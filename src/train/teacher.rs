@@ -1,4 +1,4 @@
-//! An EDM denoiser as a teacher: its guided call, and its samples of many calls each.
+//! The EDM denoiser that is distilled: guidance, and sampling by integration of its ODE.
 
 use std::path::Path;
 
@@ -11,17 +11,44 @@ use crate::error::{Error, Result};
 use crate::model::config::{SchedulerConfig, UNetConfig};
 use crate::model::unet::NO_CLASS;
 use crate::train::denoiser::{Denoiser, Engine};
-use crate::train::losses::{Guidance, heun_step};
+use crate::train::losses::column;
+use crate::train::ode::integrate;
 
-/// A trained denoiser with its guide.
+/// Guidance between two noise levels (Kynkäänniemi et al. 2024): extrapolation of a denoiser's output from a worse one,
+/// that without a class (Ho & Salimans 2022) or of a weaker model (Karras et al. 2024).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Guidance {
+    /// w; 1 is no guidance.
+    pub strength: f64,
+    /// The lowest and the highest σ that are guided.
+    pub interval: [f64; 2],
+}
+
+impl Guidance {
+    /// No guidance.
+    pub const NONE: Self = Self { strength: 1.0, interval: [0.0, f64::INFINITY] };
+
+    /// w at `sigma`.
+    fn at(&self, sigma: f64) -> f64 {
+        let [low, high] = self.interval;
+        if (low..=high).contains(&sigma) { self.strength } else { 1.0 }
+    }
+
+    /// D + (w − 1)·(D − D₋) of an output D and a worse one D₋, at one σ per sample.
+    fn apply(&self, output: Tensor<4>, worse: Tensor<4>, sigma: &[f64]) -> Tensor<4> {
+        let more = column(&sigma.iter().map(|&s| self.at(s) - 1.0).collect::<Vec<_>>(), &output.device());
+        output.clone() + (output - worse) * more
+    }
+}
+
+/// A trained denoiser, with the guide's denoiser under autoguidance.
 pub struct Teacher {
     /// The network.
     pub denoiser: Denoiser,
     /// Its weights.
     pub weights: Weights,
-    /// A worse denoiser of the same images, whose answers guidance leads away from (autoguidance, Karras et al. 2024).
-    /// Without one it leads away from the teacher's own answers without a class (Ho & Salimans 2022), for which the
-    /// teacher must have been trained with class dropout.
+    /// D₋ of [`Guidance`]: a worse denoiser of the same images (autoguidance, Karras et al. 2024). Without one, D₋ is the
+    /// teacher's own output without a class, and the teacher must have been trained with class dropout.
     pub guide: Option<(Denoiser, Weights)>,
 }
 
@@ -38,11 +65,11 @@ impl Teacher {
         Ok(teacher)
     }
 
-    /// Whether this can teach a network of `config`.
+    /// Checks that a network of `config` can be distilled from this.
     ///
     /// # Errors
     /// [`Error::Input`] when the teacher or its guide has other channels, another size or other classes.
-    pub fn check(&self, config: &UNetConfig) -> Result<()> {
+    pub(super) fn check(&self, config: &UNetConfig) -> Result<()> {
         let shape = |c: &UNetConfig| (c.in_channels, c.sample_size, c.num_class_embeds);
         let guide = self.guide.as_ref().map(|(guide, _)| ("guide", guide));
         for (name, denoiser) in [("teacher", &self.denoiser)].into_iter().chain(guide) {
@@ -56,16 +83,16 @@ impl Teacher {
         Ok(())
     }
 
-    /// D(x, σ) under `guidance`: one call where there is none, two elsewhere.
+    /// D(x, σ), (B, C, H, W), under `guidance`: two network calls for guided samples, one for others.
     ///
-    /// Each answer is clamped to ±1 where the scheduler clips: D is a mean of images, which cannot lie outside.
+    /// Each call's output is clamped to ±1 if the scheduler clips, as D is a mean of images in [−1, 1].
     pub fn guided(&self, x: &Tensor<4>, sigma: &[f64], labels: &[u32], guidance: &Guidance) -> Tensor<4> {
-        let clip = |answer| self.denoiser.clip(answer);
-        let answer = clip(self.denoiser.call(&self.weights, Scalings::edm, x, sigma, labels));
-        // The weaker output is computed from the first to the last guided sample: levels in training ascend.
+        let clip = |output| self.denoiser.clip(output);
+        let output = clip(self.denoiser.call(&self.weights, Scalings::edm, x, sigma, labels));
+        // One call for all from the first to the last guided sample: levels in training ascend.
         let is_guided = |s: &f64| guidance.at(*s) != 1.0;
         let (Some(first), Some(last)) = (sigma.iter().position(is_guided), sigma.iter().rposition(is_guided)) else {
-            return answer;
+            return output;
         };
         let span = first..last + 1;
         let (sigma, labels) = (&sigma[span.clone()], &labels[span.clone()]);
@@ -78,19 +105,19 @@ impl Teacher {
                 self.denoiser.call(&self.weights, Scalings::edm, &x, sigma, &no_classes)
             }
         };
-        let guided = clip(guidance.apply(part(&answer), clip(worse), sigma));
-        let [_, channels, height, width] = answer.dims();
-        answer.slice_assign([span, 0..channels, 0..height, 0..width], guided)
+        let guided = clip(guidance.apply(part(&output), clip(worse), sigma));
+        let [_, channels, height, width] = output.dims();
+        output.slice_assign([span, 0..channels, 0..height, 0..width], guided)
     }
 
     /// Draws one sample per label with Karras et al. 2022, Algorithm 1, without churn: `steps` Karras levels from σ_max to
     /// σ_min, a Heun step between neighbours and an Euler step to 0, 2·`steps` − 1 calls in all.
     ///
-    /// A guided call is two. `labels` says how many samples there are even where the model knows no classes. Returns
-    /// (B, C, H, W) in about [−1, 1].
+    /// Guided levels take two network calls each. There are as many samples as `labels`, which a model without classes
+    /// ignores. Returns (B, C, H, W) in about [−1, 1].
     ///
     /// # Errors
-    /// [`Error::Input`] for fewer than two steps, no label, or a label that the model does not know.
+    /// [`Error::Input`] for fewer than two steps, no label, or a label that is not below the number of classes.
     pub fn sample(&self, labels: &[u32], steps: usize, guidance: &Guidance, seed: u64) -> Result<Vec<f32>> {
         let denoiser = &self.denoiser;
         if steps < 2 {
@@ -115,42 +142,22 @@ impl Teacher {
     }
 }
 
-/// Follows the probability-flow ODE from x at the first of `sigmas` through all of them to 0, where the Euler step
-/// ends on the denoiser's answer.
-fn integrate(denoiser: impl Fn(&Tensor<4>, &[f64]) -> Tensor<4>, mut x: Tensor<4>, sigmas: &[f64]) -> Tensor<4> {
-    let batch = x.dims()[0];
-    for pair in sigmas.windows(2) {
-        x = heun_step(&denoiser, &x, &vec![pair[0]; batch], &vec![pair[1]; batch]);
-    }
-    denoiser(&x, &vec![*sigmas.last().expect("at least one level"); batch])
-}
-
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
-
     use super::*;
+    use crate::train::losses::tests::{images, largest};
 
     #[test]
-    fn gaussian_data_is_reached_to_second_order() {
-        // Data N(0, ¼): D = ¼/(¼ + σ²)·x, and the ODE takes x at σ to x·½/√(¼ + σ²) at 0.
-        let error = |steps: usize| {
-            let calls = Cell::new(0);
-            let denoiser = |x: &Tensor<4>, sigma: &[f64]| {
-                calls.set(calls.get() + 1);
-                x.clone() * (0.25 / (0.25 + sigma[0] * sigma[0]))
-            };
-            let levels = SchedulerConfig { num_train_timesteps: steps, ..Default::default() };
-            let sigmas: Vec<f64> = (0..steps).map(|i| karras_sigma(&levels, i)).collect();
-            let x = Tensor::<4>::ones([1, 1, 2, 2], &Device::flex()) * 80.0;
-            let found: f32 = integrate(denoiser, x, &sigmas).max().into_scalar();
-            assert_eq!(calls.get(), 2 * steps - 1);
-            let expected = 80.0 * 0.5 / (0.25f32 + 6400.0).sqrt();
-            (found / expected - 1.0).abs()
-        };
-        let (coarse, fine) = (error(18), error(72));
-        assert!(coarse < 0.06, "{coarse} in 35 calls");
-        // Four times the steps: a sixteenth of the error.
-        assert!((10.0..24.0).contains(&(coarse / fine)), "{coarse} with 18 steps, {fine} with 72");
+    fn guidance_is_linear_in_its_strength_inside_the_interval() {
+        let (a, b) = (images(1, 1), images(2, 1));
+        let guided =
+            |strength, sigma| Guidance { strength, interval: [0.5, 4.0] }.apply(a.clone(), b.clone(), &[sigma]);
+        assert_eq!(largest(guided(1.0, 1.0) - a.clone()), 0.0);
+        assert_eq!(largest(guided(3.0, 0.4) - a.clone()), 0.0, "below the interval");
+        assert_eq!(largest(guided(3.0, 4.1) - a.clone()), 0.0, "above the interval");
+        let error = largest(guided(0.0, 4.0) - b.clone());
+        assert!(error < 1e-6, "w = 0 is the output without the class, off by {error}");
+        let error = largest(guided(3.0, 0.5) - (a.clone() * 3.0 - b.clone() * 2.0));
+        assert!(error < 1e-5, "off by {error}");
     }
 }

@@ -1,4 +1,4 @@
-//! One iteration of training.
+//! A run's settings and state, and one iteration of it.
 
 use std::cell::RefCell;
 
@@ -11,13 +11,14 @@ use crate::error::{Error, Result};
 use crate::model::unet::NO_CLASS;
 use crate::train::dataset::Batch;
 use crate::train::denoiser::{Denoiser, Recorded};
-use crate::train::dmd::{CriticState, Judgement, judge};
-use crate::train::losses::{Guidance, Metric, Pair, consistency_loss, edm_loss, euler_step, heun_step, perturb};
+use crate::train::dmd::{Comparison, CriticState, compare};
+use crate::train::losses::{Metric, Pair, consistency_loss, edm_loss, perturb};
 use crate::train::objective::Recipe;
-use crate::train::optimizer::{Matrices, RAdam, hidden_matrices, moving_average, track};
-use crate::train::teacher::Teacher;
+use crate::train::ode::{euler_step, heun_step};
+use crate::train::optimizer::{Matrices, RAdam, detach_all, hidden_matrices, moving_average, track_all};
+use crate::train::teacher::{Guidance, Teacher};
 
-/// The settings of a run, which do not change.
+/// A run's constants.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// Objective and noise levels.
@@ -28,44 +29,46 @@ pub struct Settings {
     pub learning_rate: f64,
     /// Share of the run, at its end, over which the learning rate falls linearly to 0; in [0, 1].
     pub decay: f64,
-    /// Decay of the average of the weights that samples are drawn with, once the run is long; see [`average_decay`].
+    /// Decay of the moving average of the weights, which samples are drawn with: at iteration k ≥ 1 it is
+    /// min(`ema`, (1 + k)/(10 + k)), which lowers the share of the initial weights.
     pub ema: f64,
     /// Seed of the run.
     pub seed: u64,
-    /// Whether the matrices inside the network are updated by Muon, and not, like all else, by RAdam.
+    /// Whether Muon updates the hidden layers' matrices; RAdam updates the other weights.
     pub muon: bool,
-    /// Share of the samples that the network sees without their class, which guidance needs of a teacher; in [0, 1].
+    /// Share of the samples that are trained on without their class, as classifier-free guidance of the model needs; in
+    /// [0, 1].
     pub class_dropout: f64,
-    /// The teacher's.
+    /// Guidance of the teacher's denoiser.
     pub guidance: Guidance,
     /// Learning rate of distribution matching's critic before its decay.
     pub critic_learning_rate: f64,
 }
 
-/// The state of a run between iterations.
+/// A run's state, which each iteration changes.
 pub struct State {
-    /// Online weights θ, tracked.
+    /// Online weights θ, tracked leaves of the autodiff graph.
     pub weights: Weights,
-    /// The average to sample with.
+    /// The moving average of θ, which samples are drawn with.
     pub ema: Weights,
-    /// θ⁻ of CD and CT.
+    /// The target network's weights θ⁻ of CD and CT, where they are not θ.
     pub target: Option<Weights>,
-    /// Moments and the number of iterations done.
+    /// RAdam's moments, and the number of iterations done.
     pub optimizer: RAdam,
     /// The critic of distribution matching.
     pub critic: Option<CriticState>,
-    /// Time spent in training, over all stretches, in seconds.
+    /// Seconds of training, summed over interruptions.
     pub seconds: f64,
 }
 
 impl State {
-    /// The beginning of a run from `weights`.
+    /// Starts a run from `weights`.
     pub fn new(weights: Weights, recipe: &Recipe) -> Self {
-        let plain: Weights = weights.into_iter().map(|(n, w)| (n, w.without_autodiff())).collect();
+        let plain = detach_all(&weights);
         Self {
             optimizer: RAdam::new(&plain),
             target: recipe.has_target().then(|| plain.clone()),
-            weights: plain.iter().map(|(n, w)| (n.clone(), track(w.clone()))).collect(),
+            weights: track_all(weights),
             ema: plain,
             critic: None,
             seconds: 0.0,
@@ -73,24 +76,24 @@ impl State {
     }
 }
 
-/// A loss with the records that its gradient needs.
+/// A loss and what its gradients are computed from.
 struct Evaluation {
     loss: Tensor<1>,
     recorded: Option<Recorded>,
-    /// The critic's, in distribution matching.
-    judgement: Option<Judgement>,
+    /// In distribution matching.
+    comparison: Option<Comparison>,
 }
 
-/// Iterations in which a critic alone learns, at the beginning of a run.
+/// Iterations at the beginning of a run of distribution matching that train the critic alone.
 const CRITIC_WARM_UP: u64 = 100;
 
 /// A run: the network, its settings and its state.
 pub struct Trainer {
     /// The network that is trained.
     pub denoiser: Denoiser,
-    /// Its settings.
+    /// The run's constants.
     pub settings: Settings,
-    /// Its state.
+    /// Weights, moments and iteration.
     pub state: State,
     teacher: Option<Teacher>,
     /// The critic's loss in the last iteration.
@@ -104,8 +107,8 @@ impl Trainer {
     /// A run on `device` (without autodiff), where the state's weights must lie.
     ///
     /// # Errors
-    /// [`Error::Input`] when distillation has no teacher, a teacher has another shape or nothing to teach, or classes
-    /// are to be left out or guided by where there are none.
+    /// [`Error::Input`] when distillation has no teacher, when a teacher has another shape or the recipe uses none, and
+    /// when class dropout or guidance is asked of a model without classes.
     pub fn new(
         denoiser: Denoiser,
         settings: Settings,
@@ -140,7 +143,7 @@ impl Trainer {
         let matrices = matrices(&denoiser);
         if let (Recipe::Dmd { .. }, Some(teacher), None) = (settings.recipe, &teacher, &state.critic) {
             let mut critic = CriticState::new(teacher.weights.clone());
-            // A checkpoint counts the iterations once.
+            // A checkpoint has one count of iterations, the network's.
             critic.optimizer.step = state.optimizer.step;
             state.critic = Some(critic);
         }
@@ -169,21 +172,21 @@ impl Trainer {
             let dropped = |_: &&mut u32| generator.uniform_f64() < self.settings.class_dropout;
             labels.iter_mut().filter(dropped).for_each(|label| *label = NO_CLASS);
         }
-        let Evaluation { loss, recorded, judgement } = self.loss(&y, &z, &labels, generator, progress);
+        let Evaluation { loss, recorded, comparison } = self.loss(&y, &z, &labels, generator, progress);
         let value: f32 = loss.clone().without_autodiff().into_scalar();
-        self.critic_loss = judgement.as_ref().map(|j| j.loss);
+        self.critic_loss = comparison.as_ref().map(|c| c.loss);
         let step = self.state.optimizer.step;
         if let Some(bad) = [Some(value), self.critic_loss].into_iter().flatten().find(|v| !v.is_finite()) {
             return Err(Error::Input(format!("the loss is {bad} at iteration {step}: lower the learning rate")));
         }
         let lr = self.learning_rate(progress);
         let mut gradients = Weights::new();
-        if judgement.is_none() || step >= CRITIC_WARM_UP {
+        if comparison.is_none() || step >= CRITIC_WARM_UP {
             gradients = self.denoiser.gradients(&loss, &self.state.weights, recorded);
         }
-        if let (Some(judgement), Some(critic)) = (&judgement, &mut self.state.critic) {
+        if let (Some(comparison), Some(critic)) = (&comparison, &mut self.state.critic) {
             let lr = self.settings.critic_learning_rate * lr / self.settings.learning_rate;
-            judgement.learn(critic, lr, &self.critic_matrices);
+            comparison.update_critic(critic, lr, &self.critic_matrices);
         }
         let state = &mut self.state;
         state.optimizer.update(&mut state.weights, &gradients, lr, &self.matrices);
@@ -222,7 +225,7 @@ impl Trainer {
             recorded.replace(tape);
             output
         };
-        let evaluation = |loss, judgement| Evaluation { loss, recorded: recorded.take(), judgement };
+        let evaluation = |loss, comparison| Evaluation { loss, recorded: recorded.take(), comparison };
         let x_t = perturb(y, z, t);
         let x_r = match (recipe, &self.teacher) {
             (Recipe::Edm { .. }, _) => {
@@ -233,13 +236,14 @@ impl Trainer {
                 let guided = |x: &Tensor<4>, s: &[f64]| teacher.guided(x, s, labels, &self.settings.guidance);
                 match (recipe, &self.state.critic) {
                     (Recipe::Dmd { .. }, Some(critic)) => {
-                        let answers = online(Scalings::new, &x_t, t);
-                        // The critic is a network like its teacher.
-                        let judgement = judge(&teacher.denoiser, &critic.weights, guided, &answers, labels, generator);
-                        return evaluation(judgement.matching_loss(&answers), Some(judgement));
+                        let samples = online(Scalings::new, &x_t, t);
+                        // The critic has the teacher's architecture.
+                        let comparison =
+                            compare(&teacher.denoiser, &critic.weights, guided, &samples, labels, generator);
+                        return evaluation(comparison.matching_loss(&samples), Some(comparison));
                     }
                     (Recipe::Cd { .. }, _) => heun_step(guided, &x_t, t, r),
-                    // r may be 0, which is beyond Heun's second evaluation.
+                    // ECT's r may be 0, where Heun's second evaluation divides by 0.
                     _ => euler_step(guided, &x_t, t, r),
                 }
             }
@@ -247,11 +251,11 @@ impl Trainer {
         };
         let held: Weights = match &self.state.target {
             Some(target) => target.clone(),
-            None => self.state.weights.iter().map(|(n, w)| (n.clone(), w.clone().without_autodiff())).collect(),
+            None => detach_all(&self.state.weights),
         };
         let target = |x: &Tensor<4>, s: &[f64]| self.denoiser.call(&held, Scalings::new, x, s, labels);
         let metric = match recipe {
-            Recipe::Ect { .. } => Metric::PseudoHuber(0.0),
+            Recipe::Ect { .. } => Metric::L2,
             _ => Metric::SquaredL2,
         };
         let pair = Pair { x_t: &x_t, t, x_r: &x_r, r };
@@ -261,16 +265,27 @@ impl Trainer {
     }
 }
 
-/// The average's decay at iteration k ≥ 1: min(`decay`, (1 + k)/(10 + k)), so that an average over few iterations
-/// gives little weight to the first ones.
-pub fn average_decay(decay: f64, k: u64) -> f64 {
+/// The moving average's decay at iteration k ≥ 1; see [`Settings::ema`].
+fn average_decay(decay: f64, k: u64) -> f64 {
     decay.min((1.0 + k as f64) / (10.0 + k as f64))
 }
 
-/// A seed for iteration k of a run (SplitMix64's finaliser), so that neighbouring iterations share nothing.
+/// A seed for iteration k of a run: SplitMix64's finaliser of `seed` + (k + 1)·golden ratio.
 fn mix(seed: u64, k: u64) -> u64 {
     let mut v = seed.wrapping_add(k.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     v = (v ^ (v >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     v = (v ^ (v >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     v ^ (v >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_moving_average_decays_faster_in_the_first_iterations() {
+        assert_eq!(average_decay(0.999, 0), 0.1);
+        assert_eq!(average_decay(0.999, 8), 0.5);
+        assert_eq!(average_decay(0.999, 1_000_000), 0.999);
+    }
 }

@@ -6,11 +6,11 @@ use clap::Args;
 use consistency_sampler::checkpoint::folder::ModelFolder;
 use consistency_sampler::model::config::UNetConfig;
 use consistency_sampler::train::classifier::{Classifier, FEATURES};
+use consistency_sampler::train::data::Source;
 use consistency_sampler::train::dataset::Dataset;
 use consistency_sampler::train::denoiser::Engine;
 use consistency_sampler::train::evaluation::{Moments, copies, frechet_distance};
-use consistency_sampler::train::losses::Guidance;
-use consistency_sampler::train::teacher::Teacher;
+use consistency_sampler::train::teacher::{Guidance, Teacher};
 use consistency_sampler::{AnyNetwork, Error, Pipeline, Request, Result};
 use indicatif::ProgressBar;
 
@@ -65,7 +65,7 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     let folder = arguments.model.folder()?;
-    let (train, test) = Dataset::open_split(&arguments.data)?;
+    let (train, test) = Source::open_split(&arguments.data)?;
     let guidance = arguments.guidance.guidance()?;
     check(arguments, &folder, &train, &guidance)?;
     let mut sampler = match arguments.edm_steps {
@@ -83,8 +83,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     };
     let classifier = classifier(arguments, &train)?;
 
-    let real = judge(&classifier, &train, "training images");
-    let held_out = judge(&classifier, &test, "test images");
+    let real = classify(&classifier, &train, "training images");
+    let held_out = classify(&classifier, &test, "test images");
     let moments = Moments::new(&real.features, FEATURES);
     let floor = frechet_distance(&Moments::new(&held_out.features, FEATURES), &moments);
 
@@ -94,7 +94,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let dim: usize = train.shape.iter().product();
     let in_pixels = copies(&found.images, &real.images, dim);
     let in_features = copies(&found.features, &real.features, FEATURES);
-    let accuracy = |j: &Judged| j.right as f64 / j.count as f64;
+    let accuracy = |c: &Classified| c.right as f64 / c.count as f64;
     let calls = match arguments.edm_steps {
         Some(steps) => 2 * steps - 1,
         None => arguments.request(&folder.unet, 0, &[0]).schedule(&folder.scheduler)?.steps.len(),
@@ -143,7 +143,7 @@ impl Arguments {
     }
 }
 
-/// Refuses wrong arguments before anything is computed.
+/// Checks the arguments before anything is computed.
 fn check(arguments: &Arguments, folder: &ModelFolder, data: &Dataset, guidance: &Guidance) -> Result<()> {
     arguments.request(&folder.unet, 0, &[0]).schedule(&folder.scheduler)?;
     if arguments.edm_steps.is_some_and(|steps| steps < 2) {
@@ -171,7 +171,7 @@ fn check(arguments: &Arguments, folder: &ModelFolder, data: &Dataset, guidance: 
     }
 }
 
-/// The sampler.
+/// The model that draws the samples.
 enum Sampler {
     /// A consistency model.
     Consistency(Box<Pipeline<AnyNetwork>>),
@@ -179,35 +179,36 @@ enum Sampler {
     Edm(Box<Teacher>, usize, Guidance),
 }
 
-/// Images with the classifier's results.
+/// Images with their classification.
 #[derive(Default)]
-struct Judged {
+struct Classified {
     images: Vec<f32>,
     features: Vec<f32>,
+    /// Images whose likeliest class is their label.
     right: usize,
     count: usize,
 }
 
-impl Judged {
+impl Classified {
     fn push(&mut self, classifier: &Classifier, images: &[f32], labels: &[u32]) {
-        let verdict = classifier.classify(images);
+        let output = classifier.classify(images);
         self.images.extend(images);
-        self.features.extend(verdict.features);
-        self.right += verdict.classes.iter().zip(labels).filter(|(a, b)| a == b).count();
-        self.count += verdict.classes.len();
+        self.features.extend(output.features);
+        self.right += output.classes.iter().zip(labels).filter(|(a, b)| a == b).count();
+        self.count += output.classes.len();
     }
 }
 
-fn judge(classifier: &Classifier, data: &Dataset, what: &str) -> Judged {
+fn classify(classifier: &Classifier, data: &Dataset, what: &str) -> Classified {
     let bar = bar(data.len(), what);
-    let mut judged = Judged::default();
+    let mut classified = Classified::default();
     for first in (0..data.len()).step_by(BATCH) {
         let batch = data.batch(&(first..data.len().min(first + BATCH)).collect::<Vec<_>>());
-        judged.push(classifier, &batch.images, &batch.labels);
-        bar.set_position(judged.count as u64);
+        classified.push(classifier, &batch.images, &batch.labels);
+        bar.set_position(classified.count as u64);
     }
     bar.finish_and_clear();
-    judged
+    classified
 }
 
 fn samples(
@@ -216,9 +217,9 @@ fn samples(
     sampler: &mut Sampler,
     classifier: &Classifier,
     labels: &[u32],
-) -> Result<Judged> {
+) -> Result<Classified> {
     let bar = bar(labels.len(), "samples");
-    let mut judged = Judged::default();
+    let mut classified = Classified::default();
     for (index, labels) in labels.chunks(BATCH).enumerate() {
         let request = arguments.request(&folder.unet, index, labels);
         let mut images = match sampler {
@@ -227,16 +228,16 @@ fn samples(
                 teacher.sample(labels, *steps, guidance, arguments.seed_of(index))?
             }
         };
-        // As a picture holds them.
+        // To the range of 8-bit images.
         images.iter_mut().for_each(|v| *v = v.clamp(-1.0, 1.0));
-        judged.push(classifier, &images, request.class_labels.as_deref().unwrap_or_default());
-        bar.set_position(judged.count as u64);
+        classified.push(classifier, &images, request.class_labels.as_deref().unwrap_or_default());
+        bar.set_position(classified.count as u64);
     }
     bar.finish_and_clear();
-    Ok(judged)
+    Ok(classified)
 }
 
-/// Reads the classifier of this data, or trains and keeps it.
+/// Reads the classifier of this data; trains and writes it if there is none.
 fn classifier(arguments: &Arguments, data: &Dataset) -> Result<Classifier> {
     let path = match &arguments.classifier {
         Some(path) => path.clone(),

@@ -1,15 +1,14 @@
-//! Tensors and pictures on disk.
+//! Tensors and images on disk.
 
-use std::fs::File;
-use std::io::BufReader;
 use std::path::Path;
 
+pub use consistency_sampler::image::png::read as read_picture;
+use consistency_sampler::image::png::write_grid;
 use consistency_sampler::image::to_unit;
-use consistency_sampler::model::config::UNetConfig;
-use consistency_sampler::{Error, Result, picture};
+use consistency_sampler::{Error, Result};
 use safetensors::{Dtype, SafeTensors, View};
 
-/// The format of a file of pictures.
+/// What kind of file pictures are written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PictureFile {
     /// A grid of 8-bit pictures.
@@ -34,25 +33,13 @@ impl PictureFile {
     /// Writes images (B, C, H, W) in about [−1, 1]; a grid has rows of `columns`.
     pub fn write(self, path: &Path, shape: [usize; 4], columns: usize, images: &[f32]) -> Result<()> {
         match self {
-            Self::Png => picture::write_grid(path, shape, columns, images),
+            Self::Png => write_grid(path, shape, columns, images),
             Self::Safetensors => {
                 let images: Vec<f32> = images.iter().map(|&v| to_unit(v)).collect();
                 write_tensor(path, "images", &shape, &images)
             }
         }
     }
-}
-
-/// Reads a PNG of the model's size as [`picture::read_png`] does.
-pub fn read_picture(path: &Path, config: &UNetConfig) -> Result<Vec<f32>> {
-    let file = File::open(path).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => Error::Io(format!("{}: no such file", path.display())),
-        _ => Error::Io(format!("{}: {e}", path.display())),
-    })?;
-    picture::read_png(BufReader::new(file), config).map_err(|e| match e {
-        Error::Input(m) => Error::Input(format!("{}: {m}", path.display())),
-        other => other,
-    })
 }
 
 /// A tensor read from a file.

@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use consistency_sampler::train::losses::Guidance;
+use consistency_sampler::train::teacher::Guidance;
 use consistency_sampler::{Error, Result};
 
 #[derive(Args)]
 pub struct GuidanceArguments {
-    /// Strength of the denoiser's guidance; 1 is none. It leads away from the answer without a class, for which the
-    /// denoiser must have been trained with --class-dropout, or from the answer of --guide
+    /// Strength of the denoiser's guidance; 1 is none. It extrapolates from the output without a class, for which the
+    /// denoiser must have been trained with --class-dropout, or from the output of --guide
     #[arg(long, value_name = "W", default_value_t = 1.0, allow_negative_numbers = true)]
     guidance: f64,
 
@@ -17,7 +17,7 @@ pub struct GuidanceArguments {
     #[arg(long, value_name = "LOW,HIGH", value_delimiter = ',')]
     guidance_interval: Vec<f64>,
 
-    /// A worse denoiser of the same data, for instance one of shorter training, to be guided away from (autoguidance)
+    /// A worse denoiser of the same data, for instance one of shorter training, to extrapolate from (autoguidance)
     #[arg(long, value_name = "DIR")]
     guide: Option<PathBuf>,
 }

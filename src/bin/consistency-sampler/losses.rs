@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use consistency_sampler::Result;
-use consistency_sampler::picture::write_grid;
+use consistency_sampler::image::png::write_grid;
 use consistency_sampler::train::checkpoint::write_atomically;
 
 use crate::files::read_text;
@@ -19,7 +19,7 @@ pub struct Losses {
 }
 
 impl Losses {
-    /// Continues the file up to iteration `step`; a later line belongs to work that was lost.
+    /// Continues the file up to iteration `step`; later lines, of iterations after the last checkpoint, are dropped.
     pub fn open(path: &Path, step: u64) -> Result<Self> {
         let mut text = String::from("iteration,seconds,loss,stage\n");
         if step > 0 && path.exists() {
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_exponential_is_a_straight_line() {
+    fn an_exponential_is_drawn_as_a_straight_line() {
         let values: Vec<f32> = (0..1280).map(|i| (-(i as f32) / 200.0).exp()).collect();
         let picture = curve(&values);
         for x in 1..WIDTH {
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn few_or_equal_values_are_drawn_too() {
+    fn few_or_equal_values_fill_all_columns() {
         for values in [vec![3.0], vec![1.0; 5], vec![2.0, 0.0]] {
             let picture = curve(&values);
             for x in 0..WIDTH {

@@ -10,16 +10,15 @@ use consistency_sampler::checkpoint::tensor::{Arrival, Rows, f32_bytes};
 use consistency_sampler::consistency::rng::Generator;
 use consistency_sampler::consistency::schedule::karras_sigma;
 use consistency_sampler::cpu::CpuUNet;
+use consistency_sampler::image::png::write_grid;
 use consistency_sampler::model::config::{SchedulerConfig, UNetConfig};
 use consistency_sampler::network::Network;
-use consistency_sampler::picture::write_grid;
 use consistency_sampler::train::checkpoint::{read_state, write_model, write_state};
 use consistency_sampler::train::data::Source;
 use consistency_sampler::train::dataset::Batch;
 use consistency_sampler::train::denoiser::{Denoiser, Engine};
 use consistency_sampler::train::initial::initial_weights;
-use consistency_sampler::train::losses::CtSchedule;
-use consistency_sampler::train::objective::{Recipe, Weighting};
+use consistency_sampler::train::objective::{CtSchedule, Recipe, Weighting};
 use consistency_sampler::train::teacher::Teacher;
 use consistency_sampler::train::trainer::{Settings, State, Trainer};
 use consistency_sampler::{Error, Pipeline, Request, Result};
@@ -30,7 +29,7 @@ use crate::files::read_text;
 use crate::guidance::GuidanceArguments;
 use crate::losses::Losses;
 
-/// The state is written this often, so that an interruption costs no more.
+/// Time between two checkpoints: the most training that an interruption loses.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(50);
 
 const SCHEDULER: &str = r#"{
@@ -59,7 +58,7 @@ pub struct Arguments {
     #[arg(long)]
     flip: bool,
 
-    /// Where the model goes (diffusers layout, averaged weights), and in `training/` its state, curves and grids of samples
+    /// Folder of the model (diffusers layout, averaged weights), with the run's state and pictures in `training/`
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
 
@@ -78,7 +77,7 @@ pub struct Arguments {
     #[command(flatten)]
     guidance: GuidanceArguments,
 
-    /// Share of the samples that the network sees without their class; 0.1 makes a denoiser that can guide
+    /// Share of the samples that are trained on without their class; 0.1 is enough for guidance of the denoiser
     #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
     class_dropout: f64,
 
@@ -86,7 +85,7 @@ pub struct Arguments {
     #[arg(long, value_name = "LR")]
     critic_lr: Option<f64>,
 
-    /// The device that computes
+    /// Backend of the network and its gradient
     #[arg(long, value_enum, default_value_t = DeviceName::Cpu)]
     device: DeviceName,
 
@@ -98,7 +97,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 1e-4)]
     lr: f64,
 
-    /// The optimizer of the matrices inside the network; RAdam updates all else
+    /// Optimizer of the hidden layers' matrices; RAdam updates the other weights
     #[arg(long, value_enum, default_value_t = OptimizerName::Radam)]
     optimizer: OptimizerName,
 
@@ -110,7 +109,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 0.999)]
     ema: f64,
 
-    /// Length of the run in minutes of training, over all its stretches
+    /// Length of the run in minutes of training, summed over interruptions
     #[arg(long, value_name = "M", conflicts_with = "iterations", required_unless_present = "iterations")]
     minutes: Option<f64>,
 
@@ -146,7 +145,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FIRST,LAST", value_delimiter = ',', default_values_t = [0, 7])]
     stages: Vec<usize>,
 
-    /// How much a noise level counts in the loss (ect)
+    /// Weight of a noise level in the loss (ect)
     #[arg(long, value_enum, default_value_t = WeightingName::Gap)]
     weighting: WeightingName,
 
@@ -171,9 +170,9 @@ enum RecipeName {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum OptimizerName {
-    /// RAdam, too
+    /// RAdam
     Radam,
-    /// Muon: momentum with its singular values brought near 1
+    /// Muon: momentum with singular values near 1
     Muon,
 }
 
@@ -181,7 +180,7 @@ enum OptimizerName {
 enum WeightingName {
     /// 1/(t − r), as published
     Gap,
-    /// √(t² + σ_d²)/(t·σ_d): every level pulls equally
+    /// √(t² + σ_d²)/(t·σ_d): equal gradients in the U-Net's output at all levels
     Even,
 }
 
@@ -210,7 +209,7 @@ impl DeviceName {
     }
 }
 
-/// How far a run goes.
+/// The length of a run.
 enum Length {
     Minutes(f64),
     Iterations(u64),
@@ -426,7 +425,7 @@ impl Run<'_> {
         self.losses.write()
     }
 
-    /// `training/data.png`: 64 images as the run sees them.
+    /// Writes `training/data.png`: 64 training images.
     fn show_data(&self, data: &Source) -> Result<()> {
         let batch = data.draw(&mut Generator::new(self.trainer.settings.seed), 64);
         let [channels, height, width] = data.shape();
@@ -434,7 +433,7 @@ impl Run<'_> {
         write_grid(self.output.join("training/data.png"), [64, channels, height, width], 16, &batch.images)
     }
 
-    /// `{name}-1.png` and `{name}-2.png`: samples of the averaged weights in one and two steps, a column per class.
+    /// Writes `{name}-1.png` and `{name}-2.png`: samples of the averaged weights in one and two steps, a column per class.
     fn write_grids(&self, name: &str) -> Result<()> {
         let denoiser = &self.trainer.denoiser;
         let mut network = CpuUNet::new(&denoiser.config);

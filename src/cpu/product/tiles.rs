@@ -1,10 +1,10 @@
-//! A product by tiles of 4×8 sums that stay in registers, written so that the compiler makes vector instructions of it.
+//! A matrix product by tiles of 4×8 sums in registers, in loops that the compiler vectorises.
 //!
-//! Both factors are first copied into panels, in the order in which a tile reads them: of a, 4 rows, of b, 8 columns,
-//! each for [`DEPTH`] terms. A panel of b and one of a lie in the first cache together; the panels of a, which all
-//! columns need, in the second. A panel that hangs over the edge is filled with zeros there.
+//! Both factors are first packed into panels, in the order in which a tile reads them: 4 rows of a and 8 columns of b,
+//! [`DEPTH`] terms each. One panel of each fit the L1 cache together; the panels of a, read for all columns, fit the L2
+//! cache. Panels are padded with zeros beyond the matrix.
 
-use super::{Matrix, MatrixMut, Onto};
+use super::{Matrix, MatrixMut, Store};
 
 /// Rows of a tile.
 const ROWS: usize = 4;
@@ -13,8 +13,8 @@ const COLUMNS: usize = 8;
 /// Terms of a sum that are added up at a time: a panel of b is then 12 KB long.
 const DEPTH: usize = 384;
 
-/// to ← factor·a·b, or to + factor·a·b; shapes are the caller's to check.
-pub(super) fn product(mut to: MatrixMut<'_>, mut onto: Onto, a: Matrix<'_>, b: Matrix<'_>, factor: f32) {
+/// to ← factor·a·b, or to + factor·a·b. The caller has checked the shapes.
+pub(super) fn product(mut to: MatrixMut<'_>, mut store: Store, a: Matrix<'_>, b: Matrix<'_>, factor: f32) {
     let ((rows, depth), columns) = (a.shape(), to.columns);
     let mut a_panels = Vec::new();
     let mut b_panel = Vec::new();
@@ -29,10 +29,10 @@ pub(super) fn product(mut to: MatrixMut<'_>, mut onto: Onto, a: Matrix<'_>, b: M
             pack::<COLUMNS>(b, start, terms, column, 1.0, &mut b_panel);
             for row in (0..rows).step_by(ROWS) {
                 let a_panel = &a_panels[row / ROWS * terms..][..terms];
-                store(&tile(a_panel, &b_panel), &mut to, onto, row, column);
+                write(&tile(a_panel, &b_panel), &mut to, store, row, column);
             }
         }
-        onto = Onto::Sum;
+        store = Store::Add;
     }
 }
 
@@ -47,7 +47,7 @@ fn pack<const N: usize>(
 ) {
     let width = N.min(m.shape().1 - column);
     if m.transposed {
-        // Columns are stored as rows.
+        // A column of the transpose is stored as a row.
         let begin = panel.len();
         panel.resize(begin + terms, [0.0; N]);
         for i in 0..width {
@@ -81,14 +81,14 @@ fn tile(a: &[[f32; ROWS]], b: &[[f32; COLUMNS]]) -> [[f32; COLUMNS]; ROWS] {
     sums
 }
 
-/// Writes the part of a tile at (`row`, `column`) that lies inside the matrix.
-fn store(sums: &[[f32; COLUMNS]; ROWS], to: &mut MatrixMut<'_>, onto: Onto, row: usize, column: usize) {
+/// Stores the part of a tile at (`row`, `column`) that lies inside the matrix.
+fn write(sums: &[[f32; COLUMNS]; ROWS], to: &mut MatrixMut<'_>, store: Store, row: usize, column: usize) {
     let width = COLUMNS.min(to.columns - column);
     for (i, sums) in sums.iter().enumerate().take(to.rows - row) {
         let to = &mut to.values[(row + i) * to.stride + column..][..width];
-        match onto {
-            Onto::Sum => to.iter_mut().zip(sums).for_each(|(to, sum)| *to += sum),
-            Onto::Nothing => to.copy_from_slice(&sums[..width]),
+        match store {
+            Store::Add => to.iter_mut().zip(sums).for_each(|(to, sum)| *to += sum),
+            Store::Replace => to.copy_from_slice(&sums[..width]),
         }
     }
 }
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn products_of_awkward_shapes_are_faers() {
+    fn products_of_shapes_that_tiles_do_not_divide_are_those_of_faer() {
         for (rows, depth, columns) in [
             (1, 1, 1),
             (4, 384, 8),
@@ -127,11 +127,11 @@ mod tests {
             let b = Matrix::new(&b, depth + 1, columns + 5).block(1, 3, depth, columns);
             let bt = Matrix::new(&bt, columns + 1, depth + 5).block(0, 4, columns, depth).transposed();
             for (a, b) in [(a, b), (at, b), (a, bt), (at, bt)] {
-                for onto in [Onto::Sum, Onto::Nothing] {
+                for store in [Store::Add, Store::Replace] {
                     let (mut own, mut faer) = (old.clone(), old.clone());
                     let block = |values| MatrixMut::new(values, rows + 1, columns + 2).block(1, 2, rows, columns);
-                    product(block(&mut own), onto, a, b, 0.5);
-                    super::super::of_faer(block(&mut faer), onto, a, b, 0.5);
+                    product(block(&mut own), store, a, b, 0.5);
+                    super::super::of_faer(block(&mut faer), store, a, b, 0.5);
                     for (i, (own, faer)) in own.iter().zip(&faer).enumerate() {
                         let tolerance = 1e-6 * (depth as f32 + 10.0);
                         assert!((own - faer).abs() <= tolerance, "{rows}×{depth}×{columns} at {i}: {own}, faer {faer}");
