@@ -63,7 +63,10 @@ describe("without WebGPU", () => {
     const { steps, error, again } = await page.evaluate(async () => {
       const abort = new AbortController();
       let steps = 0;
-      const onStep = () => (++steps, abort.abort());
+      const onStep = () => {
+        steps++;
+        abort.abort();
+      };
       const options = { seed: 1, count: 1, numInferenceSteps: 39, signal: abort.signal, onStep };
       const error = await window.sampler.sample(options).catch(({ name }) => name);
       const again = await window.sampler.sample({ seed: 1, count: 1, numInferenceSteps: 1 });

@@ -52,7 +52,7 @@ async function open() {
         ({ name, code, message }) => ({ error: { name, code, message } }),
       );
     /** A picture in two steps; \`fault\` names what happens after the first. */
-    window.draw = async (sampler, { fault, ...options } = {}) => {
+    window.draw = async (sampler, { fault = "", ...options } = {}) => {
       let pixels, steps = 0;
       const onStep = (step) => {
         pixels = step.pixels;

@@ -10,7 +10,7 @@ import { startServer } from "./server.js";
 import { COUNT, hookAll } from "./worker-hooks.js";
 
 /**
- * @returns {Promise<{ samples: Memory[], cycles: Memory[], end: Memory }>}  readings at even intervals of the samples and
+ * @returns {Promise<{ samples: Memory[], cycles: Memory[], end: Memory, complaints: string[] }>}  readings at even intervals of the samples and
  *   of the load–dispose cycles, and after everything is disposed of
  * @typedef {{ heap: number, listeners: number, nodes: number, workers: number, gpu: ?{ bytes: number, buffers: number,
  *   devices: number }, gpuProcess: number }} Memory  bytes; `gpuProcess` is the resident memory of the browser's GPU process

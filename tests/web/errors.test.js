@@ -4,7 +4,6 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import { after, before, test } from "node:test";
-import { setTimeout } from "node:timers/promises";
 
 import { launch, newPage } from "./browser.js";
 import { join, split } from "./safetensors.js";
@@ -78,7 +77,7 @@ test("another kind of pipeline", async () => {
 });
 
 test("a network that is not supported", async () => {
-  const config = JSON.parse(read("unet/config.json"));
+  const config = JSON.parse(read("unet/config.json").toString());
   const body = JSON.stringify({ ...config, down_block_types: ["DownBlock2D", "SkipDownBlock2D"] });
   assert.match(await message({ "unet/config.json": { type: JSON_TYPE, body } }), /SkipDownBlock2D/);
 });

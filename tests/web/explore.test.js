@@ -80,7 +80,7 @@ test("a link reproduces what is explored", async () => {
     .waitFor({ timeout: 120_000 });
   assert.equal(far((await canvases(other, "#subject"))[0], shown) < 1, true, "the sample");
   const again = await canvases(other, "#around .tile:not(.middle) canvas");
-  again.forEach((variation, i) => assert.ok(far(variation, variations[i]) < 1, `variation ${i}`));
+  for (const [i, variation] of again.entries()) assert.ok(far(variation, variations[i]) < 1, `variation ${i}`);
   await other.context().close();
 });
 

@@ -78,7 +78,7 @@ describe("weights", () => {
   test("cut at twenty offsets are truncated", async () => {
     const offsets = numbers(file.length, 1);
     for (let i = 0; i < 20; i++) {
-      const at = offsets.next().value;
+      const at = Number(offsets.next().value);
       weights(file.subarray(0, at));
       assert.match(await refused("weights"), /truncated in|ends after/, `cut at ${at}`);
     }
@@ -89,7 +89,7 @@ describe("weights", () => {
     const whole = await load();
     assert.ok(whole.pixels, JSON.stringify(whole));
     const offsets = numbers(file.length, 2);
-    const cuts = Array.from({ length: 10 }, () => offsets.next().value + 1);
+    const cuts = Array.from({ length: 10 }, () => Number(offsets.next().value) + 1);
     let turn = 0;
     serve(WEIGHTS, (request, response) => {
       const start = Number(/\d+/.exec(request.headers.range ?? "0")[0]);
@@ -115,21 +115,23 @@ describe("weights", () => {
 
   test("of other tensors than the network's are refused by name", async () => {
     const put = (value, name) => (header, data) => data.writeFloatLE(value, header[name].data_offsets[0]);
-    for (const [change, expected] of [
+    /** @type {[(header: any, data: Buffer) => unknown, RegExp][]} */
+    const changes = [
       [(header) => (header["conv_in.bias"].shape = [2, 2]), /conv_in\.bias: (expected shape|data_offsets)/],
       [(header) => (header["conv_in.bias"].dtype = "I32"), /conv_in\.bias: expected dtype F32, F16, BF16 or I8 with scales, found I32$/],
       [(header) => delete header["conv_in.bias"], /missing tensor conv_in\.bias: expected shape \[\d+\], found none$/],
       [(header) => (header.other = { dtype: "F32", shape: [0], data_offsets: [0, 0] }), /unexpected tensor other/],
       [put(NaN, "conv_in.weight"), /conv_in\.weight: expected finite numbers, found NaN$/],
       [put(-Infinity, "conv_out.bias"), /conv_out\.bias: expected finite numbers, found -Infinity$/],
-    ]) {
+    ];
+    for (const [change, expected] of changes) {
       weights(spoilt(change));
       assert.match(await refused("weights"), expected);
     }
   });
 
   test("behind a redirect are followed, and behind one to a web page refused", async () => {
-    const target = (location) => (request, response) => response.writeHead(302, { Location: location }).end();
+    const target = (location) => (_request, response) => response.writeHead(302, { Location: location }).end();
     serve(WEIGHTS, target("/elsewhere"));
     server.routes.set("/elsewhere", { body: file });
     assert.ok((await load()).pixels);
@@ -158,11 +160,13 @@ describe("a configuration", () => {
   });
 
   test("whose text is not JSON, or of another class, is refused", async () => {
-    for (const [body, expected] of [
+    /** @type {[string, RegExp][]} */
+    const bodies = [
       ["{", /unet\/config\.json: expected JSON, found "\{"/],
       ['{"_class_name": "UNet2DConditionModel"}', /expected UNet2DModel$/],
       [JSON.stringify({ ...config, "a\nb": 1 }), /unknown option "a.b"$/],
-    ]) {
+    ];
+    for (const [body, expected] of bodies) {
       serve("unet/config.json", { type: "application/json", body });
       assert.match(await refused("config"), expected);
     }

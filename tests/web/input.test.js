@@ -156,7 +156,7 @@ test("a load is cancelled in every phase, and the next one is whole", async () =
     const name = await page.evaluate(async (phase) => {
       const abort = new AbortController();
       const onProgress = ({ stage }) => stage === phase && abort.abort();
-      if (phase.includes(".")) setTimeout(() => abort.abort(), 500);
+      if (phase.includes(".")) window.setTimeout(() => abort.abort(), 500);
       const options = { cache: false, signal: abort.signal, onProgress };
       const { value, error } = await window.outcome(window.ConsistencySampler.load("/goldens/no-mid/", options));
       value?.dispose();
@@ -183,7 +183,7 @@ test("fifty clicks on Generate in a second make one run at a time, and the page 
     const observer = new MutationObserver(() => window.lines.push(status.textContent));
     observer.observe(status, { childList: true, subtree: true, characterData: true });
     const button = [...document.querySelectorAll("button")].find((b) => b.textContent.trim() === "Generate");
-    for (let i = 0; i < 50; i++) setTimeout(() => button.click(), i * 20);
+    for (let i = 0; i < 50; i++) window.setTimeout(() => button.click(), i * 20);
   });
   await page.waitForTimeout(1200);
   await finished(page);

@@ -154,7 +154,8 @@ test("the keyboard alone suffices, and shows where it is", async () => {
     for (let presses = 0; presses < 20; presses++) {
       await page.keyboard.press("Tab");
       const focus = await page.evaluate(() => {
-        const { id, name, nextElementSibling } = document.activeElement;
+        const { id, nextElementSibling } = document.activeElement;
+        const name = document.activeElement.getAttribute("name");
         // A radio button is invisible; the chip after it shows its focus.
         const rings = [document.activeElement, nextElementSibling].map((e) => e && getComputedStyle(e).outlineStyle);
         return { id, name, visible: rings.some((style) => style && style !== "none") };
@@ -195,7 +196,8 @@ test("the site's models are offered, and the one in use is marked", async () => 
 
 test("the page can be used before the WebAssembly module is there", async () => {
   const file = "/pkg/consistency_sampler_bg.wasm";
-  let release;
+  /** @type {(value?: unknown) => void} */
+  let release = () => {};
   const released = new Promise((resolve) => (release = resolve));
   server.routes.set(file, async (request, response) => {
     await released;

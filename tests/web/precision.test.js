@@ -23,7 +23,10 @@ after(async () => {
 });
 
 for (const model of shipped) {
-  for (const [precision, variant, share] of [["f16", "fp16", 0.51], ["int8", "int8", 0.27]]) {
+  for (const { precision, variant, share } of [
+    { precision: "f16", variant: "fp16", share: 0.51 },
+    { precision: "int8", variant: "int8", share: 0.27 },
+  ]) {
     test(`${model} in ${precision}`, { skip: missing }, async () => {
       const output = path.join(folder, `${model}-${precision}`);
       const options = ["--model", path.join(MODELS, model), "--precision", precision, "--output", output];

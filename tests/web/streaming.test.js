@@ -162,9 +162,14 @@ describe("a connection", () => {
     weights(read(WEIGHTS), { stall: 50_000 });
     const { name, milliseconds } = await page.evaluate(async () => {
       const abort = new AbortController();
-      let begin;
+      let begin = 0;
       const onProgress = ({ bytes }) => {
-        if (bytes && !begin) setTimeout(() => ((begin = performance.now()), abort.abort()), 50);
+        if (!bytes || begin) return;
+        begin = 1;
+        setTimeout(() => {
+          begin = performance.now();
+          abort.abort();
+        }, 50);
       };
       const error = await window.ConsistencySampler.load("/goldens/no-mid/", { signal: abort.signal, onProgress }).catch((e) => e);
       return { name: error.name, milliseconds: performance.now() - begin };
@@ -248,7 +253,7 @@ describe("the cache", () => {
       assert.deepEqual(requests(WEIGHTS), [], "the weights are not asked for again");
 
       for (const name of ["SHA256SUMS", WEIGHTS, ...CONFIGS]) {
-        server.routes.set(`/goldens/no-mid/${name}`, (request, response) => response.destroy());
+        server.routes.set(`/goldens/no-mid/${name}`, (_request, response) => response.destroy());
       }
       const offline = await load("/goldens/no-mid/");
       await assertWhole(offline);
@@ -305,7 +310,7 @@ describe("the cache", () => {
     await assertWhole(await load("/goldens/no-mid/"));
     await page.evaluate(async () => {
       const root = await (await navigator.storage.getDirectory()).getDirectoryHandle("consistency-sampler");
-      for await (const folder of root.values()) {
+      for await (const folder of /** @type {any} */ (root).values()) {
         for await (const file of folder.values()) {
           if (!file.name.endsWith(".safetensors")) continue;
           const { size } = await file.getFile();
@@ -397,7 +402,7 @@ describe("a hub", () => {
         const linked = { "X-Linked-ETag": `"${sha256(body)}"`, "X-Linked-Size": body.length };
         if (!api) hub.routes.set(address, { headers: { ...EXPOSED, ...linked }, body });
         else {
-          hub.routes.set(address, (request, response) =>
+          hub.routes.set(address, (_request, response) =>
             response.writeHead(302, { ...EXPOSED, ...linked, Location: `${storage.origin}/blob/${name}` }).end(),
           );
           let turn = 0;
