@@ -3,10 +3,11 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import path from "node:path";
-import { after, before, test } from "node:test";
+import { test } from "node:test";
 
-import { launch, newPage } from "./browser.js";
-import { DIST, startServer } from "./server.js";
+import { newPage } from "./browser.js";
+import { DIST } from "./server.js";
+import { useSite } from "./setup.js";
 
 /** @type {typeof import("../../www/library/consistency-sampler.js")} */
 const { ConsistencySampler, ConsistencySamplerError } = await import(path.join(DIST, "consistency-sampler.js"));
@@ -66,14 +67,7 @@ test("the calls of the API", () => {
 });
 
 let server, browser;
-before(async () => {
-  server = await startServer();
-  browser = await launch();
-});
-after(async () => {
-  await browser?.close();
-  await server?.stop();
-});
+useSite((site) => ({ server, browser } = site));
 
 /** The lines of README's only block of code that begins so. */
 function block(start) {

@@ -1,25 +1,20 @@
 // Editing through the public interface, against NumPy (tests/goldens/edits.py) and against what it promises.
 
 import assert from "node:assert/strict";
-import { after, before, describe, test } from "node:test";
+import { before, describe, test } from "node:test";
 
-import { launch, newPage } from "./browser.js";
 import { PIXEL_TOLERANCE, assertNear, read, rgba } from "./goldens.js";
-import { startServer } from "./server.js";
+import { useSite } from "./setup.js";
 
 const { cases, tensors } = read("requests");
 const checkpoints = [...new Set(cases.map(({ checkpoint }) => checkpoint))];
 
 let server, browser, page;
 
+useSite((site) => ({ server, browser, page } = site), { blank: true });
 before(async () => {
-  server = await startServer();
-  server.routes.set("/blank", { type: "text/html", body: "<!doctype html><title>blank</title>" });
-  browser = await launch();
-  page = await newPage(browser);
-  await page.goto(`${server.origin}/blank`);
   await page.evaluate(async () => {
-    const { ConsistencySampler } = await import("/consistency-sampler.js");
+    const { ConsistencySampler } = window;
     window.load = async (checkpoint) => {
       window.sampler?.dispose();
       window.sampler = await ConsistencySampler.load(`/goldens/${checkpoint}/`);
@@ -39,10 +34,6 @@ before(async () => {
       }
     };
   });
-});
-after(async () => {
-  await browser?.close();
-  await server?.stop();
 });
 
 const call = (method, options, pictures = {}, size = [16, 16]) =>

@@ -4,11 +4,11 @@ import assert from "node:assert/strict";
 import { mkdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";
-import { after, before, test } from "node:test";
+import { before, test } from "node:test";
 
-import { launch, newPage } from "./browser.js";
+import { newPage } from "./browser.js";
 import { PIXEL_TOLERANCE, assertNear, goldens, rgba } from "./goldens.js";
-import { startServer } from "./server.js";
+import { useSite } from "./setup.js";
 import { hookAll } from "./worker-hooks.js";
 
 const SCREENSHOTS = path.join(import.meta.dirname, "../../target/screenshots");
@@ -22,15 +22,10 @@ const MODEL = "/weights/mnist/";
 
 let server, browser;
 
+useSite((site) => ({ server, browser } = site));
 before(async () => {
-  server = await startServer();
   // Browsers ask for it unasked.
   server.routes.set("/favicon.ico", { type: "image/x-icon", body: "" });
-  browser = await launch();
-});
-after(async () => {
-  await browser?.close();
-  await server?.stop();
 });
 
 /** Opens a page with the given body, under the strict policy, its events in `window.events`. */

@@ -7,6 +7,7 @@
 
 import { launch, newPage } from "./browser.js";
 import { startServer } from "./server.js";
+import { openBlank } from "./setup.js";
 import { COUNT, hookAll } from "./worker-hooks.js";
 
 /**
@@ -20,9 +21,8 @@ export async function endure({ samples, cycles, readings = 10, model = "/weights
   const browser = await launch();
   try {
     hookAll(server, COUNT);
-    server.routes.set("/blank", { type: "text/html", body: "<!doctype html><title>blank</title>" });
     const page = await newPage(browser);
-    await page.goto(`${server.origin}/blank`);
+    await openBlank(page, server);
     await page.evaluate(async (model) => {
       const { ConsistencySampler } = await import("/consistency-sampler.js");
       const channel = new BroadcastChannel("memory");

@@ -2,25 +2,19 @@
 
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
-import { after, before, test } from "node:test";
+import { before, test } from "node:test";
 import { inflateSync } from "node:zlib";
 
-import { launch, newPage } from "./browser.js";
+import { newPage } from "./browser.js";
 import { LOOKS, assertAccessible, canvases, finished, look, openTab, sheet, shoot, visit } from "./page.js";
-import { startServer } from "./server.js";
+import { useSite } from "./setup.js";
 
 let server, browser, page;
 
+useSite((site) => ({ server, browser, page } = site));
 before(async () => {
-  server = await startServer();
-  browser = await launch();
-  page = await newPage(browser);
   await page.context().grantPermissions(["clipboard-read", "clipboard-write"]);
   await page.setViewportSize({ width: 1280, height: 800 });
-});
-after(async () => {
-  await browser?.close();
-  await server?.stop();
 });
 
 const subject = async () => (await canvases(page, "#subject"))[0];

@@ -4,11 +4,11 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import path from "node:path";
-import { after, before, beforeEach, describe, test } from "node:test";
+import { before, beforeEach, describe, test } from "node:test";
 
-import { openBlank } from "./blank.js";
 import { join, split } from "./safetensors.js";
 import { GOLDENS, send } from "./server.js";
+import { useSite } from "./setup.js";
 
 const MODEL = "/goldens/no-mid/";
 const WEIGHTS = "unet/diffusion_pytorch_model.safetensors";
@@ -17,11 +17,10 @@ const config = JSON.parse(readFileSync(path.join(GOLDENS, "no-mid/unet/config.js
 
 let server, browser, page;
 
+useSite((site) => ({ server, browser, page } = site), { blank: true });
 before(async () => {
-  ({ server, browser, page } = await openBlank());
   await page.evaluate(async () => {
-    const { ConsistencySampler } = await import("/consistency-sampler.js");
-    window.ConsistencySampler = ConsistencySampler;
+    const { ConsistencySampler } = window;
     // Another model stays: with it the worker, the device and the compiled kernels.
     window.held = await ConsistencySampler.load("/goldens/padding-0/", { cache: false });
     window.load = async (options = {}) => {
@@ -37,10 +36,6 @@ before(async () => {
       }
     };
   });
-});
-after(async () => {
-  await browser?.close();
-  await server?.stop();
 });
 beforeEach(() => {
   for (const path of server.routes.keys()) if (path !== "/blank") server.routes.delete(path);

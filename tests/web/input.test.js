@@ -3,13 +3,13 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import path from "node:path";
-import { after, before, describe, test } from "node:test";
+import { before, describe, test } from "node:test";
 import { setTimeout } from "node:timers/promises";
 
-import { openBlank } from "./blank.js";
 import { newPage } from "./browser.js";
 import { finished, visit } from "./page.js";
 import { GOLDENS, send } from "./server.js";
+import { useSite } from "./setup.js";
 
 /** A small model with ten classes. */
 const MODEL = "/goldens/mnist-shape/";
@@ -17,11 +17,10 @@ const WEIGHTS = "unet/diffusion_pytorch_model.safetensors";
 
 let server, browser, page;
 
+useSite((site) => ({ server, browser, page } = site), { blank: true });
 before(async () => {
-  ({ server, browser, page } = await openBlank());
   await page.evaluate(async (model) => {
-    const { ConsistencySampler } = await import("/consistency-sampler.js");
-    window.ConsistencySampler = ConsistencySampler;
+    const { ConsistencySampler } = window;
     window.sampler = await ConsistencySampler.load(model, { cache: false });
     window.outcome = (promise) =>
       promise.then(
@@ -39,10 +38,6 @@ before(async () => {
       return value;
     };
   }, MODEL);
-});
-after(async () => {
-  await browser?.close();
-  await server?.stop();
 });
 
 const call = (method, options) =>

@@ -3,25 +3,18 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import path from "node:path";
-import { after, before, test } from "node:test";
+import { test } from "node:test";
 
-import { launch, newPage } from "./browser.js";
+import { newPage } from "./browser.js";
 import { PIXEL_TOLERANCE, assertNear, goldens } from "./goldens.js";
 import { LOOKS, assertAccessible, canvases, finished, generate, greys, look, sheet, shoot, visit } from "./page.js";
-import { DIST, send, startServer } from "./server.js";
+import { DIST, send } from "./server.js";
+import { useSite } from "./setup.js";
 
 let server, browser, page;
 
 // One page for all, as for a person who stays a while: each visit makes the browser compile every shader anew.
-before(async () => {
-  server = await startServer();
-  browser = await launch();
-  page = await newPage(browser);
-});
-after(async () => {
-  await browser?.close();
-  await server?.stop();
-});
+useSite((site) => ({ server, browser, page } = site));
 
 const label = () => page.locator("#sheet").getAttribute("aria-label");
 const seed = () => page.locator("#panel-sample").getByLabel("Seed", { exact: true });
@@ -210,10 +203,10 @@ test("the page can be used before the WebAssembly module is there", async () => 
   await early.getByRole("button", { name: "Generate" }).click();
   await early.getByText("The model is still loading; your picture comes as soon as it is there").waitFor();
   await early.getByRole("tab", { name: "Edit" }).click();
-  const easel = early.locator("#easel");
-  const before = (await canvases(early, "#easel"))[0].data;
-  await easel.click();
-  assert.ok(!(await canvases(early, "#easel"))[0].data.equals(before), "one can paint");
+  const painting = early.locator("#paint");
+  const before = (await canvases(early, "#paint"))[0].data;
+  await painting.click();
+  assert.ok(!(await canvases(early, "#paint"))[0].data.equals(before), "one can paint");
   await early.getByRole("tab", { name: "Sample" }).click();
   await shoot(early, "loading");
   await assertAccessible(early, "loading");

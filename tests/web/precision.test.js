@@ -7,20 +7,16 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, before, test } from "node:test";
 
-import { openBlank } from "./blank.js";
+import { useSite } from "./setup.js";
 import { COMMAND, MODELS, missing, shipped } from "./shipped.js";
 
-let server, browser, page, folder;
+let server, page, folder;
 
-before(async () => {
+useSite((site) => ({ server, page } = site), { blank: true });
+before(() => {
   folder = mkdtempSync(path.join(tmpdir(), "precision-"));
-  ({ server, browser, page } = await openBlank());
 });
-after(async () => {
-  await browser?.close();
-  await server?.stop();
-  rmSync(folder, { recursive: true, force: true });
-});
+after(() => rmSync(folder, { recursive: true, force: true }));
 
 for (const model of shipped) {
   for (const { precision, variant, share } of [

@@ -7,8 +7,9 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, afterEach, before, beforeEach, describe, test } from "node:test";
 
-import { launch, launchProfile, newPage } from "./browser.js";
+import { launchProfile, newPage } from "./browser.js";
 import { DIST, GOLDENS, send, startServer } from "./server.js";
+import { openBlank, useSite } from "./setup.js";
 
 const WEIGHTS = "unet/diffusion_pytorch_model.safetensors";
 /** A small model, so that most of the time goes into what is tested. */
@@ -21,23 +22,15 @@ const PATIENCE = { delay: 20, stall: 400 };
 
 let server, browser, page;
 
-before(async () => {
-  server = await startServer();
-  browser = await launch();
-});
-after(async () => {
-  await browser?.close();
-  await server?.stop();
-});
+useSite((site) => ({ server, browser } = site));
 /** Each test has a browser profile of its own, hence an empty cache. */
 beforeEach(async () => {
   server.log.length = 0;
   server.routes.clear();
   const sums = [WEIGHTS, ...CONFIGS].map((name) => `${sha256(read(name))}  ${name}\n`);
   server.routes.set("/goldens/no-mid/SHA256SUMS", { type: "text/plain", body: sums.join("") });
-  server.routes.set("/blank", { type: "text/html", body: "<!doctype html><title>blank</title>" });
   page = await newPage(browser);
-  await page.goto(`${server.origin}/blank`);
+  await openBlank(page, server);
   await prepare();
 });
 afterEach(() => page.context().close());
@@ -332,7 +325,7 @@ describe("the cache", () => {
       const context = await launchProfile(folder);
       try {
         page = await context.newPage();
-        await page.goto(`${server.origin}/blank`);
+        await openBlank(page, server);
         await prepare();
         const client = await context.newCDPSession(page);
         await client.send("Storage.overrideQuotaForOrigin", { origin: server.origin, quotaSize: 50_000 });

@@ -226,16 +226,23 @@ function receive(message: FromWorker): void {
   }
   const { id } = message;
   const call = calls.get(id);
-  if (message.type === "event") return call?.onEvent?.(message.event);
-  if (message.type === "error") {
-    const { code, message: text, fatal } = message.error;
-    const error = new ConsistencySamplerError(code, text);
-    if (fatal) return SharedModel.restart(error);
+  if (message.type === "event") {
+    call?.onEvent?.(message.event);
+    return;
+  }
+  if (message.type === "result") {
     calls.delete(id);
-    return call?.reject(error);
+    call?.resolve(message.result);
+    return;
+  }
+  const { code, message: text, fatal } = message.error;
+  const error = new ConsistencySamplerError(code, text);
+  if (fatal) {
+    SharedModel.restart(error);
+    return;
   }
   calls.delete(id);
-  call?.resolve(message.result);
+  call?.reject(error);
 }
 
 /** A promise and what settles it. */

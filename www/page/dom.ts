@@ -1,6 +1,9 @@
 // Short ways to say what the page does with its document.
 
-import { context2d } from "../display.js";
+import type { ModelInfo } from "../consistency-sampler.js";
+import { context2d, element, pixelScale } from "../display.js";
+
+export { context2d, element, pixelScale };
 
 /** A picture: RGBA, row by row. */
 export interface Pixels {
@@ -49,6 +52,24 @@ export function offscreen({ pixels, width, height }: Pixels): OffscreenCanvas {
 export function innerWidthOf(container: HTMLElement): number {
   const { paddingInlineStart, paddingInlineEnd } = getComputedStyle(container);
   return container.clientWidth - parseFloat(paddingInlineStart) - parseFloat(paddingInlineEnd);
+}
+
+export type Control = HTMLInputElement | HTMLSelectElement | RadioNodeList;
+
+/** Sets a control to what it can take; what it cannot leaves it as it is, and is false. */
+export function setValue(control: Control, value: string): boolean {
+  const initial = control.value;
+  control.value = value;
+  // An input empties itself, a choice stays where it was, when they are given what they do not know.
+  if (control.value === value && (control instanceof RadioNodeList || control.validity.valid)) return true;
+  control.value = initial;
+  return false;
+}
+
+/** A model's classes, to choose one. */
+export function classOptions({ numClassEmbeds, classNames }: ModelInfo): HTMLOptionElement[] {
+  const option = (_: unknown, label: number) => new Option(classNames?.[label] ?? String(label), String(label));
+  return Array.from({ length: numClassEmbeds ?? 0 }, option);
 }
 
 /**

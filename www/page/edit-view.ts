@@ -9,8 +9,20 @@ import type {
   Run,
   Step,
 } from "../consistency-sampler.js";
-import { element, pixelScale } from "../display.js";
-import { byId, innerWidthOf, offscreen, type Pixels, paint, resize, roving, targetOf } from "./dom.js";
+import {
+  byId,
+  classOptions,
+  element,
+  innerWidthOf,
+  offscreen,
+  paint,
+  type Pixels,
+  pixelScale,
+  resize,
+  roving,
+  setValue,
+  targetOf,
+} from "./dom.js";
 import { type Colour, kept, paletteOf, patchesOf } from "./edit-tools.js";
 import { duration, many, sigma } from "./format.js";
 import { choice, nameOf, smallWidth, tile } from "./gallery.js";
@@ -18,7 +30,6 @@ import { maskText, parseMask, parsePicture, pictureText, type Size } from "./lin
 import type { Page, TabView } from "./page.js";
 import { filled, type Mode, PaintCanvas } from "./paint-canvas.js";
 import { fit, readPicture } from "./picture-file.js";
-import { classOptions, isValid } from "./sample-view.js";
 import { addStep, blank, finish, pixelsOf, randomSeed, type Sample } from "./samples.js";
 import { addShareButtons } from "./share.js";
 import { removeLabels, StepStrip } from "./step-strip.js";
@@ -76,7 +87,7 @@ interface Asked {
 export class EditView implements TabView {
   #page: Page;
   #info: ModelInfo | null = null;
-  #canvas = new PaintCanvas(byId<HTMLCanvasElement>("easel"), () => this.#painted());
+  #canvas = new PaintCanvas(byId<HTMLCanvasElement>("paint"), () => this.#painted());
   /** Where the picture came from, in words. */
   #origin = "Blank";
   /** The other end of an interpolation. */
@@ -150,15 +161,13 @@ export class EditView implements TabView {
       sampleSize: [height, width],
       channels,
       numClassEmbeds,
-      classNames,
     } = info;
     byId("edit-class-field").hidden = numClassEmbeds === null;
-    fields.class.replaceChildren(...classOptions(numClassEmbeds, classNames));
-    const colorize = tool("colorize");
-    colorize.disabled = channels !== 3;
-    const label = colorize.closest("label");
-    if (label) label.title = channels === 3 ? "" : "This model's pictures are grey";
-    if (colorize.disabled && colorize.checked) fields.kind.value = "inpaint";
+    fields.class.replaceChildren(...classOptions(info));
+    const grey = channels !== 3;
+    byId("colorize").title = grey ? "This model's pictures are grey" : "";
+    enable("colorize", !grey);
+    if (grey && fields.kind.value === "colorize") fields.kind.value = "inpaint";
     this.#layPalette(channels);
     this.#layPatches(width, height);
     const before = this.#canvas;
@@ -176,14 +185,14 @@ export class EditView implements TabView {
     this.#fit();
   }
 
-  /** Puts a sample on the easel. */
+  /** Puts a sample on the paint canvas. */
   choose(sample: Sample): void {
     const { label } = sample.recipe;
     if (label !== null && sample.model === this.#info?.name) fields.class.value = String(label);
     this.#put(this.#fitted(pixelsOf(sample)), nameOf(sample));
   }
 
-  /** Puts a file on the easel. */
+  /** Puts a file on the paint canvas. */
   async take(file: File): Promise<void> {
     await this.#read(file, (picture) => {
       this.#put(picture, file.name || "Pasted");
@@ -248,7 +257,7 @@ export class EditView implements TabView {
 
   #painted(): void {
     byId<HTMLButtonElement>("undo").disabled = !this.#canvas.canUndo;
-    byId("easel-caption").textContent =
+    byId("paint-caption").textContent =
       this.#canvas.canUndo && this.#canvas.mode === "colour" ? `${this.#origin}, painted on` : this.#origin;
   }
 
@@ -281,7 +290,7 @@ export class EditView implements TabView {
       "answers-field": steps || kind === "stroke",
     };
     for (const [id, visible] of Object.entries(shown)) byId(id).hidden = !visible;
-    byId("easel-help").textContent =
+    byId("paint-help").textContent =
       mode === "none"
         ? ""
         : "Paint with the mouse or a finger; or with arrow keys and Space, Shift with an arrow paints along. Ctrl+Z undoes.";
@@ -331,7 +340,7 @@ export class EditView implements TabView {
       });
       field.append(element("label", {}, input, element("span", { textContent: `${patch} × ${patch}` })));
     }
-    tool("super-resolution").disabled = !patches.length;
+    enable("super-resolution", patches.length > 0);
   }
 
   /** The gallery, as the other ends of an interpolation. */
@@ -347,7 +356,7 @@ export class EditView implements TabView {
     const kind = fields.kind.value;
     if (kind === "inpaint" && !this.#canvas.hole.includes(1)) {
       this.#page.say("Paint over what is to be made anew first");
-      byId("easel").focus();
+      byId("paint").focus();
       return;
     }
     if (kind === "interpolate" && !this.#other) {
@@ -436,9 +445,7 @@ export class EditView implements TabView {
     if (walks) frames.max = String(this.#answers.length - 1);
     list.replaceChildren(
       ...this.#answers.map((answer, i) => {
-        const made = tile(answer);
-        made.ariaLabel = `Answer ${i + 1}`;
-        made.querySelector(".seed")?.replaceChildren(String(i + 1));
+        const made = tile(answer, { name: `Answer ${i + 1}`, caption: String(i + 1) });
         made.addEventListener("click", () => this.#showAnswer(i));
         return element("li", {}, made);
       }),
@@ -486,7 +493,7 @@ export class EditView implements TabView {
     if (answer.parentElement) answer.parentElement.hidden = !beside && !this.#answers.length;
     const { width, height } = this.#canvas;
     const most = Math.min(beside ? (room - 24) / 2 : room, (0.62 * innerHeight * width) / height);
-    for (const canvas of [byId("easel"), answer]) canvas.style.width = `${width * pixelScale(most, width)}px`;
+    for (const canvas of [byId("paint"), answer]) canvas.style.width = `${width * pixelScale(most, width)}px`;
     if (!this.#answers.length) resize(answer, this.#canvas);
   }
 
@@ -528,11 +535,7 @@ export class EditView implements TabView {
       const value = query.get(name);
       const control = fields[name as "kind" | "seed" | "steps" | "class" | "count" | "patch"];
       if (value === null || !control) continue;
-      const initial = control.value;
-      control.value = value;
-      const chosen = control.value === value && isValid(control);
-      if (chosen && !(name === "kind" && tool(value).disabled)) continue;
-      control.value = initial;
+      if (!(name === "kind" && tool(value)?.disabled) && setValue(control, value)) continue;
       refused.push(`${name}=${value}, expected ${expected}`);
     }
     level.value = query.get("sigma") ?? level.value;
@@ -563,9 +566,14 @@ export class EditView implements TabView {
 /** White in the hole. */
 function maskPixels(hole: Uint8Array): Pixels["pixels"] {
   const pixels = new Uint8ClampedArray(4 * hole.length);
-  hole.forEach((isHole, i) => pixels.set([255 * isHole, 255 * isHole, 255 * isHole, 255], 4 * i));
+  for (const [i, isHole] of hole.entries()) pixels.set([255 * isHole, 255 * isHole, 255 * isHole, 255], 4 * i);
   return pixels;
 }
 
 /** The radio button of a tool. */
-const tool = (kind: string) => form.querySelector(`[value="${kind}"]`) as HTMLInputElement;
+const tool = (kind: string) => ([...fields.kind] as HTMLInputElement[]).find(({ value }) => value === kind);
+
+function enable(kind: EditKind, enabled: boolean): void {
+  const radio = tool(kind);
+  if (radio) radio.disabled = !enabled;
+}

@@ -2,8 +2,7 @@
 // answer to points of it.
 
 import type { ConsistencySampler, ModelInfo } from "../consistency-sampler.js";
-import { element, pixelScale } from "../display.js";
-import { byId, paint, resize, svg } from "./dom.js";
+import { byId, element, paint, pixelScale, resize, svg } from "./dom.js";
 import { sigma as words } from "./format.js";
 import type { Page } from "./page.js";
 import { pixelsOf, type Sample } from "./samples.js";

@@ -3,10 +3,9 @@
 // Near a noise lie noises of the same length (slerp), and a consistency model makes of them pictures that are akin.
 
 import type { ConsistencySampler, ModelInfo } from "../consistency-sampler.js";
-import { element, pixelScale } from "../display.js";
-import { byId, innerWidthOf, paint, roving, targetOf } from "./dom.js";
+import { byId, element, innerWidthOf, paint, pixelScale, roving, targetOf } from "./dom.js";
 import { duration, many, noiseWords, percent } from "./format.js";
-import { choice, nameOf, tile } from "./gallery.js";
+import { choice, nameOf, notDrawn, tile } from "./gallery.js";
 import type { Page, TabView } from "./page.js";
 import { draw, noiseText, type OnStep, parseNoise, pixelsOf, type Recipe, randomSeed, type Sample } from "./samples.js";
 import { addShareButtons } from "./share.js";
@@ -232,14 +231,8 @@ export class ExploreView implements TabView {
     const around = byId("around");
     around.replaceChildren(
       ...places.map((sample) => {
-        const made = tile(sample ?? { ...subject, steps: [] });
-        made.disabled = !sample || sample === subject;
+        const made = sample ? tile(sample, { disabled: sample === subject }) : notDrawn({ ...subject, steps: [] });
         if (sample === subject) made.classList.add("middle");
-        else if (!sample) {
-          made.ariaLabel = "Not drawn yet";
-          made.removeAttribute("title");
-          made.querySelector(".seed")?.replaceChildren();
-        }
         made.addEventListener("click", () => {
           if (!sample?.finished) return;
           this.#page.gallery.add([sample]);

@@ -1,7 +1,6 @@
 // The gallery: the latest samples, and those that a person keeps. It lasts as long as the page.
 
-import { element } from "../display.js";
-import { byId, paint, resize, roving } from "./dom.js";
+import { byId, element, paint, resize, roving } from "./dom.js";
 import { many, noiseWords, shortNoise } from "./format.js";
 import { pixelsOf, type Sample } from "./samples.js";
 
@@ -82,7 +81,8 @@ export class Gallery {
   }
 
   #tile(sample: Sample): HTMLButtonElement {
-    const made = tile(sample, { kept: this.kept.includes(sample) });
+    const kept = this.kept.includes(sample);
+    const made = tile(sample, kept ? { kept, title: `Kept: ${nameOf(sample)}` } : {});
     made.addEventListener("click", () => this.#on.choose(sample));
     return made;
   }
@@ -94,21 +94,31 @@ export function nameOf({ recipe, className, edit }: Pick<Sample, "recipe" | "cla
   return `${edit ? `${edit}, ` : ""}${noiseWords(recipe.noise)}${label}`;
 }
 
+/** How a tile is called and shown. */
+interface Look {
+  title?: string;
+  /** For those who do not see it; the title by default. */
+  name?: string;
+  caption?: string;
+  kept?: boolean;
+  disabled?: boolean;
+}
+
 /** A small picture to choose, with its seed. */
-export function tile(sample: Sample, { kept = false } = {}): HTMLButtonElement {
-  const canvas = thumbnail(sample);
-  const caption = element("span", {
-    class: "seed",
-    "aria-hidden": "true",
-    textContent: sample.edit ?? shortNoise(sample.recipe.noise),
-  });
-  const name = `${kept ? "Kept: " : ""}${nameOf(sample)}`;
+export function tile(sample: Sample, look: Look = {}): HTMLButtonElement {
+  const { title = nameOf(sample), name = title, kept, disabled = false } = look;
+  const { caption: textContent = sample.edit ?? shortNoise(sample.recipe.noise) } = look;
   return element(
     "button",
-    { type: "button", class: kept ? "tile kept" : "tile", "aria-label": name, title: name },
-    canvas,
-    caption,
+    { type: "button", class: kept ? "tile kept" : "tile", "aria-label": name, title, disabled },
+    thumbnail(sample),
+    element("span", { class: "seed", "aria-hidden": "true", textContent }),
   );
+}
+
+/** The place of a sample that has no pixels yet. */
+export function notDrawn(sample: Sample): HTMLButtonElement {
+  return tile(sample, { title: "", name: "Not drawn yet", caption: "", disabled: true });
 }
 
 /** A small picture of a sample, which may have no pixels yet. */

@@ -40,9 +40,11 @@ export async function parsePicture(text: string, { width, height, channels }: Si
 
 /** A mask of ones and zeros as text. */
 export async function maskText(hole: Uint8Array): Promise<string> {
-  const bit = (i: number) => (hole[i] ?? 0) << (i & 7);
-  const byte = (_: unknown, at: number) => [0, 1, 2, 3, 4, 5, 6, 7].reduce((bits, i) => bits | bit(8 * at + i), 0);
-  return encode(Uint8Array.from({ length: Math.ceil(hole.length / 8) }, byte));
+  const bytes = new Uint8Array(Math.ceil(hole.length / 8));
+  hole.forEach((isHole, i) => {
+    bytes[i >> 3] = (bytes[i >> 3] ?? 0) | (isHole << (i & 7));
+  });
+  return encode(bytes);
 }
 
 /** The inverse of `maskText`; null when the text is no mask of that size. */

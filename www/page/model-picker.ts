@@ -3,8 +3,7 @@
 // It knows the page's elements; where models come from and how they are kept is behind `consistency-sampler.js`.
 
 import { ConsistencySampler, type LoadProgress, type ModelInfo } from "../consistency-sampler.js";
-import { element } from "../display.js";
-import { byId, targetOf } from "./dom.js";
+import { byId, element, targetOf } from "./dom.js";
 import { megabytes } from "./format.js";
 
 interface DroppedFile {

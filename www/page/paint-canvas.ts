@@ -2,8 +2,7 @@
 //
 // What is painted is either a hole in the picture (a mask) or the picture itself, in a colour. It knows no model.
 
-import { context2d } from "../display.js";
-import { byId, offscreen, type Pixels } from "./dom.js";
+import { byId, context2d, offscreen, type Pixels } from "./dom.js";
 import type { Colour } from "./edit-tools.js";
 
 /** How many strokes can be undone. */

@@ -1,8 +1,7 @@
 // A picture of one's own, made into one of the model's: cropped to the middle, scaled by areas, laid on the ground where
 // it is transparent.
 
-import { context2d } from "../display.js";
-import type { Pixels } from "./dom.js";
+import { context2d, type Pixels } from "./dom.js";
 import type { Colour } from "./edit-tools.js";
 
 /** The most pixels of a picture that is decoded: as RGBA they are 200 MB. */

@@ -1,17 +1,26 @@
 // The tab that samples: controls in, a sheet of samples out.
 
 import type { ModelInfo } from "../consistency-sampler.js";
-import { element, pixelScale } from "../display.js";
 import { codeOf } from "../error.js";
-import { byId, innerWidthOf, paint, roving, targetOf } from "./dom.js";
+import {
+  byId,
+  classOptions,
+  type Control,
+  element,
+  innerWidthOf,
+  paint,
+  pixelScale,
+  roving,
+  setValue,
+  targetOf,
+} from "./dom.js";
 import { duration, many, sigma } from "./format.js";
-import { nameOf } from "./gallery.js";
+import { nameOf, notDrawn, tile } from "./gallery.js";
 import type { Page, TabView } from "./page.js";
 import {
   blank,
   draw,
   grid,
-  noiseText,
   type OnStep,
   pixelsOf,
   type Recipe,
@@ -148,12 +157,7 @@ export class SampleView implements TabView {
       const control = fields[name];
       const value = query.get(name);
       if (value === null || this.#touched.has(name) || (name === "class" && byId("class-field").hidden)) continue;
-      const initial = control.value;
-      control.value = value;
-      // An input empties itself, a choice stays where it was, when they are given what they do not know.
-      if (control.value === value && isValid(control)) continue;
-      control.value = initial;
-      refused.push(`${name}=${value}, expected ${choices(control)}`);
+      if (!setValue(control, value)) refused.push(`${name}=${value}, expected ${choices(control)}`);
     }
     this.#showSigmas();
     return refused;
@@ -174,21 +178,9 @@ export class SampleView implements TabView {
     const focused = tiles().indexOf(document.activeElement as HTMLElement);
     sheet.replaceChildren(
       ...samples.map((sample) => {
-        const { width, height, recipe } = sample;
-        const textContent = steps ? noiseText(recipe.noise) : "";
-        const tile = element(
-          "button",
-          {
-            type: "button",
-            class: "tile",
-            "aria-label": steps ? `Explore ${nameOf(sample)}` : "Not drawn yet",
-            disabled: !steps,
-          },
-          element("canvas", { width, height }),
-          element("span", { class: "seed", "aria-hidden": "true", textContent }),
-        );
-        tile.addEventListener("click", () => this.#page.choose(sample));
-        return element("li", {}, tile);
+        const made = steps ? tile(sample, { title: "", name: `Explore ${nameOf(sample)}` }) : notDrawn(sample);
+        made.addEventListener("click", () => this.#page.choose(sample));
+        return element("li", {}, made);
       }),
     );
     if (focused >= 0) tiles()[Math.min(focused, samples.length - 1)]?.focus();
@@ -224,12 +216,13 @@ export class SampleView implements TabView {
     for (const canvas of sheet.querySelectorAll("canvas")) canvas.style.width = `${width}px`;
   }
 
-  #fillClasses({ numClassEmbeds, classNames }: ModelInfo): void {
+  #fillClasses(info: ModelInfo): void {
+    const { numClassEmbeds } = info;
     byId("class-field").hidden = numClassEmbeds === null;
     const options = fields.class;
     const before = options.value;
     options.length = 1; // "each" stays
-    options.append(...classOptions(numClassEmbeds, classNames));
+    options.append(...classOptions(info));
     if (Number(before) < (numClassEmbeds ?? 0)) options.value = before;
   }
 
@@ -269,12 +262,6 @@ function recipesOf({ seed, steps, count, class: label }: Request, classes: numbe
   return Array.from({ length: count }, recipe) as [Recipe, ...Recipe[]];
 }
 
-/** A model's classes, to choose one. */
-export function classOptions(numClassEmbeds: number | null, classNames: string[] | null): HTMLOptionElement[] {
-  const option = (_: unknown, label: number) => new Option(classNames?.[label] ?? String(label), String(label));
-  return Array.from({ length: numClassEmbeds ?? 0 }, option);
-}
-
 /** The number of columns that lets samples be largest, though places that stay empty count against it. */
 function arrange(count: number, { width, height }: Sample, room: number, high: number) {
   let best = { worth: 0, scale: 1, columns: 1 };
@@ -287,11 +274,6 @@ function arrange(count: number, { width, height }: Sample, room: number, high: n
   }
   return best;
 }
-
-type Control = HTMLInputElement | HTMLSelectElement | RadioNodeList;
-
-/** Whether a control can take what it was given. */
-export const isValid = (control: Control) => control instanceof RadioNodeList || control.validity.valid;
 
 /** What a control takes, in words. */
 function choices(control: Control): string {

@@ -1,8 +1,7 @@
 // Taking pictures along: copy, save as PNG, a link.
 
-import { context2d, element } from "../display.js";
 import { messageOf } from "../error.js";
-import { offscreen } from "./dom.js";
+import { context2d, element, offscreen } from "./dom.js";
 import { sigma } from "./format.js";
 import { withText } from "./png-metadata.js";
 import { grid, noiseText, type Sample } from "./samples.js";

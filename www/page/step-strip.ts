@@ -1,7 +1,6 @@
 // A strip of radio buttons, one for each network call: its picture, at its σ.
 
-import { element } from "../display.js";
-import { type Pixels, paint, targetOf } from "./dom.js";
+import { element, paint, type Pixels, targetOf } from "./dom.js";
 import { sigma } from "./format.js";
 import { smallWidth } from "./gallery.js";
 import type { Sample } from "./samples.js";
@@ -50,7 +49,7 @@ export class StepStrip {
   /** Shows the steps of a finished sample, the last one chosen. */
   show({ steps, width, height }: Sample): void {
     this.expect(steps.length);
-    steps.forEach((step, i) => this.add(i, step.sigma, { pixels: step.pixels, width, height }));
+    for (const [i, { sigma, pixels }] of steps.entries()) this.add(i, sigma, { pixels, width, height });
   }
 
   hide(): void {

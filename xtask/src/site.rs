@@ -39,7 +39,8 @@ pub fn build(project: &Project) -> Result<()> {
     if dist.exists() {
         fs::remove_dir_all(&dist).with_context(|| format!("cannot empty {}", dist.display()))?;
     }
-    let (scripts, others) = files(&www)?.into_iter().partition(|file| is_script(file));
+    let (scripts, mut others): (Vec<_>, Vec<_>) = files(&www)?.into_iter().partition(|file| is_script(file));
+    others.retain(|file| file.file_name() != Some("tsconfig.json".as_ref()));
     copy_files(&www, &dist, others)?;
     compile(project, &www, &dist, scripts)?;
     let models = models(&project.root.join("weights"))?;
