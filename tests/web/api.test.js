@@ -1,27 +1,21 @@
-// The public JavaScript interface, `www/consistency-sampler.js`, as another page would use it.
+// The public JavaScript interface, `www/library/consistency-sampler.ts`, as another page would use it.
 
 import assert from "node:assert/strict";
 import { open } from "node:fs/promises";
 import path from "node:path";
-import { after, before, test } from "node:test";
+import { test } from "node:test";
 
-import { launch, newPage } from "./browser.js";
 import { PIXEL_TOLERANCE, assertNear, goldens, rgba } from "./goldens.js";
-import { GOLDENS, startServer } from "./server.js";
+import { GOLDENS } from "./server.js";
+import { useSite } from "./setup.js";
 
-let server, browser, page;
+let server, page;
 
-before(async () => {
-  server = await startServer();
-  server.routes.set("/blank", { type: "text/html", body: "<!doctype html><title>blank</title>" });
-  browser = await launch();
-  page = await newPage(browser);
-  await page.goto(`${server.origin}/blank`);
+useSite(async (site) => {
+  ({ server, page } = site);
   await page.evaluate(async () => {
-    const { ConsistencySampler } = await import("/consistency-sampler.js");
-    window.ConsistencySampler = ConsistencySampler;
     window.progress = [];
-    window.sampler = await ConsistencySampler.load("/weights/mnist", {
+    window.sampler = await window.ConsistencySampler.load("/weights/mnist", {
       onProgress: (event) => window.progress.push(event),
     });
     // What a promise comes to: its value, or its error in plain data.
@@ -31,11 +25,7 @@ before(async () => {
         ({ name, code, message }) => ({ error: { name, code, message } }),
       );
   });
-});
-after(async () => {
-  await browser?.close();
-  await server?.stop();
-});
+}, { blank: true });
 
 test("info describes the model", async () => {
   const { device, parameters, bytes, ...info } = await page.evaluate(() => window.sampler.info);

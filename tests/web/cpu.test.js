@@ -63,7 +63,10 @@ describe("without WebGPU", () => {
     const { steps, error, again } = await page.evaluate(async () => {
       const abort = new AbortController();
       let steps = 0;
-      const onStep = () => (++steps, abort.abort());
+      const onStep = () => {
+        steps++;
+        abort.abort();
+      };
       const options = { seed: 1, count: 1, numInferenceSteps: 39, signal: abort.signal, onStep };
       const error = await window.sampler.sample(options).catch(({ name }) => name);
       const again = await window.sampler.sample({ seed: 1, count: 1, numInferenceSteps: 1 });
@@ -112,8 +115,8 @@ describe("without WebGPU", () => {
     try {
       await page.goto(`${server.origin}/`);
       await finished(page);
-      assert.match(await page.locator("#notices").textContent(), /the CPU computes in place of the GPU/);
-      assert.equal(await page.locator("#notices .notice").isVisible(), true);
+      const notice = page.getByRole("note").filter({ hasText: "The CPU computes in place of the GPU" });
+      assert.equal(await notice.isVisible(), true);
       assert.match(await page.locator("#card").textContent(), /Runs onthe CPU/);
       assert.match(await generate(page), /network call/);
       assert.deepEqual(page.complaints, []);

@@ -6,24 +6,18 @@ import { execFileSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { after, before, test } from "node:test";
+import { test } from "node:test";
 
-import { openBlank } from "./blank.js";
 import { parse } from "./safetensors.js";
 import { DIST } from "./server.js";
+import { useSite } from "./setup.js";
 import { COMMAND, MODELS, missing, shipped } from "./shipped.js";
 
 const REQUEST = { seed: 20, count: 2, numInferenceSteps: 2 };
 
 let server, browser, page;
 
-before(async () => {
-  ({ server, browser, page } = await openBlank());
-});
-after(async () => {
-  await browser?.close();
-  await server?.stop();
-});
+useSite((site) => ({ server, browser, page } = site), { blank: true });
 
 for (const name of shipped) {
   test(`${name} draws one picture from a seed, wherever it runs`, { skip: missing }, async () => {

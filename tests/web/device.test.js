@@ -2,10 +2,10 @@
 // (`device.destroy()`, `self.close()`, buffers that cannot be had), put in front of the worker's script by the tests.
 
 import assert from "node:assert/strict";
-import { after, afterEach, before, beforeEach, describe, test } from "node:test";
+import { afterEach, beforeEach, describe, test } from "node:test";
 
-import { launch, newPage } from "./browser.js";
-import { startServer } from "./server.js";
+import { newPage } from "./browser.js";
+import { openBlank, useSite } from "./setup.js";
 import { ON_DEMAND, hook, hookAll, loseAt, noMemory } from "./worker-hooks.js";
 
 const MODEL = "/goldens/no-mid/";
@@ -15,17 +15,12 @@ let server, browser, page;
 /** The picture of a device that nothing happens to. */
 let picture;
 
-before(async () => {
-  server = await startServer();
-  browser = await launch();
+useSite(async (site) => {
+  ({ server, browser } = site);
   page = await open();
   picture = await page.evaluate(async () => window.draw(await window.load()));
   assert.ok(new Set(picture).size > 50);
   await page.context().close();
-});
-after(async () => {
-  await browser?.close();
-  await server?.stop();
 });
 beforeEach(async () => {
   page = await open();
@@ -35,9 +30,8 @@ afterEach(() => page.context().close());
 /** A page of its own, and the server as it should be. */
 async function open() {
   server.routes.clear();
-  server.routes.set("/blank", { type: "text/html", body: "<!doctype html><title>blank</title>" });
   const page = await newPage(browser);
-  await page.goto(`${server.origin}/blank`);
+  await openBlank(page, server);
   await page.evaluate(async (model) => {
     const { ConsistencySampler } = await import("/consistency-sampler.js");
     const faults = new BroadcastChannel("faults");
@@ -52,7 +46,7 @@ async function open() {
         ({ name, code, message }) => ({ error: { name, code, message } }),
       );
     /** A picture in two steps; \`fault\` names what happens after the first. */
-    window.draw = async (sampler, { fault, ...options } = {}) => {
+    window.draw = async (sampler, { fault = "", ...options } = {}) => {
       let pixels, steps = 0;
       const onStep = (step) => {
         pixels = step.pixels;

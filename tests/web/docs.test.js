@@ -3,12 +3,16 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import path from "node:path";
-import { after, before, test } from "node:test";
+import { test } from "node:test";
 
-import { ConsistencySampler, ConsistencySamplerError } from "../../www/consistency-sampler.js";
-import { ConsistencySamplerElement } from "../../www/element.js";
-import { launch, newPage } from "./browser.js";
-import { startServer } from "./server.js";
+import { newPage } from "./browser.js";
+import { DIST } from "./server.js";
+import { useSite } from "./setup.js";
+
+/** @type {typeof import("../../www/library/consistency-sampler.js")} */
+const { ConsistencySampler, ConsistencySamplerError } = await import(path.join(DIST, "consistency-sampler.js"));
+/** @type {typeof import("../../www/library/element.js")} */
+const { ConsistencySamplerElement } = await import(path.join(DIST, "element.js"));
 
 const read = (file) => readFileSync(path.join(import.meta.dirname, "../..", file), "utf8");
 const docs = read("docs/element.md");
@@ -33,25 +37,24 @@ test("attributes, properties and methods", () => {
 });
 
 test("events", () => {
-  assert.deepEqual(listed("Events"), all(read("www/element.js"), /#emit\("(\w+)"/g).toSorted());
+  assert.deepEqual(listed("Events"), all(read("www/library/element.ts"), /#emit\("(\w+)"/g).toSorted());
 });
 
 test("parts and slots", () => {
-  const view = read("www/element-view.js");
-  const parts = [...all(view, /part: "(\w+)"/g), ...all(view, /= button\("(\w+)"/g), "button"];
+  const view = read("www/library/element-view.ts") + read("www/library/display.ts");
+  const parts = [...all(view, /part: "(?:button )?(\w+)"/g), ...all(view, /= button\("(\w+)"/g), "button"];
   assert.deepEqual(listed("Parts"), parts.toSorted());
-  assert.deepEqual(listed("Slots"), all(view, /make\("slot", \{ name: "(\w+)"/g).toSorted());
+  assert.deepEqual(listed("Slots"), all(view, /element\("slot", \{ name: "(\w+)"/g).toSorted());
 });
 
 test("custom properties", () => {
-  assert.deepEqual(listed("Custom properties"), all(read("www/element-style.js"), /var\((--consistency-sampler-[\w-]+)/g).toSorted());
+  assert.deepEqual(listed("Custom properties"), all(read("www/library/element-style.ts"), /var\((--consistency-sampler-[\w-]+)/g).toSorted());
 });
 
 test("error codes", () => {
-  const types = /type ErrorCode =([^;]+);/.exec(read("npm/consistency-sampler.d.ts"))[1];
-  assert.deepEqual(listed("Errors"), all(types, /"(\w+)"/g).toSorted());
-  const told = all(read("www/error.js"), /(\w+): /g).concat("config").filter((code) => listed("Errors").includes(code));
-  assert.deepEqual(told.toSorted(), listed("Errors"));
+  const types = /type ErrorCode =([^;]+);/.exec(read("www/library/error.ts"))[1];
+  assert.deepEqual(all(types, /"(\w+)"/g).toSorted(), listed("Errors"));
+  assert.deepEqual(all(types, /\*\/\s+\| "(\w+)"/g).toSorted(), listed("Errors"), "each has its comment");
   assert.equal(new ConsistencySamplerError("gpu", "no").code, "gpu");
 });
 
@@ -64,18 +67,11 @@ test("the calls of the API", () => {
 });
 
 let server, browser;
-before(async () => {
-  server = await startServer();
-  browser = await launch();
-});
-after(async () => {
-  await browser?.close();
-  await server?.stop();
-});
+useSite((site) => ({ server, browser } = site));
 
 /** The lines of README's only block of code that begins so. */
 function block(start) {
-  const found = [...readme.matchAll(/```html\n([^]*?)```/g)].map(([, lines]) => lines).filter((lines) => lines.startsWith(start));
+  const found = [...readme.matchAll(/```html\n([\s\S]*?)```/g)].map(([, lines]) => lines).filter((lines) => lines.startsWith(start));
   assert.equal(found.length, 1, `blocks of the README that begin with ${start}`);
   assert.ok(found[0].trim().split("\n").length <= 3, "three lines");
   return found[0];

@@ -1,26 +1,21 @@
 // Editing through the public interface, against NumPy (tests/goldens/edits.py) and against what it promises.
 
 import assert from "node:assert/strict";
-import { after, before, describe, test } from "node:test";
+import { before, describe, test } from "node:test";
 
-import { launch, newPage } from "./browser.js";
 import { PIXEL_TOLERANCE, assertNear, read, rgba } from "./goldens.js";
-import { startServer } from "./server.js";
+import { useSite } from "./setup.js";
 
 const { cases, tensors } = read("requests");
 const checkpoints = [...new Set(cases.map(({ checkpoint }) => checkpoint))];
 
-let server, browser, page;
+let page;
 
-before(async () => {
-  server = await startServer();
-  server.routes.set("/blank", { type: "text/html", body: "<!doctype html><title>blank</title>" });
-  browser = await launch();
-  page = await newPage(browser);
-  await page.goto(`${server.origin}/blank`);
+useSite(async (site) => {
+  ({ page } = site);
   await page.evaluate(async () => {
-    const { ConsistencySampler } = await import("/consistency-sampler.js");
-    window.open = async (checkpoint) => {
+    const { ConsistencySampler } = window;
+    window.load = async (checkpoint) => {
       window.sampler?.dispose();
       window.sampler = await ConsistencySampler.load(`/goldens/${checkpoint}/`);
     };
@@ -28,7 +23,7 @@ before(async () => {
     window.call = async (method, options, pictures, size) => {
       const steps = [];
       const onStep = ({ pixels, ...step }) => steps.push({ ...step, pixels: Array.from(pixels) });
-      const image = (bytes) => new ImageData(Uint8ClampedArray.from(bytes), ...size);
+      const image = (bytes) => new ImageData(Uint8ClampedArray.from(bytes), size[0], size[1]);
       const given = Object.fromEntries(Object.entries(pictures).map(([key, bytes]) => [key, image(bytes)]));
       try {
         const result = await window.sampler[method]({ ...options, ...given, onStep });
@@ -39,16 +34,13 @@ before(async () => {
       }
     };
   });
-});
-after(async () => {
-  await browser?.close();
-  await server?.stop();
-});
+}, { blank: true });
 
 const call = (method, options, pictures = {}, size = [16, 16]) =>
   page.evaluate((args) => window.call(...args), [method, options, pictures, size]);
 
 /** The pictures of a case as lists of bytes, and their size. */
+/** @returns {[Record<string, number[]>, number[]]}  pictures by name, and [width, height] */
 function picturesOf({ name, pictures }) {
   const found = Object.fromEntries(pictures.map((key) => [key, Array.from(tensors[`${name}.${key}`].values)]));
   const shape = pictures.length ? tensors[`${name}.${pictures[0]}`].shape : [0, 0];
@@ -57,7 +49,7 @@ function picturesOf({ name, pictures }) {
 
 for (const checkpoint of checkpoints) {
   describe(checkpoint, () => {
-    before(() => page.evaluate((checkpoint) => window.open(checkpoint), checkpoint));
+    before(() => page.evaluate((checkpoint) => window.load(checkpoint), checkpoint));
 
     for (const entry of cases.filter((entry) => entry.checkpoint === checkpoint)) {
       const { name, method, options } = entry;
@@ -165,7 +157,8 @@ describe("whatever the picture", () => {
   });
 
   const whole = { image: pictures.image };
-  for (const [what, method, options, given, message, shape] of [
+  /** @type {[string, string, any, Record<string, number[]>, RegExp, number[]?][]} */
+  const refusals = [
     ["no kind", "edit", {}, whole, /^kind: expected inpaint, colorize, super-resolution, stroke, denoise or interpolate, found $/],
     ["an unknown kind", "edit", { kind: "sharpen" }, whole, /^kind: expected inpaint, .*, found sharpen$/],
     ["a kind that is no word", "edit", { kind: 7 }, whole, /^kind: expected .*, found 7$/],
@@ -201,11 +194,12 @@ describe("whatever the picture", () => {
     ["a blend beyond the other seed", "sample", { blend: { seed: 1, amount: 1.01 } }, {}, /^amount: expected a number from 0 to 1, found 1.01$/],
     ["a blend of no amount", "sample", { blend: { seed: 1 } }, {}, /^amount: expected a number, found .*undefined/],
     ["a blend of no seed", "sample", { blend: { seed: -1, amount: 0.5 } }, {}, /^seed: expected a whole number from 0, found .*-1/],
-  ]) {
+  ];
+  for (const [what, method, options, given, message, shape] of refusals) {
     test(`${what} is refused in one line`, async () => {
       const { error } = await page.evaluate(
         ([method, options, given, size]) => {
-          if (options.to === "image") options.to = new ImageData(Uint8ClampedArray.from(given.image), ...size);
+          if (options.to === "image") options.to = new ImageData(Uint8ClampedArray.from(given.image), size[0], size[1]);
           return window.call(method, { classLabels: [1], ...options }, given, size);
         },
         [method, options, given, shape ? [shape[1], shape[0]] : size],

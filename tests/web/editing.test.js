@@ -1,25 +1,19 @@
 // Editing on the page with each tool, by mouse, finger and keyboard.
 
 import assert from "node:assert/strict";
-import { after, before, test } from "node:test";
+import { test } from "node:test";
 import { deflateSync } from "node:zlib";
 
-import { launch, newPage } from "./browser.js";
-import { LOOKS, assertAccessible, canvases, finished, look, openTab, shoot, visit } from "./page.js";
-import { startServer } from "./server.js";
+import { newPage } from "./browser.js";
+import { LOOKS, assertAccessible, canvases, look, openTab, shoot, visit } from "./page.js";
+import { useSite } from "./setup.js";
 
 let server, browser, page;
 
-before(async () => {
-  server = await startServer();
-  browser = await launch();
-  page = await newPage(browser);
+useSite(async (site) => {
+  ({ server, browser, page } = site);
   await page.context().grantPermissions(["clipboard-read", "clipboard-write"]);
   await page.setViewportSize({ width: 1280, height: 900 });
-});
-after(async () => {
-  await browser?.close();
-  await server?.stop();
 });
 
 const SIZE = 28;
@@ -35,9 +29,9 @@ const choose = (group, value) =>
     .check();
 const answer = async () => (await canvases(page, "#answer"))[0].data;
 
-/** One grey value for each cell of the easel, where a cell is many pixels. */
-async function easel() {
-  const [{ width, data }] = await canvases(page, "#easel");
+/** One grey value for each cell of the paint canvas, where a cell is many pixels. */
+async function painting() {
+  const [{ width, data }] = await canvases(page, "#paint");
   const cell = width / SIZE;
   return Array.from({ length: SIZE * SIZE }, (_, i) => {
     const [x, y] = [(i % SIZE) + 0.5, Math.floor(i / SIZE) + 0.5].map((at) => Math.floor(at * cell));
@@ -50,14 +44,14 @@ async function hole() {
   const text = new URLSearchParams(new URL(page.url()).hash.slice(1)).get("mask");
   return page.evaluate(async (text) => {
     const { parseMask } = await import("/page/link-text.js");
-    return [...(await parseMask(text, { width: 28, height: 28 }))];
+    return [...(await parseMask(text, { width: 28, height: 28, channels: 1 }))];
   }, text);
 }
 
-/** A stroke of the mouse through points of the easel, in cells; only a few events are sent. */
+/** A stroke of the mouse through points of the paint canvas, in cells; only a few events are sent. */
 async function stroke(...points) {
-  await page.locator("#easel").scrollIntoViewIfNeeded();
-  const box = await page.locator("#easel").boundingBox();
+  await page.locator("#paint").scrollIntoViewIfNeeded();
+  const box = await page.locator("#paint").boundingBox();
   const at = ([x, y]) => [box.x + ((x + 0.5) / SIZE) * box.width, box.y + ((y + 0.5) / SIZE) * box.height];
   await page.mouse.move(...at(points[0]));
   await page.mouse.down();
@@ -72,13 +66,13 @@ async function generate() {
     .waitFor({ timeout: 120_000 });
 }
 
-test("a sample that is chosen while editing is put on the easel", async () => {
+test("a sample that is chosen while editing is put on the paint canvas", async () => {
   await visit(page, `${server.origin}/?seed=6&steps=1&class=3&count=4`);
   await openTab(page, "Edit");
   const [sample] = await canvases(page, "#latest li:first-child canvas");
   await page.getByRole("list", { name: "Latest samples" }).getByRole("button", { name: "seed 6, class 3" }).click();
   assert.deepEqual(
-    await easel(),
+    await painting(),
     Array.from({ length: SIZE * SIZE }, (_, i) => sample.data[4 * i]),
   );
   assert.equal(await page.locator("#edit-class").inputValue(), "3", "its class is asked for");
@@ -87,11 +81,11 @@ test("a sample that is chosen while editing is put on the easel", async () => {
 test("inpainting asks for a hole first", async () => {
   await press("Generate");
   await status().filter({ hasText: "Paint over what is to be made anew first" }).waitFor();
-  assert.equal(await page.evaluate(() => document.activeElement.id), "easel");
+  assert.equal(await page.evaluate(() => document.activeElement.id), "paint");
 });
 
 test("inpainting fills a hole painted with the mouse, and keeps everything else bit for bit", async () => {
-  const before = await easel();
+  const before = await painting();
   await stroke([8, 20], [20, 20]);
   await generate();
   const painted = await hole();
@@ -100,7 +94,7 @@ test("inpainting fills a hole painted with the mouse, and keeps everything else 
   const after = await answer();
   let changed = 0;
   before.forEach((value, i) => {
-    if (painted[i]) changed += Math.abs(after[4 * i] - value) > 8;
+    if (painted[i]) changed += Number(Math.abs(after[4 * i] - value) > 8);
     else assert.equal(after[4 * i], value, `cell ${i} is kept`);
   });
   assert.ok(changed > 3, `the hole has changed in ${changed} cells`);
@@ -108,42 +102,42 @@ test("inpainting fills a hole painted with the mouse, and keeps everything else 
   await shoot(page, "edit-inpaint");
 });
 
-test("an answer goes to the gallery, and from there back to the easel", async () => {
+test("an answer goes to the gallery, and from there back to the paint canvas", async () => {
   const latest = page.getByRole("list", { name: "Latest samples" });
   const first = latest.getByRole("button", { name: "inpaint, seed 0, class 3" });
   await first.click();
   const data = await answer();
   assert.deepEqual(
-    await easel(),
+    await painting(),
     Array.from({ length: SIZE * SIZE }, (_, i) => data[4 * i]),
   );
 });
 
 test("strokes are undone and cleared, and erasing closes a hole", async () => {
-  const clean = await easel();
+  const clean = await painting();
   await stroke([5, 5], [9, 9]);
-  assert.notDeepEqual(await easel(), clean);
+  assert.notDeepEqual(await painting(), clean);
   await press("Undo");
-  assert.deepEqual(await easel(), clean);
+  assert.deepEqual(await painting(), clean);
   assert.equal(await page.getByRole("button", { name: "Undo" }).isDisabled(), true);
   await stroke([5, 5], [15, 5]);
   await page.getByLabel("Erase").check();
   await stroke([5, 5], [15, 5]);
-  assert.deepEqual(await easel(), clean);
+  assert.deepEqual(await painting(), clean);
   await page.getByLabel("Erase").uncheck();
   await stroke([5, 5], [15, 5]);
   await press("Clear");
-  assert.deepEqual(await easel(), clean);
+  assert.deepEqual(await painting(), clean);
 });
 
 test("a finger paints too", async () => {
-  const clean = await easel();
+  const clean = await painting();
   await page.evaluate(() => {
-    const easel = document.getElementById("easel");
-    easel.setPointerCapture = () => {}; // There is no such pointer to capture.
-    const { left, top, width } = easel.getBoundingClientRect();
+    const painting = document.getElementById("paint");
+    painting.setPointerCapture = () => {}; // There is no such pointer to capture.
+    const { left, top, width } = painting.getBoundingClientRect();
     const send = (type, cell) =>
-      easel.dispatchEvent(
+      painting.dispatchEvent(
         new PointerEvent(type, {
           pointerType: "touch",
           pointerId: 7,
@@ -157,16 +151,16 @@ test("a finger paints too", async () => {
     send("pointermove", 12);
     send("pointerup", 12);
   });
-  const painted = await easel();
+  const painted = await painting();
   for (let i = 4; i <= 12; i++) assert.notEqual(painted[i * SIZE + i], clean[i * SIZE + i]);
-  assert.equal(await page.locator("#easel").evaluate((easel) => getComputedStyle(easel).touchAction), "none");
+  assert.equal(await page.locator("#paint").evaluate((painting) => getComputedStyle(painting).touchAction), "none");
 });
 
 test("the keyboard alone paints a hole and fills it", async () => {
   await press("Clear");
-  const clean = await easel();
+  const clean = await painting();
   await choose("Brush", "1");
-  await page.locator("#easel").focus();
+  await page.locator("#paint").focus();
   for (const key of ["ArrowUp", "ArrowUp", " ", "Shift+ArrowRight", "Shift+ArrowRight"]) await page.keyboard.press(key);
   assert.equal(await page.locator("#cell").textContent(), "row 14, column 17: to be generated");
   await shoot(page, "edit-keyboard");
@@ -188,10 +182,10 @@ test("the keyboard alone paints a hole and fills it", async () => {
 test("strokes on a blank guide the model", async () => {
   await tool("Strokes");
   await press("Blank");
-  assert.ok((await easel()).every((value) => value === 0));
+  assert.ok((await painting()).every((value) => value === 0));
   await page.locator("#edit-class").selectOption("7");
   await stroke([8, 7], [19, 7], [13, 21]);
-  const strokes = await easel();
+  const strokes = await painting();
   assert.equal(strokes[7 * SIZE + 13], 255, "there is no gap between events");
   await choose("Answers", "4");
   await generate();
@@ -217,15 +211,15 @@ test("sharpening keeps the mean of each patch", async () => {
     .click();
   await tool("Sharpen");
   await choose("Known: the mean of each patch of", "4 × 4");
-  const known = await easel();
-  assert.equal(new Set(known).size <= 49, true, "the easel shows what is known");
+  const known = await painting();
+  assert.equal(new Set(known).size <= 49, true, "the paint canvas shows what is known");
   await generate();
   const after = await answer();
   for (let patch = 0; patch < 49; patch++) {
     const corner = Math.floor(patch / 7) * 4 * SIZE + (patch % 7) * 4;
     const cells = Array.from({ length: 16 }, (_, i) => corner + Math.floor(i / 4) * SIZE + (i % 4));
     const mean = cells.reduce((sum, i) => sum + after[4 * i], 0) / 16;
-    // Sixteen roundings to a byte, and the easel's own.
+    // Sixteen roundings to a byte, and the paint canvas's own.
     assert.ok(Math.abs(mean - known[corner]) <= 1, `patch ${patch}: expected ${known[corner]}, found ${mean}`);
   }
   await shoot(page, "edit-sharpen");
@@ -233,10 +227,10 @@ test("sharpening keeps the mean of each patch", async () => {
 
 test("denoising adds noise, shows it, and takes it away", async () => {
   await tool("Denoise");
-  const clean = await easel();
+  const clean = await painting();
   await page.getByLabel("Noise σ in the picture").fill("-0.3");
   await generate();
-  const [noisy, after] = [await easel(), await answer()];
+  const [noisy, after] = [await painting(), await answer()];
   const error = (pixel) => Math.sqrt(clean.reduce((sum, value, i) => sum + (pixel(i) - value) ** 2, 0) / clean.length);
   const [before, left] = [error((i) => noisy[i]), error((i) => after[4 * i])];
   assert.ok(left < before / 2, `the error falls from ${before} to ${left}`);
@@ -328,7 +322,7 @@ test("an uploaded picture is cropped to its middle, scaled by areas and laid on 
   );
   await upload("wide.png", picture);
   await page.getByText("wide.png", { exact: true }).waitFor();
-  const found = await easel();
+  const found = await painting();
   assert.equal(found[14 * SIZE], 255);
   assert.equal(found[14 * SIZE + 13], 255);
   assert.ok(
@@ -343,9 +337,9 @@ test("a saved picture that is uploaded again is the same", async () => {
   const download = page.waitForEvent("download");
   await press("Save PNG");
   await page.locator("#upload").setInputFiles(await (await download).path());
-  await page.waitForFunction(() => document.getElementById("easel-caption").textContent !== "wide.png");
+  await page.waitForFunction(() => document.getElementById("paint-caption").textContent !== "wide.png");
   assert.deepEqual(
-    await easel(),
+    await painting(),
     Array.from({ length: SIZE * SIZE }, (_, i) => before[4 * i]),
   );
 });
@@ -368,13 +362,13 @@ for (const [name, file, message] of [
     "huge.png: expected at most 50 megapixels, found 10000 × 10000 = 100 megapixels",
   ],
 ]) {
-  test(`${name} is refused in one line, and the easel keeps its picture`, async () => {
-    const before = await easel();
+  test(`${name} is refused in one line, and the paint canvas keeps its picture`, async () => {
+    const before = await painting();
     await upload(...file);
     const alert = page.getByRole("alert");
     await alert.filter({ hasText: file[0] }).waitFor();
     assert.equal(await alert.textContent(), message);
-    assert.deepEqual(await easel(), before);
+    assert.deepEqual(await painting(), before);
   });
 }
 
@@ -387,7 +381,7 @@ test("a picture is dropped on the page", async () => {
     dispatchEvent(new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true }));
   }, bytes);
   await page.getByText("dropped.png", { exact: true }).waitFor();
-  assert.ok((await easel()).every((value) => value === 90));
+  assert.ok((await painting()).every((value) => value === 90));
   assert.equal(await page.getByRole("alert").isVisible(), false);
 });
 
@@ -424,7 +418,7 @@ test("with a model of colours: colours are found, the brightness of each pixel i
     const [r, g, b] = data.subarray(4 * i);
     const expected = luma(10 * x, 12 * x, 8 * x);
     assert.ok(Math.abs(luma(r, g, b) - expected) <= 1, `pixel ${i}: expected luma ${expected}, found ${luma(r, g, b)}`);
-    coloured += Math.max(r, g, b) - Math.min(r, g, b) > 4;
+    coloured += Number(Math.max(r, g, b) - Math.min(r, g, b) > 4);
   }
   assert.ok(coloured > 20, `${coloured} pixels have colours`);
   await shoot(page, "edit-colourise");

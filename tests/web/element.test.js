@@ -4,11 +4,12 @@ import assert from "node:assert/strict";
 import { mkdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";
-import { after, before, test } from "node:test";
+import { test } from "node:test";
 
-import { launch, newPage } from "./browser.js";
+import { newPage } from "./browser.js";
 import { PIXEL_TOLERANCE, assertNear, goldens, rgba } from "./goldens.js";
-import { startServer } from "./server.js";
+import { useSite } from "./setup.js";
+import { hookAll } from "./worker-hooks.js";
 
 const SCREENSHOTS = path.join(import.meta.dirname, "../../target/screenshots");
 mkdirSync(SCREENSHOTS, { recursive: true });
@@ -21,15 +22,10 @@ const MODEL = "/weights/mnist/";
 
 let server, browser;
 
-before(async () => {
-  server = await startServer();
+useSite(async (site) => {
+  ({ server, browser } = site);
   // Browsers ask for it unasked.
   server.routes.set("/favicon.ico", { type: "image/x-icon", body: "" });
-  browser = await launch();
-});
-after(async () => {
-  await browser?.close();
-  await server?.stop();
 });
 
 /** Opens a page with the given body, under the strict policy, its events in `window.events`. */
@@ -60,7 +56,7 @@ const heard = (page, name, id = "") =>
         .filter((e) => e.name === name && (!id || e.id === id))
         .map(({ detail, ...event }) => {
           if (detail instanceof Error) {
-            return { ...event, detail: { name: detail.name, code: detail.code, message: detail.message } };
+            return { ...event, detail: { name: detail.name, code: Object(detail).code, message: detail.message } };
           }
           const { images, pixels, ...rest } = detail;
           return { ...event, detail: images ? { ...rest, images: images.length } : rest };
@@ -178,8 +174,10 @@ test("elements of one page share a worker and the weights, and each draws its ow
   // Moved is not removed; the last one that goes takes the worker along.
   const counts = [];
   await page.evaluate(() => document.querySelector("h1").after(document.querySelector("#e0")));
-  counts.push(page.workers().length, await page.evaluate(() => document.querySelector("#e0").info !== null));
-  await page.evaluate(() => document.querySelectorAll("#e1, #e2").forEach((element) => element.remove()));
+  counts.push(page.workers().length, await page.evaluate(() => /** @type {any} */ (document.querySelector("#e0")).info !== null));
+  await page.evaluate(() => {
+    for (const element of document.querySelectorAll("#e1, #e2")) element.remove();
+  });
   counts.push(page.workers().length);
   assert.deepEqual(counts, [1, true, 1]);
   await page.evaluate(() => document.querySelector("#e0").remove());
@@ -216,6 +214,7 @@ test("a lazy element waits until it is near the view, a manual one until it is a
   await events(page, "sample", 1, "lazy");
   assert.deepEqual(await heard(page, "sample", "manual"), []);
   const outcome = await page.evaluate(async () => {
+    /** @type {import("../../www/library/element.js").ConsistencySamplerElement} */
     const element = document.querySelector("#manual");
     const info = await element.load();
     const ready = await element.ready;
@@ -234,7 +233,10 @@ test("edits show what they make, and keep what they keep", async () => {
     const element = document.querySelector("consistency-sampler");
     const { images: [image] } = await element.sample();
     const mask = new ImageData(28, 28);
-    for (let i = 0; i < 28 * 28; i++) mask.data.fill(i % 28 < 14 ? 255 : 0, 4 * i, 4 * i + 3), (mask.data[4 * i + 3] = 255);
+    for (let i = 0; i < 28 * 28; i++) {
+      const white = i % 28 < 14 ? 255 : 0;
+      mask.data.set([white, white, white, 255], 4 * i);
+    }
     const { images, kind, networkCalls } = await element.edit({ kind: "inpaint", image, mask, count: 2, numInferenceSteps: 2 });
     const kept = images.every(({ data }) => data.every((v, i) => mask.data[i - (i % 4)] || v === image.data[i]));
     return { kind, networkCalls, count: images.length, kept };
@@ -310,9 +312,10 @@ test("numbers that are none are typed errors, whichever attribute they stand in,
 
 test("a poster is to be seen until the first picture is there", async () => {
   const weights = "/weights/mnist/unet/diffusion_pytorch_model.fp16.safetensors";
-  let go;
+  /** @type {(value?: unknown) => void} */
+  let go = () => {};
   const held = new Promise((resolve) => (go = resolve));
-  server.routes.set(weights, async (request, response) => {
+  server.routes.set(weights, async (_request, response) => {
     await held;
     server.routes.delete(weights);
     response.writeHead(302, { Location: weights }).end();
@@ -368,7 +371,9 @@ test("the controls are buttons: Generate draws another seed, Cancel stops", asyn
   const status = page.getByRole("status");
   assert.match(await status.textContent(), /^1 image in [\d.]+ s$/);
   await page.evaluate(() => {
-    const button = (name) => document.querySelector("consistency-sampler").shadowRoot.querySelector(`[part~="${name}"]`);
+    const { shadowRoot } = document.querySelector("consistency-sampler");
+    /** @returns {HTMLElement} */
+    const button = (name) => shadowRoot.querySelector(`[part~="${name}"]`);
     button("generate").click();
     // The click takes effect in a microtask; the cancel comes after the run has begun, and before its first step.
     setTimeout(() => button("cancel").click());
@@ -434,12 +439,11 @@ test("axe finds nothing, whatever is shown", async () => {
 });
 
 test("with neither WebGPU nor the code for the CPU the error says so, and what the tag holds is shown", async () => {
-  const worker = readFileSync(path.join(import.meta.dirname, "../../www/worker.js"), "utf8");
-  server.routes.set("/worker.js", { type: "text/javascript", body: `Object.defineProperty(navigator, "gpu", { value: undefined });\n${worker}` });
+  hookAll(server, `Object.defineProperty(navigator, "gpu", { value: undefined });`);
   server.routes.set("/pkg-cpu/consistency_sampler.js", { status: 404, body: "not here" });
   const page = await open(`<consistency-sampler model="${MODEL}">Digits, as a picture.</consistency-sampler>`);
   const [{ detail }] = await events(page, "error");
-  ["/worker.js", "/pkg-cpu/consistency_sampler.js"].forEach((path) => server.routes.delete(path));
+  for (const path of ["/worker.js", "/pkg-cpu/consistency_sampler.js"]) server.routes.delete(path);
   assert.equal(detail.code, "network");
   assert.match(detail.message, /the WebAssembly module for the CPU/);
   assert.ok(await page.getByText("Digits, as a picture.").isVisible());

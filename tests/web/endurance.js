@@ -7,10 +7,11 @@
 
 import { launch, newPage } from "./browser.js";
 import { startServer } from "./server.js";
+import { openBlank } from "./setup.js";
 import { COUNT, hookAll } from "./worker-hooks.js";
 
 /**
- * @returns {Promise<{ samples: Memory[], cycles: Memory[], end: Memory }>}  readings at even intervals of the samples and
+ * @returns {Promise<{ samples: Memory[], cycles: Memory[], end: Memory, complaints: string[] }>}  readings at even intervals of the samples and
  *   of the load–dispose cycles, and after everything is disposed of
  * @typedef {{ heap: number, listeners: number, nodes: number, workers: number, gpu: ?{ bytes: number, buffers: number,
  *   devices: number }, gpuProcess: number }} Memory  bytes; `gpuProcess` is the resident memory of the browser's GPU process
@@ -20,9 +21,8 @@ export async function endure({ samples, cycles, readings = 10, model = "/weights
   const browser = await launch();
   try {
     hookAll(server, COUNT);
-    server.routes.set("/blank", { type: "text/html", body: "<!doctype html><title>blank</title>" });
     const page = await newPage(browser);
-    await page.goto(`${server.origin}/blank`);
+    await openBlank(page, server);
     await page.evaluate(async (model) => {
       const { ConsistencySampler } = await import("/consistency-sampler.js");
       const channel = new BroadcastChannel("memory");

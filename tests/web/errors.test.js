@@ -3,12 +3,12 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import path from "node:path";
-import { after, before, test } from "node:test";
-import { setTimeout } from "node:timers/promises";
+import { test } from "node:test";
 
-import { launch, newPage } from "./browser.js";
+import { newPage } from "./browser.js";
 import { join, split } from "./safetensors.js";
-import { GOLDENS, startServer } from "./server.js";
+import { GOLDENS } from "./server.js";
+import { useSite } from "./setup.js";
 
 /** A small model, of which each test spoils one file. */
 const MODEL = "no-mid";
@@ -19,14 +19,7 @@ const page404 = { type: "text/html", body: "<!doctype html><title>Not here</titl
 
 let server, browser;
 
-before(async () => {
-  server = await startServer();
-  browser = await launch();
-});
-after(async () => {
-  await browser?.close();
-  await server?.stop();
-});
+useSite((site) => ({ server, browser } = site));
 
 /** The page's message for the model with some of its files replaced. */
 async function message(files, model = `goldens/${MODEL}/`) {
@@ -78,7 +71,7 @@ test("another kind of pipeline", async () => {
 });
 
 test("a network that is not supported", async () => {
-  const config = JSON.parse(read("unet/config.json"));
+  const config = JSON.parse(read("unet/config.json").toString());
   const body = JSON.stringify({ ...config, down_block_types: ["DownBlock2D", "SkipDownBlock2D"] });
   assert.match(await message({ "unet/config.json": { type: JSON_TYPE, body } }), /SkipDownBlock2D/);
 });

@@ -2,25 +2,19 @@
 
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
-import { after, before, test } from "node:test";
+import { test } from "node:test";
 import { inflateSync } from "node:zlib";
 
-import { launch, newPage } from "./browser.js";
+import { newPage } from "./browser.js";
 import { LOOKS, assertAccessible, canvases, finished, look, openTab, sheet, shoot, visit } from "./page.js";
-import { startServer } from "./server.js";
+import { useSite } from "./setup.js";
 
 let server, browser, page;
 
-before(async () => {
-  server = await startServer();
-  browser = await launch();
-  page = await newPage(browser);
+useSite(async (site) => {
+  ({ server, browser, page } = site);
   await page.context().grantPermissions(["clipboard-read", "clipboard-write"]);
   await page.setViewportSize({ width: 1280, height: 800 });
-});
-after(async () => {
-  await browser?.close();
-  await server?.stop();
 });
 
 const subject = async () => (await canvases(page, "#subject"))[0];
@@ -80,7 +74,7 @@ test("a link reproduces what is explored", async () => {
     .waitFor({ timeout: 120_000 });
   assert.equal(far((await canvases(other, "#subject"))[0], shown) < 1, true, "the sample");
   const again = await canvases(other, "#around .tile:not(.middle) canvas");
-  again.forEach((variation, i) => assert.ok(far(variation, variations[i]) < 1, `variation ${i}`));
+  for (const [i, variation] of again.entries()) assert.ok(far(variation, variations[i]) < 1, `variation ${i}`);
   await other.context().close();
 });
 

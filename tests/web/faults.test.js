@@ -4,24 +4,23 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import path from "node:path";
-import { after, before, beforeEach, describe, test } from "node:test";
+import { beforeEach, describe, test } from "node:test";
 
-import { openBlank } from "./blank.js";
 import { join, split } from "./safetensors.js";
 import { GOLDENS, send } from "./server.js";
+import { useSite } from "./setup.js";
 
 const MODEL = "/goldens/no-mid/";
 const WEIGHTS = "unet/diffusion_pytorch_model.safetensors";
 const file = readFileSync(path.join(GOLDENS, "no-mid", WEIGHTS));
 const config = JSON.parse(readFileSync(path.join(GOLDENS, "no-mid/unet/config.json"), "utf8"));
 
-let server, browser, page;
+let server, page;
 
-before(async () => {
-  ({ server, browser, page } = await openBlank());
+useSite(async (site) => {
+  ({ server, page } = site);
   await page.evaluate(async () => {
-    const { ConsistencySampler } = await import("/consistency-sampler.js");
-    window.ConsistencySampler = ConsistencySampler;
+    const { ConsistencySampler } = window;
     // Another model stays: with it the worker, the device and the compiled kernels.
     window.held = await ConsistencySampler.load("/goldens/padding-0/", { cache: false });
     window.load = async (options = {}) => {
@@ -37,11 +36,7 @@ before(async () => {
       }
     };
   });
-});
-after(async () => {
-  await browser?.close();
-  await server?.stop();
-});
+}, { blank: true });
 beforeEach(() => {
   for (const path of server.routes.keys()) if (path !== "/blank") server.routes.delete(path);
 });
@@ -78,7 +73,7 @@ describe("weights", () => {
   test("cut at twenty offsets are truncated", async () => {
     const offsets = numbers(file.length, 1);
     for (let i = 0; i < 20; i++) {
-      const at = offsets.next().value;
+      const at = Number(offsets.next().value);
       weights(file.subarray(0, at));
       assert.match(await refused("weights"), /truncated in|ends after/, `cut at ${at}`);
     }
@@ -89,7 +84,7 @@ describe("weights", () => {
     const whole = await load();
     assert.ok(whole.pixels, JSON.stringify(whole));
     const offsets = numbers(file.length, 2);
-    const cuts = Array.from({ length: 10 }, () => offsets.next().value + 1);
+    const cuts = Array.from({ length: 10 }, () => Number(offsets.next().value) + 1);
     let turn = 0;
     serve(WEIGHTS, (request, response) => {
       const start = Number(/\d+/.exec(request.headers.range ?? "0")[0]);
@@ -115,21 +110,23 @@ describe("weights", () => {
 
   test("of other tensors than the network's are refused by name", async () => {
     const put = (value, name) => (header, data) => data.writeFloatLE(value, header[name].data_offsets[0]);
-    for (const [change, expected] of [
+    /** @type {[(header: any, data: Buffer) => unknown, RegExp][]} */
+    const changes = [
       [(header) => (header["conv_in.bias"].shape = [2, 2]), /conv_in\.bias: (expected shape|data_offsets)/],
       [(header) => (header["conv_in.bias"].dtype = "I32"), /conv_in\.bias: expected dtype F32, F16, BF16 or I8 with scales, found I32$/],
       [(header) => delete header["conv_in.bias"], /missing tensor conv_in\.bias: expected shape \[\d+\], found none$/],
       [(header) => (header.other = { dtype: "F32", shape: [0], data_offsets: [0, 0] }), /unexpected tensor other/],
       [put(NaN, "conv_in.weight"), /conv_in\.weight: expected finite numbers, found NaN$/],
       [put(-Infinity, "conv_out.bias"), /conv_out\.bias: expected finite numbers, found -Infinity$/],
-    ]) {
+    ];
+    for (const [change, expected] of changes) {
       weights(spoilt(change));
       assert.match(await refused("weights"), expected);
     }
   });
 
   test("behind a redirect are followed, and behind one to a web page refused", async () => {
-    const target = (location) => (request, response) => response.writeHead(302, { Location: location }).end();
+    const target = (location) => (_request, response) => response.writeHead(302, { Location: location }).end();
     serve(WEIGHTS, target("/elsewhere"));
     server.routes.set("/elsewhere", { body: file });
     assert.ok((await load()).pixels);
@@ -158,11 +155,13 @@ describe("a configuration", () => {
   });
 
   test("whose text is not JSON, or of another class, is refused", async () => {
-    for (const [body, expected] of [
+    /** @type {[string, RegExp][]} */
+    const bodies = [
       ["{", /unet\/config\.json: expected JSON, found "\{"/],
       ['{"_class_name": "UNet2DConditionModel"}', /expected UNet2DModel$/],
       [JSON.stringify({ ...config, "a\nb": 1 }), /unknown option "a.b"$/],
-    ]) {
+    ];
+    for (const [body, expected] of bodies) {
       serve("unet/config.json", { type: "application/json", body });
       assert.match(await refused("config"), expected);
     }

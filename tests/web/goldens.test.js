@@ -5,9 +5,9 @@ import { existsSync, readdirSync } from "node:fs";
 import path from "node:path";
 import { after, before, describe, test } from "node:test";
 
-import { launch, newPage } from "./browser.js";
 import { PIXEL_TOLERANCE, assertNear, goldens, rgba } from "./goldens.js";
-import { GOLDENS, startServer } from "./server.js";
+import { GOLDENS } from "./server.js";
+import { useSite } from "./setup.js";
 
 /**
  * How far the network's output may be from diffusers', in units of the largest expected value (at least 1): sums of f32
@@ -18,15 +18,10 @@ const FORWARD_TOLERANCE = 1e-4;
 const WEIGHTS = "unet/diffusion_pytorch_model.safetensors";
 const names = readdirSync(GOLDENS).filter((name) => existsSync(path.join(GOLDENS, name, WEIGHTS)));
 
-let server, browser, page;
+let page;
 
-before(async () => {
-  server = await startServer();
-  // A page without a policy, on which the tests import what they like.
-  server.routes.set("/blank", { type: "text/html", body: "<!doctype html><title>blank</title>" });
-  browser = await launch();
-  page = await newPage(browser);
-  await page.goto(`${server.origin}/blank`);
+useSite(async (site) => {
+  ({ page } = site);
   await page.evaluate(async () => {
     const devices = {};
     window.loadModel = async (pkg, folder) => {
@@ -48,11 +43,7 @@ before(async () => {
       return loader.finish();
     };
   });
-});
-after(async () => {
-  await browser?.close();
-  await server?.stop();
-});
+}, { blank: true });
 
 test("there are goldens to compare with", () => assert.ok(names.length >= 7, `found ${names.length}`));
 

@@ -3,13 +3,13 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import path from "node:path";
-import { after, before, describe, test } from "node:test";
+import { describe, test } from "node:test";
 import { setTimeout } from "node:timers/promises";
 
-import { openBlank } from "./blank.js";
 import { newPage } from "./browser.js";
 import { finished, visit } from "./page.js";
 import { GOLDENS, send } from "./server.js";
+import { useSite } from "./setup.js";
 
 /** A small model with ten classes. */
 const MODEL = "/goldens/mnist-shape/";
@@ -17,11 +17,10 @@ const WEIGHTS = "unet/diffusion_pytorch_model.safetensors";
 
 let server, browser, page;
 
-before(async () => {
-  ({ server, browser, page } = await openBlank());
+useSite(async (site) => {
+  ({ server, browser, page } = site);
   await page.evaluate(async (model) => {
-    const { ConsistencySampler } = await import("/consistency-sampler.js");
-    window.ConsistencySampler = ConsistencySampler;
+    const { ConsistencySampler } = window;
     window.sampler = await ConsistencySampler.load(model, { cache: false });
     window.outcome = (promise) =>
       promise.then(
@@ -39,11 +38,7 @@ before(async () => {
       return value;
     };
   }, MODEL);
-});
-after(async () => {
-  await browser?.close();
-  await server?.stop();
-});
+}, { blank: true });
 
 const call = (method, options) =>
   page.evaluate(
@@ -156,7 +151,7 @@ test("a load is cancelled in every phase, and the next one is whole", async () =
     const name = await page.evaluate(async (phase) => {
       const abort = new AbortController();
       const onProgress = ({ stage }) => stage === phase && abort.abort();
-      if (phase.includes(".")) setTimeout(() => abort.abort(), 500);
+      if (phase.includes(".")) window.setTimeout(() => abort.abort(), 500);
       const options = { cache: false, signal: abort.signal, onProgress };
       const { value, error } = await window.outcome(window.ConsistencySampler.load("/goldens/no-mid/", options));
       value?.dispose();
@@ -183,7 +178,7 @@ test("fifty clicks on Generate in a second make one run at a time, and the page 
     const observer = new MutationObserver(() => window.lines.push(status.textContent));
     observer.observe(status, { childList: true, subtree: true, characterData: true });
     const button = [...document.querySelectorAll("button")].find((b) => b.textContent.trim() === "Generate");
-    for (let i = 0; i < 50; i++) setTimeout(() => button.click(), i * 20);
+    for (let i = 0; i < 50; i++) window.setTimeout(() => button.click(), i * 20);
   });
   await page.waitForTimeout(1200);
   await finished(page);

@@ -2,21 +2,15 @@
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
-import { after, before, test } from "node:test";
+import { test } from "node:test";
 
-import { launch, newPage } from "./browser.js";
-import { DIST, startServer } from "./server.js";
+import { newPage } from "./browser.js";
+import { DIST } from "./server.js";
+import { useSite } from "./setup.js";
 
 let server, browser;
 
-before(async () => {
-  server = await startServer();
-  browser = await launch();
-});
-after(async () => {
-  await browser?.close();
-  await server?.stop();
-});
+useSite((site) => ({ server, browser } = site));
 
 for (const most of [1000, 150_000]) {
   test(`buffers of at most ${most} bytes`, async () => {

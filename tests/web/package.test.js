@@ -45,13 +45,23 @@ test("the tarball holds what the package needs, and nothing else", () => {
     if (reached.has(file)) return;
     reached.add(file);
     if (!file.endsWith(".js")) return;
-    const source = read(file).replace(/\/\*[^]*?\*\/|^\s*\/\/.*$/gm, "");
+    const source = read(file).replace(/\/\*[\s\S]*?\*\/|^\s*\/\/.*$/gm, "");
     const named = [...source.matchAll(/(?:from|import\(?|URL\()\s*["']([^"']+)["']/g)].map(([, name]) => name);
     for (const name of named.filter((name) => /\.(js|wasm)$/.test(name))) visit(path.join(path.dirname(file), name));
   };
   visit("consistency-sampler.js");
   visit("define.js");
   assert.deepEqual([...reached].toSorted(), listed.filter((file) => /\.(js|wasm)$/.test(file)).toSorted());
+  // And from the types of what is exported to all declarations.
+  const declared = new Set();
+  const declare = (file) => {
+    if (declared.has(file)) return;
+    declared.add(file);
+    const named = [...read(file).matchAll(/(?:from|import\(?)\s*["']\.\/([^"']+)\.js["']/g)];
+    for (const [, name] of named) declare(`${name}.d.ts`);
+  };
+  for (const { types } of Object.values(manifest.exports)) if (types) declare(path.normalize(types));
+  assert.deepEqual([...declared].toSorted(), listed.filter((file) => file.endsWith(".d.ts")).toSorted());
   assert.match(read("LICENSE-MIT"), /MIT/);
   assert.match(read("LICENSE-APACHE"), /Apache License/);
 });

@@ -3,25 +3,18 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import path from "node:path";
-import { after, before, test } from "node:test";
+import { test } from "node:test";
 
-import { launch, newPage } from "./browser.js";
+import { newPage } from "./browser.js";
 import { PIXEL_TOLERANCE, assertNear, goldens } from "./goldens.js";
 import { LOOKS, assertAccessible, canvases, finished, generate, greys, look, sheet, shoot, visit } from "./page.js";
-import { DIST, send, startServer } from "./server.js";
+import { DIST, send } from "./server.js";
+import { useSite } from "./setup.js";
 
 let server, browser, page;
 
 // One page for all, as for a person who stays a while: each visit makes the browser compile every shader anew.
-before(async () => {
-  server = await startServer();
-  browser = await launch();
-  page = await newPage(browser);
-});
-after(async () => {
-  await browser?.close();
-  await server?.stop();
-});
+useSite((site) => ({ server, browser, page } = site));
 
 const label = () => page.locator("#sheet").getAttribute("aria-label");
 const seed = () => page.locator("#panel-sample").getByLabel("Seed", { exact: true });
@@ -154,7 +147,8 @@ test("the keyboard alone suffices, and shows where it is", async () => {
     for (let presses = 0; presses < 20; presses++) {
       await page.keyboard.press("Tab");
       const focus = await page.evaluate(() => {
-        const { id, name, nextElementSibling } = document.activeElement;
+        const { id, nextElementSibling } = document.activeElement;
+        const name = document.activeElement.getAttribute("name");
         // A radio button is invisible; the chip after it shows its focus.
         const rings = [document.activeElement, nextElementSibling].map((e) => e && getComputedStyle(e).outlineStyle);
         return { id, name, visible: rings.some((style) => style && style !== "none") };
@@ -195,7 +189,8 @@ test("the site's models are offered, and the one in use is marked", async () => 
 
 test("the page can be used before the WebAssembly module is there", async () => {
   const file = "/pkg/consistency_sampler_bg.wasm";
-  let release;
+  /** @type {(value?: unknown) => void} */
+  let release = () => {};
   const released = new Promise((resolve) => (release = resolve));
   server.routes.set(file, async (request, response) => {
     await released;
@@ -208,10 +203,10 @@ test("the page can be used before the WebAssembly module is there", async () => 
   await early.getByRole("button", { name: "Generate" }).click();
   await early.getByText("The model is still loading; your picture comes as soon as it is there").waitFor();
   await early.getByRole("tab", { name: "Edit" }).click();
-  const easel = early.locator("#easel");
-  const before = (await canvases(early, "#easel"))[0].data;
-  await easel.click();
-  assert.ok(!(await canvases(early, "#easel"))[0].data.equals(before), "one can paint");
+  const painting = early.locator("#paint");
+  const before = (await canvases(early, "#paint"))[0].data;
+  await painting.click();
+  assert.ok(!(await canvases(early, "#paint"))[0].data.equals(before), "one can paint");
   await early.getByRole("tab", { name: "Sample" }).click();
   await shoot(early, "loading");
   await assertAccessible(early, "loading");

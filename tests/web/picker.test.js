@@ -120,6 +120,7 @@ test("files are picked or dropped, and nothing is sent anywhere", async () => {
 test("a load is cancelled, and taken up again where it was", async () => {
   const body = readFileSync(path.join(SMALL, WEIGHTS));
   const headers = { "Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "ETag, Content-Range" };
+  /** @type {import("./server.js").Manner} */
   let manner = { headers, stall: 40_000 };
   other.routes.set(`/models/small/${WEIGHTS}`, (request, response) => send(request, response, body, manner));
   await page.goto(`${server.origin}/?model=${encodeURIComponent(`${other.origin}/models/small/`)}`);
@@ -157,7 +158,7 @@ test("the policy refuses an origin that is neither https nor this machine", asyn
 test("the text of a model's folder is never HTML", async () => {
   const html = `<img src="/owned.png" onerror="document.title = 'owned'">`;
   const folder = path.join(GOLDENS, "f16"); // it has 7 classes
-  const index = JSON.parse(readFileSync(path.join(folder, "model_index.json")));
+  const index = JSON.parse(readFileSync(path.join(folder, "model_index.json"), "utf8"));
   const id2label = Object.fromEntries(Array.from({ length: 7 }, (_, label) => [label, html + label]));
   const files = {
     "README.md": `---\nlicense: ${html}\n---\n`,

@@ -5,25 +5,24 @@ import { execFileSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { after, before, test } from "node:test";
+import { after, test } from "node:test";
 
-import { openBlank } from "./blank.js";
+import { useSite } from "./setup.js";
 import { COMMAND, MODELS, missing, shipped } from "./shipped.js";
 
-let server, browser, page, folder;
+let server, page, folder;
 
-before(async () => {
+useSite(async (site) => {
+  ({ server, page } = site);
   folder = mkdtempSync(path.join(tmpdir(), "precision-"));
-  ({ server, browser, page } = await openBlank());
-});
-after(async () => {
-  await browser?.close();
-  await server?.stop();
-  rmSync(folder, { recursive: true, force: true });
-});
+}, { blank: true });
+after(() => rmSync(folder, { recursive: true, force: true }));
 
 for (const model of shipped) {
-  for (const [precision, variant, share] of [["f16", "fp16", 0.51], ["int8", "int8", 0.27]]) {
+  for (const { precision, variant, share } of [
+    { precision: "f16", variant: "fp16", share: 0.51 },
+    { precision: "int8", variant: "int8", share: 0.27 },
+  ]) {
     test(`${model} in ${precision}`, { skip: missing }, async () => {
       const output = path.join(folder, `${model}-${precision}`);
       const options = ["--model", path.join(MODELS, model), "--precision", precision, "--output", output];

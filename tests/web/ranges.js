@@ -4,6 +4,7 @@
 //
 //     cd tests/web && CHROME=/usr/bin/chromium node ranges.js
 
+import { once } from "node:events";
 import { createServer } from "node:http";
 import { setTimeout } from "node:timers/promises";
 
@@ -32,8 +33,9 @@ async function serve({ each = Infinity, all = Infinity }) {
     open--;
     response.end();
   });
-  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
-  return { origin: `http://127.0.0.1:${server.address().port}/`, stop: () => server.close() };
+  await once(server.listen(0, "127.0.0.1"), "listening");
+  const { port } = /** @type {import("node:net").AddressInfo} */ (server.address());
+  return { origin: `http://127.0.0.1:${port}/`, stop: () => server.close() };
 }
 
 const browser = await launch();

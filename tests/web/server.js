@@ -1,6 +1,7 @@
 // A server for the tests: the site under /, the golden checkpoints under /goldens/, and whatever a test adds, faults included.
 
 import { createHash } from "node:crypto";
+import { once } from "node:events";
 import { readFileSync } from "node:fs";
 import { readFile, stat } from "node:fs/promises";
 import { createServer } from "node:http";
@@ -130,9 +131,10 @@ export async function startServer({ folders: others = {}, headers = {} } = {}) {
     // A browser that leaves, or a route that breaks off, ends the connection; the browser's side is what is tested.
     answer(request, response).catch(() => response.destroy());
   });
-  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  await once(server.listen(0, "127.0.0.1"), "listening");
+  const { port } = /** @type {import("node:net").AddressInfo} */ (server.address());
   return {
-    origin: `http://127.0.0.1:${server.address().port}`,
+    origin: `http://127.0.0.1:${port}`,
     routes,
     log,
     served,

@@ -7,8 +7,9 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, afterEach, before, beforeEach, describe, test } from "node:test";
 
-import { launch, launchProfile, newPage } from "./browser.js";
+import { launchProfile, newPage } from "./browser.js";
 import { DIST, GOLDENS, send, startServer } from "./server.js";
+import { openBlank, useSite } from "./setup.js";
 
 const WEIGHTS = "unet/diffusion_pytorch_model.safetensors";
 /** A small model, so that most of the time goes into what is tested. */
@@ -21,23 +22,15 @@ const PATIENCE = { delay: 20, stall: 400 };
 
 let server, browser, page;
 
-before(async () => {
-  server = await startServer();
-  browser = await launch();
-});
-after(async () => {
-  await browser?.close();
-  await server?.stop();
-});
+useSite((site) => ({ server, browser } = site));
 /** Each test has a browser profile of its own, hence an empty cache. */
 beforeEach(async () => {
   server.log.length = 0;
   server.routes.clear();
   const sums = [WEIGHTS, ...CONFIGS].map((name) => `${sha256(read(name))}  ${name}\n`);
   server.routes.set("/goldens/no-mid/SHA256SUMS", { type: "text/plain", body: sums.join("") });
-  server.routes.set("/blank", { type: "text/html", body: "<!doctype html><title>blank</title>" });
   page = await newPage(browser);
-  await page.goto(`${server.origin}/blank`);
+  await openBlank(page, server);
   await prepare();
 });
 afterEach(() => page.context().close());
@@ -162,9 +155,14 @@ describe("a connection", () => {
     weights(read(WEIGHTS), { stall: 50_000 });
     const { name, milliseconds } = await page.evaluate(async () => {
       const abort = new AbortController();
-      let begin;
+      let begin = 0;
       const onProgress = ({ bytes }) => {
-        if (bytes && !begin) setTimeout(() => ((begin = performance.now()), abort.abort()), 50);
+        if (!bytes || begin) return;
+        begin = 1;
+        setTimeout(() => {
+          begin = performance.now();
+          abort.abort();
+        }, 50);
       };
       const error = await window.ConsistencySampler.load("/goldens/no-mid/", { signal: abort.signal, onProgress }).catch((e) => e);
       return { name: error.name, milliseconds: performance.now() - begin };
@@ -248,7 +246,7 @@ describe("the cache", () => {
       assert.deepEqual(requests(WEIGHTS), [], "the weights are not asked for again");
 
       for (const name of ["SHA256SUMS", WEIGHTS, ...CONFIGS]) {
-        server.routes.set(`/goldens/no-mid/${name}`, (request, response) => response.destroy());
+        server.routes.set(`/goldens/no-mid/${name}`, (_request, response) => response.destroy());
       }
       const offline = await load("/goldens/no-mid/");
       await assertWhole(offline);
@@ -305,7 +303,7 @@ describe("the cache", () => {
     await assertWhole(await load("/goldens/no-mid/"));
     await page.evaluate(async () => {
       const root = await (await navigator.storage.getDirectory()).getDirectoryHandle("consistency-sampler");
-      for await (const folder of root.values()) {
+      for await (const folder of /** @type {any} */ (root).values()) {
         for await (const file of folder.values()) {
           if (!file.name.endsWith(".safetensors")) continue;
           const { size } = await file.getFile();
@@ -327,7 +325,7 @@ describe("the cache", () => {
       const context = await launchProfile(folder);
       try {
         page = await context.newPage();
-        await page.goto(`${server.origin}/blank`);
+        await openBlank(page, server);
         await prepare();
         const client = await context.newCDPSession(page);
         await client.send("Storage.overrideQuotaForOrigin", { origin: server.origin, quotaSize: 50_000 });
@@ -397,7 +395,7 @@ describe("a hub", () => {
         const linked = { "X-Linked-ETag": `"${sha256(body)}"`, "X-Linked-Size": body.length };
         if (!api) hub.routes.set(address, { headers: { ...EXPOSED, ...linked }, body });
         else {
-          hub.routes.set(address, (request, response) =>
+          hub.routes.set(address, (_request, response) =>
             response.writeHead(302, { ...EXPOSED, ...linked, Location: `${storage.origin}/blob/${name}` }).end(),
           );
           let turn = 0;

@@ -13,7 +13,7 @@ const worker = () => readFileSync(path.join(DIST, "worker.js"), "utf8");
  */
 export function hook(server, ...codes) {
   let starts = 0;
-  server.routes.set("/worker.js", (request, response) => {
+  server.routes.set("/worker.js", (_request, response) => {
     const body = `${codes[starts++] ?? ""}\n${worker()}`;
     response.writeHead(200, { "Content-Type": "text/javascript", "Cache-Control": "no-store" }).end(body);
   });

@@ -20,6 +20,8 @@ pub enum Stage {
     Clippy,
     /// Licences, sources and known vulnerabilities of what the project depends on
     Audit,
+    /// Types, lints and formatting of the page's and the tests' scripts
+    Scripts,
     /// Native tests, the GPU path included
     Native,
     /// The crate as it would be published: builds by itself, is small
@@ -108,6 +110,7 @@ impl Stage {
                 run(cargo().args(documentation).env("RUSTDOCFLAGS", "-D warnings"))
             }
             Self::Audit => audit::audit(project),
+            Self::Scripts => site::check(project),
             Self::Native => {
                 tools::vulkan(project)?;
                 // Release, for the U-Net runs here; xtask itself only in the profile in which it is built already.

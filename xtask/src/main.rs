@@ -35,7 +35,7 @@ enum Chore {
     },
     /// Build, then pack the element and the JavaScript interface for npm
     Package,
-    /// Run everything that continuous integration runs: formatting, lints, the dependencies' audit, native tests, the build and the browser tests
+    /// Run everything that continuous integration runs: formatting, lints, the dependencies' audit, types, native tests, the build and the browser tests
     Test {
         /// Run these stages only (repeat or separate with commas)
         #[arg(long, value_enum, value_delimiter = ',')]

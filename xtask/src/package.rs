@@ -2,7 +2,7 @@
 //! the module, for any bundler or none.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -27,9 +27,11 @@ pub fn crate_file(project: &Project) -> Result<()> {
     Ok(())
 }
 
+/// Below the target folder: the library as JavaScript and declarations.
+const COMPILED: &str = "npm-compiled";
+
 /// Builds and packs; prints where the tarball is.
 pub fn package(project: &Project) -> Result<()> {
-    tools::node(project)?;
     site::build(project)?;
     assemble(project)?;
     let folder = project.target.join(FOLDER);
@@ -42,19 +44,23 @@ pub fn package(project: &Project) -> Result<()> {
     Ok(())
 }
 
-/// Puts the files that `npm/package.json` lists together, as they were written: who bundles them minifies them, too.
+/// Puts the files that `npm/package.json` lists together, with their comments: who bundles them minifies them, too.
 pub fn assemble(project: &Project) -> Result<()> {
     let folder = project.target.join(FOLDER);
-    if folder.exists() {
-        fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;
+    let compiled = project.target.join(COMPILED);
+    for folder in [&folder, &compiled] {
+        if folder.exists() {
+            fs::remove_dir_all(folder).with_context(|| format!("cannot empty {}", folder.display()))?;
+        }
     }
+    run(tools::typescript(project)?.args(["--project", "www/library", "--outDir"]).arg(&compiled))?;
     let npm = project.root.join("npm");
     for file in files(&npm.join("package.json"))? {
-        let source = ["npm", "www", ""].map(|place| project.root.join(place).join(&file));
-        let Some(source) = source.iter().find(|path| path.is_file()) else {
-            bail!("npm/package.json lists {file}, which is neither in npm/, in www/ nor in the root");
+        let places = [npm.clone(), compiled.clone(), project.root.join("www"), project.root.clone()];
+        let Some(source) = places.iter().map(|place| place.join(&file)).find(|path| path.is_file()) else {
+            bail!("npm/package.json lists {file}, which is neither in npm/, of the library, in www/ nor in the root");
         };
-        copy(source, &folder.join(&file))?;
+        copy(&source, &folder.join(&file))?;
     }
     copy(&npm.join("package.json"), &folder.join("package.json"))
 }
@@ -70,7 +76,7 @@ fn files(manifest: &Path) -> Result<Vec<String>> {
     Ok(files)
 }
 
-fn copy(from: &PathBuf, to: &Path) -> Result<()> {
+fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to.parent().expect("a file in a folder"))?;
     fs::copy(from, to).with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
     Ok(())

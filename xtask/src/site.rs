@@ -19,21 +19,30 @@ const BUDGET: usize = 150_000;
 /// The folder of the page's controls, which no other page that samples has to load.
 const PAGE: &str = "page";
 
+/// The folder of the WebAssembly module.
+const PKG: &str = "pkg";
+
 /// The folder of the code that only browsers without WebGPU download, which the budget leaves out.
 const CPU: &str = "pkg-cpu";
 
+/// The folder of the library's sources, which lie at the root of the site, next to those of the page.
+const LIBRARY: &str = "library";
+
 /// Compiles the library, assembles `dist/` afresh and weighs the code.
 pub fn build(project: &Project) -> Result<()> {
+    tools::node_installed(project)?;
     let www = project.root.join("www");
-    wasm::build(project, &www.join("pkg"))?;
+    wasm::build(project, &www.join(PKG))?;
     wasm::build_cpu(project, &www.join(CPU))?;
 
     let dist = project.root.join(DIST);
     if dist.exists() {
         fs::remove_dir_all(&dist).with_context(|| format!("cannot empty {}", dist.display()))?;
     }
-    copy(&www, &dist)?;
-    minify(project, &dist)?;
+    let (scripts, mut others): (Vec<_>, Vec<_>) = files(&www)?.into_iter().partition(|file| is_script(file));
+    others.retain(|file| file.file_name() != Some("tsconfig.json".as_ref()));
+    copy_files(&www, &dist, others)?;
+    compile(project, &www, &dist, scripts)?;
     let models = models(&project.root.join("weights"))?;
     for model in &models {
         let folder = dist.join("weights").join(model.file_name().expect("a directory entry has a name"));
@@ -45,28 +54,42 @@ pub fn build(project: &Project) -> Result<()> {
     weigh(&dist)
 }
 
-/// Takes comments and long names out of the site's JavaScript, file by file; without node it stays as it was written.
-fn minify(project: &Project, dist: &Path) -> Result<()> {
-    let mut scripts = files(dist)?;
-    scripts.retain(|path| path.extension().is_some_and(|extension| extension == "js"));
-    match tools::esbuild(project)? {
-        Ok(mut esbuild) => run(esbuild
-            .args([
-                "--minify",
-                "--format=esm",
-                "--target=es2022",
-                "--legal-comments=none",
-                "--allow-overwrite",
-                "--log-level=warning",
-            ])
-            .arg(format!("--outdir={}", dist.display()))
-            .arg(format!("--outbase={}", dist.display()))
-            .args(scripts)),
-        Err(lacking) => {
-            println!("notice: {lacking}, so the JavaScript stays larger than it need be");
-            Ok(())
+/// Checks the types of everything in TypeScript or JavaScript, and that it is linted and formatted.
+pub fn check(project: &Project) -> Result<()> {
+    run(tools::biome(project)?.args(["ci", "--error-on-warnings"]))?;
+    let www = project.root.join("www");
+    wasm::declare(project, &www.join(PKG), &www.join(CPU))?;
+    let tests = project.root.join("tests/web");
+    tools::npm_packages(project, &tests)?;
+    for folder in [www, tests] {
+        run(tools::typescript(project)?.arg("--project").arg(folder))?;
+    }
+    Ok(())
+}
+
+/// Whether a file under `www/` is a script, be it one that only declares types.
+fn is_script(file: &Path) -> bool {
+    file.extension().is_some_and(|extension| extension == "ts" || extension == "js")
+}
+
+/// Makes the site's JavaScript, file by file, without types, comments and long names.
+fn compile(project: &Project, www: &Path, dist: &Path, scripts: Vec<PathBuf>) -> Result<()> {
+    let library = www.join(LIBRARY);
+    let entries = scripts.into_iter().filter(|file| !file.to_string_lossy().ends_with(".d.ts")).map(|file| {
+        let place = file.strip_prefix(&library).or_else(|_| file.strip_prefix(www)).expect("a file of www/");
+        format!("{}={}", place.with_extension("").display(), file.display())
+    });
+    run(tools::esbuild(project)?
+        .args(["--minify", "--format=esm", "--target=es2022", "--legal-comments=none", "--log-level=warning"])
+        .arg(format!("--outdir={}", dist.display()))
+        .args(entries))?;
+    // Nothing is left of a file of types.
+    for file in files(dist)?.into_iter().filter(|file| is_script(file)) {
+        if file.metadata()?.len() == 0 {
+            fs::remove_file(file)?;
         }
     }
+    Ok(())
 }
 
 /// Copies a model with its weights in half precision, which is half of a visitor's download.
@@ -160,9 +183,9 @@ fn models(weights: &Path) -> Result<Vec<PathBuf>> {
     Ok(models)
 }
 
-/// Copies a folder with everything in it.
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    files(from)?.iter().try_for_each(|source| copy_file(source, &to.join(source.strip_prefix(from)?)))
+/// Copies some files of a folder.
+fn copy_files(from: &Path, to: &Path, files: Vec<PathBuf>) -> Result<()> {
+    files.iter().try_for_each(|source| copy_file(source, &to.join(source.strip_prefix(from)?)))
 }
 
 /// Copies a file's contents only: its permissions, perhaps read-only, must not hinder the next build.

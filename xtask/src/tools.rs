@@ -15,8 +15,14 @@ pub const WASM_TARGET: &str = "wasm32-unknown-unknown";
 /// The npm package that carries wasm-opt.
 const BINARYEN: &str = "132.0.0";
 
-/// The version of esbuild, which takes comments and long names out of the page's JavaScript.
+/// The version of esbuild, which makes the page's JavaScript of its TypeScript, without comments and long names.
 const ESBUILD: &str = "0.28.2";
+
+/// The version of TypeScript, which checks types and writes declarations; the tests of the package use the same.
+const TYPESCRIPT: &str = "5.9.3";
+
+/// The version of biome, which lints and formats; `biome.json` says how.
+const BIOME: &str = "2.6.8";
 
 /// The first Node release whose test runner takes every option that the browser tests use.
 const NODE_MAJOR: u32 = 20;
@@ -33,28 +39,36 @@ pub fn wasm_target(project: &Project) -> Result<()> {
         .with_context(|| format!("the compiler lacks the target {} and rustup cannot add it", WASM_TARGET))
 }
 
-/// wasm-opt as a command to add arguments to; the inner error says what is lacking for it.
-pub fn wasm_opt(project: &Project) -> Result<Result<Command, String>> {
+/// wasm-opt as a command to add arguments to.
+pub fn wasm_opt(project: &Project) -> Result<Command> {
     npm_tool(project, "binaryen", BINARYEN, "wasm-opt")
 }
 
-/// esbuild as a command to add arguments to; the inner error says what is lacking for it.
-pub fn esbuild(project: &Project) -> Result<Result<Command, String>> {
+/// esbuild as a command to add arguments to.
+pub fn esbuild(project: &Project) -> Result<Command> {
     npm_tool(project, "esbuild", ESBUILD, "esbuild")
 }
 
+/// The TypeScript compiler as a command to add arguments to.
+pub fn typescript(project: &Project) -> Result<Command> {
+    npm_tool(project, "typescript", TYPESCRIPT, "tsc")
+}
+
+/// biome as a command to add arguments to.
+pub fn biome(project: &Project) -> Result<Command> {
+    npm_tool(project, "@biomejs/biome", BIOME, "biome")
+}
+
 /// A program of an npm package, which is installed below the target folder on first use.
-fn npm_tool(project: &Project, package: &str, version: &str, program: &str) -> Result<Result<Command, String>> {
-    if let Err(lacking) = node(project) {
-        return Ok(Err(format!("{lacking:#}")));
-    }
+fn npm_tool(project: &Project, package: &str, version: &str, program: &str) -> Result<Command> {
+    node_installed(project)?;
     let mut command = project.command("node");
     command.arg(npm_package(project, package, version)?.join("bin").join(program));
-    Ok(Ok(command))
+    Ok(command)
 }
 
 /// Checks that node, recent enough, and npm can be started.
-pub fn node(project: &Project) -> Result<()> {
+fn node(project: &Project) -> Result<()> {
     let version = first_line(project.command("node").arg("--version")).context("node is not installed")?;
     let major = version.trim_start_matches('v').split('.').next().and_then(|major| major.parse::<u32>().ok());
     ensure!(major >= Some(NODE_MAJOR), "node {NODE_MAJOR} or newer is needed, found {version}");
@@ -68,7 +82,7 @@ pub fn node_installed(project: &Project) -> Result<()> {
     if missing(project.command("node")) || missing(npm(project)) {
         apt_install(project, "nodejs")
             .and_then(|()| apt_install(project, "npm"))
-            .with_context(|| format!("the browser tests need node {NODE_MAJOR} or newer and npm"))?;
+            .with_context(|| format!("node {NODE_MAJOR} or newer and npm are needed: install them"))?;
     }
     node(project)
 }

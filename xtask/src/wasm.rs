@@ -23,9 +23,7 @@ const BURN: [&str; 6] = ["--lib", "--target", TARGET, "--no-default-features", "
 
 /// Builds the library for the browser and leaves JavaScript glue, type declarations and the module in `pkg`.
 pub fn build(project: &Project, pkg: &Path) -> Result<()> {
-    tools::wasm_target(project)?;
-    run(project.command("cargo").arg("build").args(LIBRARY).args(["--profile", "wasm"]))?;
-    let output = project.target.join(TARGET).join("wasm");
+    let output = compile(project)?;
     check_float_formatting(&output.join(NAME).with_extension("wasm"))?;
     bind(project, &output, pkg, SIZE)
 }
@@ -45,10 +43,29 @@ fn check_float_formatting(module: &Path) -> Result<()> {
 
 /// Builds the library that computes on the CPU, with vector instructions, and leaves the same things in `pkg`.
 pub fn build_cpu(project: &Project, pkg: &Path) -> Result<()> {
+    bind(project, &compile_cpu(project)?, pkg, SPEED)
+}
+
+/// Leaves the same things as [`build`] and [`build_cpu`] in `pkg` and `cpu`, without the time that wasm-opt takes: enough to
+/// check the types of what imports them.
+pub fn declare(project: &Project, pkg: &Path, cpu: &Path) -> Result<()> {
+    generate(&compile(project)?, pkg)?;
+    generate(&compile_cpu(project)?, cpu)
+}
+
+/// Compiles the library for the browser; returns the folder of the module.
+fn compile(project: &Project) -> Result<PathBuf> {
+    tools::wasm_target(project)?;
+    run(project.command("cargo").arg("build").args(LIBRARY).args(["--profile", "wasm"]))?;
+    Ok(project.target.join(TARGET).join("wasm"))
+}
+
+/// Compiles the library for browsers without WebGPU; returns the folder of the module.
+fn compile_cpu(project: &Project) -> Result<PathBuf> {
     tools::wasm_target(project)?;
     let vectors = format!("target.{TARGET}.rustflags=[\"-Ctarget-feature=+simd128\"]");
     run(project.command("cargo").arg("build").args(LIBRARY_CPU).args(["--profile", "wasm-cpu", "--config", &vectors]))?;
-    bind(project, &project.target.join(TARGET).join("wasm-cpu"), pkg, SPEED)
+    Ok(project.target.join(TARGET).join("wasm-cpu"))
 }
 
 /// Builds the benchmark's module, which runs the U-Net on burn-wgpu, and leaves the same things in `pkg`.
@@ -81,8 +98,15 @@ const LARGE: &[&str] = &["-Oz"];
 /// wasm-opt's arguments where the module does arithmetic.
 const SPEED: &[&str] = &["-O3"];
 
-/// From the compiler's output folder to a package that a page imports.
+/// From the compiler's output folder to a package that a page imports; `passes` make its module smaller or faster.
 fn bind(project: &Project, output: &Path, pkg: &Path, passes: &[&str]) -> Result<()> {
+    generate(output, pkg)?;
+    let module = pkg.join(format!("{NAME}_bg.wasm"));
+    run(tools::wasm_opt(project)?.args(passes).arg(&module).arg("-o").arg(&module))
+}
+
+/// Writes the package, its module as the compiler left it.
+fn generate(output: &Path, pkg: &Path) -> Result<()> {
     let compiled = output.join(NAME).with_extension("wasm");
     if pkg.exists() {
         fs::remove_dir_all(pkg).with_context(|| format!("cannot empty {}", pkg.display()))?;
@@ -95,18 +119,5 @@ fn bind(project: &Project, output: &Path, pkg: &Path, passes: &[&str]) -> Result
         .remove_name_section(true)
         .remove_producers_section(true)
         .generate(pkg)
-        .with_context(|| format!("wasm-bindgen cannot process {}", compiled.display()))?;
-
-    optimise(project, &pkg.join(format!("{NAME}_bg.wasm")), passes)
-}
-
-/// Shrinks the module in place; without node and npm the module stays as the compiler left it, which works as well.
-fn optimise(project: &Project, module: &Path, passes: &[&str]) -> Result<()> {
-    match tools::wasm_opt(project)? {
-        Ok(mut wasm_opt) => run(wasm_opt.args(passes).arg(module).arg("-o").arg(module)),
-        Err(lacking) => {
-            println!("notice: {lacking}, so wasm-opt is skipped and the module stays larger than it need be");
-            Ok(())
-        }
-    }
+        .with_context(|| format!("wasm-bindgen cannot process {}", compiled.display()))
 }

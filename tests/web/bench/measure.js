@@ -61,7 +61,8 @@ export async function measure(server, { models, batches, runtimes, rounds, secon
         // The better graph counts, and goes on alone: both were timed at the first batch size.
         const graphs = steady.contenders.filter(({ graph, forward_ms }) => graph && forward_ms);
         const better = graphs.toSorted((a, b) => a.forward_ms - b.forward_ms)[0];
-        const counts = ({ runtime, graph }) =>
+      /** @param {Record<string, any>} contender */
+      const counts = ({ graph }) =>
           !graph || graph === (better ?? steady.contenders.find(({ graph }) => graph)).graph;
         const entry = { model: model.name, batch };
         for (const { runtime, ...figures } of steady.contenders.filter(counts)) {
@@ -159,10 +160,12 @@ async function steadyForwards(browser, server, model, batch, contenders, { round
       window.forward = (i) => window.call(i, "forward", { sample, shape: input.shape, timestep, labels });
     }, input);
 
+    /** @type {Record<string, any>[]} */
     const figures = [];
     let reference = null;
     for (const { runtime, graph, onnx } of contenders) {
       const what = `${model.name}, batch ${batch}, ${runtime}${graph ? ` (${graph})` : ""}`;
+      /** @type {Record<string, any>} */
       const entry = { runtime, ...(graph && { graph }) };
       figures.push(entry);
       try {

@@ -9,13 +9,14 @@ import { RUNTIMES, measure, serveBench } from "./measure.js";
 import { rememberSizes } from "./sizes.js";
 import { tables } from "./tables.js";
 
-const string = { type: "string" };
+const string = /** @type {const} */ ({ type: "string" });
+/** @type {Record<string, { type: "string" }>} */
 const options = Object.fromEntries(
   ["folder", "onnxruntime", "models", "batches", "runtimes", "graphs", "rounds", "seconds", "cold", "output"].map(
     (name) => [name, string],
   ),
 );
-const { values } = parseArgs({ options });
+const values = /** @type {Record<string, string>} */ (parseArgs({ options }).values);
 
 const FOLDERS = { mnist: "/weights/mnist/", rgb32: "/models/rgb32/" };
 

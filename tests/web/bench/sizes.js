@@ -9,7 +9,7 @@ let cache = null;
 
 /** Keeps the sizes in a file from one run to the next. */
 export function rememberSizes(file) {
-  cache = { file, sizes: existsSync(file) ? JSON.parse(readFileSync(file)) : {} };
+  cache = { file, sizes: existsSync(file) ? JSON.parse(readFileSync(file, "utf8")) : {} };
 }
 
 /** Bytes of the files together, as they are, after `gzip -9` and after brotli at quality 11, each file by itself. */

@@ -1,2 +1,0 @@
-/** Registers <consistency-sampler>. */
-import "./element.js";

@@ -1,0 +1,19 @@
+// What the browsers have and TypeScript's declarations for pages do not, as far as it is used here.
+
+interface Navigator {
+  readonly gpu?: {
+    requestAdapter(): Promise<{ info: { vendor: string; architecture: string; description: string } } | null>;
+  };
+}
+
+/** In workers alone. */
+interface FileSystemFileHandle {
+  createSyncAccessHandle(): Promise<FileSystemSyncAccessHandle>;
+}
+
+interface FileSystemSyncAccessHandle {
+  write(bytes: Uint8Array, options: { at: number }): number;
+  getSize(): number;
+  truncate(size: number): void;
+  close(): void;
+}

@@ -1,0 +1,71 @@
+// What computes: the GPU or, in browsers without WebGPU, the CPU, whose module is fetched only then.
+
+import { codeOf, ConsistencySamplerError, failing, messageOf } from "./error.js";
+import init, * as gpu from "./pkg/consistency_sampler.js";
+import type { Device, Loader, Model } from "./pkg-cpu/consistency_sampler.js";
+
+// The CPU's module has what both have.
+export type { Device, Loader, Model };
+
+/** A WebAssembly module and its device. */
+export interface Processor {
+  Loader: typeof Loader;
+  device: Device;
+  kind: "gpu" | "cpu";
+}
+
+const NO_WEBGPU = "this browser offers no WebGPU";
+/** Browsers have WebGPU for secure pages alone. */
+const INSECURE =
+  "WebGPU is for secure pages alone, and this one came over plain http (open it over https, or on the machine that serves it by http://localhost)";
+
+/** The one processor of each kind that all models share, once it was asked for. */
+const opened = new Map<Processor["kind"], Promise<Processor>>();
+
+/**
+ * Opens what is wanted; by default the GPU where there is one, else the CPU, of which `notice` is then told.
+ *
+ * @param wanted what a caller gave, which may be anything
+ */
+export async function openProcessor(wanted: unknown, notice: (notice: string) => void): Promise<Processor> {
+  if (!["gpu", "cpu", null, undefined].includes(wanted as null)) {
+    throw new ConsistencySamplerError("input", `device: expected "gpu" or "cpu", found ${JSON.stringify(wanted)}`);
+  }
+  if (wanted !== "cpu") {
+    try {
+      return await once("gpu", openGpu);
+    } catch (error) {
+      if (wanted === "gpu" || codeOf(error) !== "unsupported") throw error;
+      notice(`${messageOf(error)}: the CPU computes in place of the GPU, which takes longer`);
+    }
+  }
+  return once("cpu", openCpu);
+}
+
+/** What was opened before, or a new try after a failure. */
+function once(kind: Processor["kind"], open: () => Promise<Omit<Processor, "kind">>): Promise<Processor> {
+  let opening = opened.get(kind);
+  if (!opening) {
+    opening = open().then((processor) => ({ ...processor, kind }));
+    opening.catch(() => opened.delete(kind));
+    opened.set(kind, opening);
+  }
+  return opening;
+}
+
+async function openGpu() {
+  // Asked before anything is fetched that only a GPU can use.
+  const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
+  if (!adapter) throw new ConsistencySamplerError("unsupported", isSecureContext ? NO_WEBGPU : INSECURE);
+  await failing("network", "the WebAssembly module", () => init());
+  const { vendor, architecture, description } = adapter.info;
+  const name = description || [vendor, architecture].filter(Boolean).join(" ");
+  return { Loader: gpu.Loader, device: await failing("unsupported", "WebGPU", () => gpu.Device.request(name)) };
+}
+
+async function openCpu() {
+  const subject = "the WebAssembly module for the CPU";
+  const cpu = await failing("network", subject, () => import("./pkg-cpu/consistency_sampler.js"));
+  await failing("network", subject, () => cpu.default());
+  return { Loader: cpu.Loader, device: await cpu.Device.request() };
+}
