@@ -69,6 +69,7 @@ const samples = setInterval(async () => {
 const begin = performance.now();
 const { last, notices, error } = await page.evaluate(async (cache) => {
   const abort = new AbortController();
+  /** @type {{ bytes: number, stage: string } | undefined} */
   let last;
   const notices = [];
   const onProgress = (event) => {
