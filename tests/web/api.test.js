@@ -3,16 +3,16 @@
 import assert from "node:assert/strict";
 import { open } from "node:fs/promises";
 import path from "node:path";
-import { before, test } from "node:test";
+import { test } from "node:test";
 
 import { PIXEL_TOLERANCE, assertNear, goldens, rgba } from "./goldens.js";
 import { GOLDENS } from "./server.js";
 import { useSite } from "./setup.js";
 
-let server, browser, page;
+let server, page;
 
-useSite((site) => ({ server, browser, page } = site), { blank: true });
-before(async () => {
+useSite(async (site) => {
+  ({ server, page } = site);
   await page.evaluate(async () => {
     window.progress = [];
     window.sampler = await window.ConsistencySampler.load("/weights/mnist", {
@@ -25,7 +25,7 @@ before(async () => {
         ({ name, code, message }) => ({ error: { name, code, message } }),
       );
   });
-});
+}, { blank: true });
 
 test("info describes the model", async () => {
   const { device, parameters, bytes, ...info } = await page.evaluate(() => window.sampler.info);

@@ -39,9 +39,18 @@ function executable() {
 /** A new page in a context of its own; what it logs as an error or throws ends up in `page.complaints`. */
 export async function newPage(browser) {
   const context = await browser.newContext();
-  const page = await context.newPage();
-  page.complaints = [];
-  page.on("console", (message) => message.type() === "error" && page.complaints.push(message.text()));
-  page.on("pageerror", (error) => page.complaints.push(error.message));
-  return page;
+  return listen(await context.newPage());
+}
+
+/**
+ * Collects what a page logs as an error or throws in `page.complaints`.
+ *
+ * @param {import("playwright-core").Page} page
+ */
+export function listen(page) {
+  /** @type {string[]} */
+  const complaints = [];
+  page.on("console", (message) => message.type() === "error" && complaints.push(message.text()));
+  page.on("pageerror", (error) => complaints.push(error.message));
+  return Object.assign(page, { complaints });
 }

@@ -2,7 +2,7 @@
 // (`device.destroy()`, `self.close()`, buffers that cannot be had), put in front of the worker's script by the tests.
 
 import assert from "node:assert/strict";
-import { afterEach, before, beforeEach, describe, test } from "node:test";
+import { afterEach, beforeEach, describe, test } from "node:test";
 
 import { newPage } from "./browser.js";
 import { openBlank, useSite } from "./setup.js";
@@ -15,8 +15,8 @@ let server, browser, page;
 /** The picture of a device that nothing happens to. */
 let picture;
 
-useSite((site) => ({ server, browser } = site));
-before(async () => {
+useSite(async (site) => {
+  ({ server, browser } = site);
   page = await open();
   picture = await page.evaluate(async () => window.draw(await window.load()));
   assert.ok(new Set(picture).size > 50);

@@ -41,8 +41,8 @@ test("events", () => {
 });
 
 test("parts and slots", () => {
-  const view = read("www/library/element-view.ts");
-  const parts = [...all(view, /part: "(\w+)"/g), ...all(view, /= button\("(\w+)"/g), "button"];
+  const view = read("www/library/element-view.ts") + read("www/library/display.ts");
+  const parts = [...all(view, /part: "(?:button )?(\w+)"/g), ...all(view, /= button\("(\w+)"/g), "button"];
   assert.deepEqual(listed("Parts"), parts.toSorted());
   assert.deepEqual(listed("Slots"), all(view, /element\("slot", \{ name: "(\w+)"/g).toSorted());
 });

@@ -9,10 +9,10 @@ import { useSite } from "./setup.js";
 const { cases, tensors } = read("requests");
 const checkpoints = [...new Set(cases.map(({ checkpoint }) => checkpoint))];
 
-let server, browser, page;
+let page;
 
-useSite((site) => ({ server, browser, page } = site), { blank: true });
-before(async () => {
+useSite(async (site) => {
+  ({ page } = site);
   await page.evaluate(async () => {
     const { ConsistencySampler } = window;
     window.load = async (checkpoint) => {
@@ -34,7 +34,7 @@ before(async () => {
       }
     };
   });
-});
+}, { blank: true });
 
 const call = (method, options, pictures = {}, size = [16, 16]) =>
   page.evaluate((args) => window.call(...args), [method, options, pictures, size]);

@@ -1,7 +1,7 @@
 // Editing on the page with each tool, by mouse, finger and keyboard.
 
 import assert from "node:assert/strict";
-import { before, test } from "node:test";
+import { test } from "node:test";
 import { deflateSync } from "node:zlib";
 
 import { newPage } from "./browser.js";
@@ -10,8 +10,8 @@ import { useSite } from "./setup.js";
 
 let server, browser, page;
 
-useSite((site) => ({ server, browser, page } = site));
-before(async () => {
+useSite(async (site) => {
+  ({ server, browser, page } = site);
   await page.context().grantPermissions(["clipboard-read", "clipboard-write"]);
   await page.setViewportSize({ width: 1280, height: 900 });
 });

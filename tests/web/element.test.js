@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { mkdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";
-import { before, test } from "node:test";
+import { test } from "node:test";
 
 import { newPage } from "./browser.js";
 import { PIXEL_TOLERANCE, assertNear, goldens, rgba } from "./goldens.js";
@@ -22,8 +22,8 @@ const MODEL = "/weights/mnist/";
 
 let server, browser;
 
-useSite((site) => ({ server, browser } = site));
-before(async () => {
+useSite(async (site) => {
+  ({ server, browser } = site);
   // Browsers ask for it unasked.
   server.routes.set("/favicon.ico", { type: "image/x-icon", body: "" });
 });

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
-import { before, test } from "node:test";
+import { test } from "node:test";
 import { inflateSync } from "node:zlib";
 
 import { newPage } from "./browser.js";
@@ -11,8 +11,8 @@ import { useSite } from "./setup.js";
 
 let server, browser, page;
 
-useSite((site) => ({ server, browser, page } = site));
-before(async () => {
+useSite(async (site) => {
+  ({ server, browser, page } = site);
   await page.context().grantPermissions(["clipboard-read", "clipboard-write"]);
   await page.setViewportSize({ width: 1280, height: 800 });
 });

@@ -4,7 +4,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import path from "node:path";
-import { before, beforeEach, describe, test } from "node:test";
+import { beforeEach, describe, test } from "node:test";
 
 import { join, split } from "./safetensors.js";
 import { GOLDENS, send } from "./server.js";
@@ -15,10 +15,10 @@ const WEIGHTS = "unet/diffusion_pytorch_model.safetensors";
 const file = readFileSync(path.join(GOLDENS, "no-mid", WEIGHTS));
 const config = JSON.parse(readFileSync(path.join(GOLDENS, "no-mid/unet/config.json"), "utf8"));
 
-let server, browser, page;
+let server, page;
 
-useSite((site) => ({ server, browser, page } = site), { blank: true });
-before(async () => {
+useSite(async (site) => {
+  ({ server, page } = site);
   await page.evaluate(async () => {
     const { ConsistencySampler } = window;
     // Another model stays: with it the worker, the device and the compiled kernels.
@@ -36,7 +36,7 @@ before(async () => {
       }
     };
   });
-});
+}, { blank: true });
 beforeEach(() => {
   for (const path of server.routes.keys()) if (path !== "/blank") server.routes.delete(path);
 });

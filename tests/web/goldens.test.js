@@ -18,10 +18,10 @@ const FORWARD_TOLERANCE = 1e-4;
 const WEIGHTS = "unet/diffusion_pytorch_model.safetensors";
 const names = readdirSync(GOLDENS).filter((name) => existsSync(path.join(GOLDENS, name, WEIGHTS)));
 
-let server, browser, page;
+let page;
 
-useSite((site) => ({ server, browser, page } = site), { blank: true });
-before(async () => {
+useSite(async (site) => {
+  ({ page } = site);
   await page.evaluate(async () => {
     const devices = {};
     window.loadModel = async (pkg, folder) => {
@@ -43,7 +43,7 @@ before(async () => {
       return loader.finish();
     };
   });
-});
+}, { blank: true });
 
 test("there are goldens to compare with", () => assert.ok(names.length >= 7, `found ${names.length}`));
 

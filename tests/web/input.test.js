@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import path from "node:path";
-import { before, describe, test } from "node:test";
+import { describe, test } from "node:test";
 import { setTimeout } from "node:timers/promises";
 
 import { newPage } from "./browser.js";
@@ -17,8 +17,8 @@ const WEIGHTS = "unet/diffusion_pytorch_model.safetensors";
 
 let server, browser, page;
 
-useSite((site) => ({ server, browser, page } = site), { blank: true });
-before(async () => {
+useSite(async (site) => {
+  ({ server, browser, page } = site);
   await page.evaluate(async (model) => {
     const { ConsistencySampler } = window;
     window.sampler = await ConsistencySampler.load(model, { cache: false });
@@ -38,7 +38,7 @@ before(async () => {
       return value;
     };
   }, MODEL);
-});
+}, { blank: true });
 
 const call = (method, options) =>
   page.evaluate(

@@ -5,17 +5,17 @@ import { execFileSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { after, before, test } from "node:test";
+import { after, test } from "node:test";
 
 import { useSite } from "./setup.js";
 import { COMMAND, MODELS, missing, shipped } from "./shipped.js";
 
 let server, page, folder;
 
-useSite((site) => ({ server, page } = site), { blank: true });
-before(() => {
+useSite(async (site) => {
+  ({ server, page } = site);
   folder = mkdtempSync(path.join(tmpdir(), "precision-"));
-});
+}, { blank: true });
 after(() => rmSync(folder, { recursive: true, force: true }));
 
 for (const model of shipped) {

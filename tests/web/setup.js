@@ -16,7 +16,7 @@ import { startServer } from "./server.js";
 /**
  * Starts a server and a browser before the file's tests, hands them over and stops them after the tests.
  *
- * @param {(site: Site) => void} receive
+ * @param {(site: Site) => unknown} receive  may be asynchronous
  * @param {object} [options]
  * @param {boolean} [options.blank]  whether the page that is handed over is one of the server's origin that is empty and has
  *   no policy, so that a test imports there what it likes; `window.ConsistencySampler` is there already
@@ -35,7 +35,7 @@ export function useSite(receive, { blank = false, start = launch } = {}) {
         window.ConsistencySampler = ConsistencySampler;
       });
     }
-    receive({ server, browser, page });
+    await receive({ server, browser, page });
   });
   after(async () => {
     await browser?.close();

@@ -18,6 +18,51 @@ export function element<T extends keyof HTMLElementTagNameMap>(
   return made;
 }
 
+/** What a person should know though it goes on: each notice has its own line until it is dismissed. */
+export class Notices {
+  #place: HTMLElement;
+  #fallback: HTMLElement;
+
+  /** @param fallback gets the focus when the last notice is dismissed */
+  constructor(place: HTMLElement, fallback: HTMLElement) {
+    this.#place = place;
+    this.#fallback = fallback;
+    this.clear();
+  }
+
+  /** Adds a line, unless it is there already. */
+  add(text: string): void {
+    const sentence = text.charAt(0).toUpperCase() + text.slice(1);
+    const place = this.#place;
+    for (const { firstChild } of place.children) if (firstChild?.textContent === sentence) return;
+    const label = `Dismiss: ${sentence}`;
+    const dismiss = element(
+      "button",
+      { type: "button", part: "button dismiss", title: "Dismiss", "aria-label": label },
+      "×",
+    );
+    const line = element(
+      "p",
+      { part: "notice", class: "notice", role: "note" },
+      element("span", { textContent: sentence }),
+      dismiss,
+    );
+    dismiss.addEventListener("click", () => {
+      const next = line.nextElementSibling ?? line.previousElementSibling;
+      line.remove();
+      place.hidden = !next;
+      (next?.querySelector("button") ?? this.#fallback).focus();
+    });
+    place.append(line);
+    place.hidden = false;
+  }
+
+  clear(): void {
+    this.#place.replaceChildren();
+    this.#place.hidden = true;
+  }
+}
+
 /** A canvas's context. */
 export function context2d<C extends HTMLCanvasElement | OffscreenCanvas>(
   canvas: C,

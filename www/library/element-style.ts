@@ -18,7 +18,7 @@ const CSS = `
 [part~="progress"] { width: min(100%, 24rem); margin: 0.5rem auto 0; }
 [part~="bar"] { display: block; width: 100%; height: 0.5rem; accent-color: var(--consistency-sampler-accent, auto); }
 [part~="status"], [part~="amount"], [part~="error"], [part~="notice"] { margin: 0.5rem 0 0; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
-[part~="status"], [part~="amount"], [part~="notice"] { color: var(--muted); font-size: 0.875em; }
+[part~="status"], [part~="amount"], [part~="notices"] { color: var(--muted); font-size: 0.875em; }
 [part~="status"] { min-height: 1.5em; }
 [part~="error"] { padding: 0.5rem 0.75rem; border: 1px solid var(--line); border-inline-start: 4px solid var(--consistency-sampler-bad, #c4303a); border-radius: var(--radius); text-align: start; }
 [part~="controls"] { display: flex; flex-wrap: wrap; gap: 0.5rem; justify-content: center; margin-top: 0.5rem; }
@@ -32,6 +32,8 @@ button {
   border-radius: var(--radius);
   cursor: pointer;
 }
+[part~="notice"] { display: flex; align-items: center; justify-content: center; gap: 0.5rem; }
+[part~="dismiss"] { min-height: 1.75rem; min-width: 1.75rem; padding: 0; flex: none; }
 button[aria-disabled="true"] { opacity: 0.6; cursor: default; }
 [part~="generate"] { color: var(--consistency-sampler-on-accent, inherit); background: var(--consistency-sampler-accent, transparent); font-weight: 600; }
 :focus-visible { outline: 3px solid var(--consistency-sampler-accent, currentcolor); outline-offset: 2px; }

@@ -1,6 +1,6 @@
 // What the element shows, in its shadow root. Knows neither model nor attributes; `element.ts` tells it what there is.
 
-import { columnsFor, context2d, element, many, megabytes, pixelScale } from "./display.js";
+import { columnsFor, context2d, element, many, megabytes, Notices, pixelScale } from "./display.js";
 import { styles } from "./element-style.js";
 import type { ConsistencySamplerError } from "./error.js";
 import type { LoadProgress } from "./types.js";
@@ -16,6 +16,8 @@ export interface Actions {
 }
 
 export class View {
+  /** What should be known though the load goes on. */
+  readonly notices: Notices;
   /** How many images a row has; null: as `columnsFor` says. */
   columns: number | null = null;
   /** What the images show, in words that take the place of "images". */
@@ -29,7 +31,7 @@ export class View {
   #stage = element("div", { part: "stage" }, this.#posterSlot, this.#canvas);
   #status = element("p", { part: "status", role: "status" });
   #error = element("p", { part: "error", role: "alert", hidden: true });
-  #notice = element("p", { part: "notice", role: "note", hidden: true });
+  #notices = element("div", { part: "notices" });
   #retry = button("retry", "Retry");
   #fallback = element("slot", { hidden: true });
   #generate = button("generate", "Generate");
@@ -54,9 +56,10 @@ export class View {
       // The default slot is for where nothing else can be shown; see `fail`.
       this.#fallback,
       this.#retry,
-      this.#notice,
+      this.#notices,
       this.#controls,
     );
+    this.notices = new Notices(this.#notices, this.#generate);
     this.#retry.hidden = true;
     this.#retry.addEventListener("click", retry);
     this.#generate.addEventListener("click", () => enabled(this.#generate) && generate());
@@ -80,11 +83,6 @@ export class View {
   /** What is under way, or a result, in a few words. */
   say(text: string): void {
     this.#status.textContent = text;
-  }
-
-  notice(text: string): void {
-    this.#notice.textContent = text;
-    this.#notice.hidden = !text;
   }
 
   busy(busy: boolean): void {

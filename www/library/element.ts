@@ -312,13 +312,13 @@ export class ConsistencySamplerElement extends Base {
     try {
       const { model, revision, hub } = this;
       if (!model) throw input("model: expected the address of a folder or a hub id, found none");
-      view.notice("");
+      view.notices.clear();
       view.progress({ stage: "weights", bytes: 0, total: null });
       const sampler = await ConsistencySampler.load(model, {
         revision: revision || undefined,
         hub: hub || undefined,
         signal,
-        onNotice: (notice) => view.notice(notice),
+        onNotice: (notice) => view.notices.add(notice),
         onProgress: (progress) => {
           view.progress(progress);
           this.#emit("progress", progress);

@@ -314,7 +314,7 @@ export class CachedModel {
       // A model that another page is loading stays that page's.
       if (isLocked(error)) this.#entry = null;
       else await this.discard();
-      this.notice(`the model is not kept in this browser: ${messageOf(error)}`);
+      this.notice(`the model is not kept in this browser: ${reasonOf(error)}`);
     }
   }
 }
@@ -481,6 +481,16 @@ async function patiently<T>(action: () => Promise<T>): Promise<T> {
       await new Promise((resolve) => setTimeout(resolve, 100));
     }
   }
+}
+
+/** Why a store refuses, in words for people where the browser's are for programmers. */
+function reasonOf(error: unknown): string {
+  const reasons: Record<string, string> = {
+    NoModificationAllowedError: "another page is loading it",
+    QuotaExceededError: "the browser gives this site no more room",
+    SecurityError: "the browser does not allow this site to store anything",
+  };
+  return reasons[(error as Error).name] ?? messageOf(error);
 }
 
 /** Whether someone else has a file open. */

@@ -14,6 +14,11 @@ export interface Processor {
   kind: "gpu" | "cpu";
 }
 
+const NO_WEBGPU = "this browser offers no WebGPU";
+/** Browsers have WebGPU for secure pages alone. */
+const INSECURE =
+  "WebGPU is for secure pages alone, and this one came over plain http (open it over https, or on the machine that serves it by http://localhost)";
+
 /** The one processor of each kind that all models share, once it was asked for. */
 const opened = new Map<Processor["kind"], Promise<Processor>>();
 
@@ -51,7 +56,7 @@ function once(kind: Processor["kind"], open: () => Promise<Omit<Processor, "kind
 async function openGpu() {
   // Asked before anything is fetched that only a GPU can use.
   const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
-  if (!adapter) throw new ConsistencySamplerError("unsupported", "this browser offers no WebGPU");
+  if (!adapter) throw new ConsistencySamplerError("unsupported", isSecureContext ? NO_WEBGPU : INSECURE);
   await failing("network", "the WebAssembly module", () => init());
   return { Loader: gpu.Loader, device: await failing("unsupported", "WebGPU", () => gpu.Device.request()) };
 }

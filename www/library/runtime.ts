@@ -197,7 +197,7 @@ function send(message: ToWorker): void {
 }
 
 function start(): Worker {
-  const started = new Worker(new URL("./worker.js", import.meta.url), { type: "module", name: "consistency-sampler" });
+  const started = open();
   started.onmessage = ({ data }: MessageEvent<FromWorker>) => receive(data);
   // Nothing is known about an error outside a call, least of all whether the worker still works.
   started.onerror = (event) => {
@@ -206,10 +206,23 @@ function start(): Worker {
     SharedModel.restart(new ConsistencySamplerError("failed", `the worker failed: ${reason}`));
   };
   // The browser may end a worker and say nothing; but then it frees the lock that the worker held.
-  const lock: ToWorker = { method: "watch", lock: `consistency-sampler ${crypto.randomUUID()}` };
+  const lock: ToWorker = { method: "watch", lock: `consistency-sampler ${crypto.getRandomValues(new Uint32Array(4))}` };
   started.postMessage(lock);
   watch = new AbortController();
   return started;
+}
+
+function open(): Worker {
+  try {
+    // Bundlers know a worker by this very expression.
+    return new Worker(new URL("./worker.js", import.meta.url), { type: "module", name: "consistency-sampler" });
+  } catch {
+    // In a sandboxed frame every script is another origin's, and no worker starts from one, but from a script of the frame's
+    // own that imports it.
+    const address = import.meta.url.replace(/[^/]*$/, "worker.js");
+    const script = new Blob([`import ${JSON.stringify(address)}`], { type: "text/javascript" });
+    return new Worker(URL.createObjectURL(script), { type: "module", name: "consistency-sampler" });
+  }
 }
 
 function stop(): void {

@@ -177,8 +177,8 @@ async function note(): Promise<void> {
   try {
     history.replaceState(null, "", await link());
   } catch (error) {
-    // A picture too large for a link: Copy link says so to whoever asks for one.
-    if (!(error instanceof RangeError)) throw error;
+    // A picture too large for a link: Copy link says so to whoever asks for one. A sandboxed frame keeps its address.
+    if (!(error instanceof RangeError || error instanceof DOMException)) throw error;
   }
 }
 

@@ -3,6 +3,7 @@
 // It knows the page's elements; where models come from and how they are kept is behind `consistency-sampler.js`.
 
 import { ConsistencySampler, type LoadProgress, type ModelInfo } from "../consistency-sampler.js";
+import { Notices } from "../display.js";
 import { byId, element, targetOf } from "./dom.js";
 import { megabytes } from "./format.js";
 
@@ -15,6 +16,8 @@ interface DroppedFile {
 export type Choice = string | (File | DroppedFile)[];
 
 const address = byId<HTMLInputElement>("address");
+const notices = new Notices(byId("notices"), byId("work"));
+const onNotice = (notice: string) => notices.add(notice);
 
 /** Aborts the load under way; null when there is none. */
 let loading: AbortController | null = null;
@@ -111,7 +114,8 @@ export async function load(model: Choice): Promise<ConsistencySampler> {
   wanted = model;
   if (typeof model === "string") address.value = model;
   markCurrent();
-  byId("retry").hidden = byId("notice").hidden = true;
+  notices.clear();
+  byId("retry").hidden = true;
   byId("progress").hidden = false;
   byId("bar-text").textContent = "Loading";
   byId("bar").removeAttribute("value");
@@ -159,14 +163,10 @@ function onProgress({ stage, bytes, total, bytesPerSecond, secondsLeft, retry }:
   }[stage];
 }
 
-function onNotice(notice: string): void {
-  byId("notice").textContent = notice;
-  byId("notice").hidden = false;
-}
-
 /** Lists what the browser keeps, each with a button that deletes it. */
 async function showKept(): Promise<void> {
-  const models = await ConsistencySampler.kept();
+  // A browser that gives no storage keeps nothing.
+  const models = await ConsistencySampler.kept().catch(() => []);
   byId("kept-field").hidden = !models.length;
   byId("kept").replaceChildren(
     ...models.map(({ id, name, bytes, complete }) => {

@@ -35,7 +35,9 @@ export async function readPicture(file: File, { width, height }: Size, ground: C
   checkSize(name, sizeOf(head));
   let bitmap: ImageBitmap;
   try {
-    bitmap = await createImageBitmap(file, { premultiplyAlpha: "none", colorSpaceConversion: "default" });
+    const options: ImageBitmapOptions = { premultiplyAlpha: "none", colorSpaceConversion: "default" };
+    // Not every browser takes options.
+    bitmap = await createImageBitmap(file, options).catch(() => createImageBitmap(file));
   } catch {
     throw new Error(`${name}: expected a picture that this browser can read, found ${file.type || "something else"}`);
   }

@@ -35,6 +35,11 @@ export function addShareButtons(place: HTMLElement, { samples, link, say, fail }
   place.append(
     button("Copy", async () => {
       const found = needed();
+      if (!navigator.clipboard?.write) {
+        throw new Error(
+          "this browser lets only pages that came over https copy pictures; Save PNG takes this one along",
+        );
+      }
       // A promise, so that the browser still knows that the person has just clicked.
       await navigator.clipboard.write([new ClipboardItem({ "image/png": png(found) })]);
       say("The picture is copied");
@@ -47,10 +52,26 @@ export function addShareButtons(place: HTMLElement, { samples, link, say, fail }
     }),
     button("Copy link", async () => {
       needed();
-      await navigator.clipboard.writeText((await link()).href);
+      await copyText((await link()).href);
       say("The link is copied");
     }),
   );
+}
+
+/** Copies a text, also where the clipboard's own interface is missing or refused: over plain http, in a sandboxed frame. */
+async function copyText(text: string): Promise<void> {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    const focused = document.activeElement as HTMLElement | null;
+    const field = element("textarea", { value: text, class: "unseen" });
+    document.body.append(field);
+    field.select();
+    const copied = document.execCommand("copy");
+    field.remove();
+    focused?.focus();
+    if (!copied) throw new Error("this browser does not allow it; the address of this page is the same link");
+  }
 }
 
 /** The samples as a PNG, in a grid if there are several, with their recipe in its text. */
