@@ -322,13 +322,13 @@ test("a poster is to be seen until the first picture is there", async () => {
   });
   const page = await open(`<consistency-sampler model="${MODEL}" poster="${MODEL}poster.png" class-label="1" alt="Digits"></consistency-sampler>`);
   const poster = page.getByRole("img", { name: "Digits" });
-  await until(() => poster.evaluate((img) => img.tagName === "IMG" && img.complete && img.naturalWidth > 0), "the poster");
+  await until(() => poster.evaluate((/** @type {HTMLImageElement} */ img) => img.tagName === "IMG" && img.complete && img.naturalWidth > 0), "the poster");
   assert.ok(await page.getByRole("progressbar").isVisible());
   await page.screenshot({ path: path.join(SCREENSHOTS, "element-poster.png") });
   // The poster in the repository shows what these weights draw.
   const { tensors, cases } = goldens("shipped/mnist");
   const { name } = cases.find(({ options }) => options.seed === 6 && options.count === 10 && options.numInferenceSteps === 2);
-  const drawn = await poster.evaluate((img) => {
+  const drawn = await poster.evaluate((/** @type {HTMLImageElement} */ img) => {
     const context = new OffscreenCanvas(img.naturalWidth, img.naturalHeight).getContext("2d");
     context.drawImage(img, 0, 0);
     const tile = (i) => Array.from(context.getImageData((i % 5) * 28, Math.floor(i / 5) * 28, 28, 28).data);
@@ -424,7 +424,7 @@ test("axe finds nothing, whatever is shown", async () => {
   };
   for (const [name, reach] of Object.entries(states)) {
     await reach();
-    for (const colorScheme of ["light", "dark"]) {
+    for (const colorScheme of /** @type {const} */ (["light", "dark"])) {
       for (const [device, viewport] of Object.entries({ desktop: { width: 1280, height: 800 }, phone: { width: 360, height: 740 } })) {
         await page.emulateMedia({ colorScheme });
         await page.setViewportSize(viewport);

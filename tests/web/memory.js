@@ -69,7 +69,7 @@ const samples = setInterval(async () => {
 const begin = performance.now();
 const { last, notices, error } = await page.evaluate(async (cache) => {
   const abort = new AbortController();
-  let last;
+  let last = { bytes: 0, stage: "none" };
   const notices = [];
   const onProgress = (event) => {
     last = event;
