@@ -69,8 +69,7 @@ const samples = setInterval(async () => {
 const begin = performance.now();
 const { last, notices, error } = await page.evaluate(async (cache) => {
   const abort = new AbortController();
-  /** @type {{ bytes: number, stage: string } | undefined} */
-  let last;
+  let last = { bytes: 0, stage: "none" };
   const notices = [];
   const onProgress = (event) => {
     last = event;
@@ -88,8 +87,8 @@ console.log(
     counted: heap ? "page" : "renderers",
     cache,
     file_mb: megabytes(size),
-    loaded_mb: megabytes(last?.bytes ?? 0),
-    stage: last?.stage,
+    loaded_mb: megabytes(last.bytes),
+    stage: last.stage,
     ended: error,
     notices,
     seconds: Math.round(seconds * 10) / 10,

@@ -104,6 +104,8 @@ describe("in a sandboxed frame", () => {
   for (const [name, source] of [["the element", EMBED], ["the page", "?seed=6"]]) {
     test(`${name} draws`, async () => {
       const body = `<!doctype html><title>Frame</title><iframe sandbox="allow-scripts allow-forms" src="/${source}" width="800" height="800"></iframe>`;
+      // Browsers ask for it unasked.
+      server.routes.set("/favicon.ico", { type: "image/x-icon", body: "" });
       server.routes.set("/framed", { type: "text/html", body });
       const page = await newPage(browser);
       await page.goto(`${server.origin}/framed`);
@@ -111,6 +113,7 @@ describe("in a sandboxed frame", () => {
       assert.equal(await page.frames()[1].evaluate(() => self.origin), "null");
       if (name === "the element") assert.ok((await digits(frame)) > 300);
       else await frame.locator("#status").filter({ hasText: /^10 images in / }).waitFor({ timeout: 120_000 });
+      assert.match(await frame.getByRole("note").textContent(), /^A sandboxed frame has no WebGPU \(with allow-same-origin it has\): the CPU/);
       await shoot(page, `sandboxed-${name.replace(" ", "-")}`);
       assert.deepEqual(await frame.getByRole("alert").filter({ visible: true }).allTextContents(), []);
       assert.deepEqual(page.complaints, []);

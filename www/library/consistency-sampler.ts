@@ -124,7 +124,8 @@ export class ConsistencySampler {
    * as RGBA. `classLabels` is one class here, and the signal makes it reject when the call is over.
    */
   async denoise(options: DenoiseOptions): Promise<Denoised> {
-    const { image, signal, ...params }: Partial<DenoiseOptions> = options ?? {};
+    // A call without steps takes no `onStep`; one that is given all the same cannot be sent to the worker.
+    const { image, signal, onStep: _, ...params }: Partial<DenoiseOptions> & { onStep?: unknown } = options ?? {};
     const result = await this.#run("denoise", { ...params, count: 1, image: portable(image) }, signal);
     signal?.throwIfAborted();
     return result;

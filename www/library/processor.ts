@@ -14,10 +14,15 @@ export interface Processor {
   kind: "gpu" | "cpu";
 }
 
-const NO_WEBGPU = "this browser offers no WebGPU";
-/** Browsers have WebGPU for secure pages alone. */
-const INSECURE =
-  "WebGPU is for secure pages alone, and this one came over plain http (open it over https, or on the machine that serves it by http://localhost)";
+/** Why there is no WebGPU, and what to do where that is known. */
+function withoutGpu(): string {
+  if (isSecureContext) return "this browser offers no WebGPU";
+  if (self.origin === "null") return "a sandboxed frame has no WebGPU (with allow-same-origin it has)";
+  return (
+    "WebGPU is for secure pages alone, and this one came over plain http " +
+    "(open it over https, or on the machine that serves it by http://localhost)"
+  );
+}
 
 /** The one processor of each kind that all models share, once it was asked for. */
 const opened = new Map<Processor["kind"], Promise<Processor>>();
@@ -56,7 +61,7 @@ function once(kind: Processor["kind"], open: () => Promise<Omit<Processor, "kind
 async function openGpu() {
   // Asked before anything is fetched that only a GPU can use.
   const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
-  if (!adapter) throw new ConsistencySamplerError("unsupported", isSecureContext ? NO_WEBGPU : INSECURE);
+  if (!adapter) throw new ConsistencySamplerError("unsupported", withoutGpu());
   await failing("network", "the WebAssembly module", () => init());
   const { vendor, architecture, description } = adapter.info;
   const name = description || [vendor, architecture].filter(Boolean).join(" ");

@@ -217,11 +217,13 @@ function open(): Worker {
     // Bundlers know a worker by this very expression.
     return new Worker(new URL("./worker.js", import.meta.url), { type: "module", name: "consistency-sampler" });
   } catch {
-    // In a sandboxed frame every script is another origin's, and no worker starts from one, but from a script of the frame's
-    // own that imports it.
-    const address = import.meta.url.replace(/[^/]*$/, "worker.js");
-    const script = new Blob([`import ${JSON.stringify(address)}`], { type: "text/javascript" });
-    return new Worker(URL.createObjectURL(script), { type: "module", name: "consistency-sampler" });
+    // In a sandboxed frame every script is another origin's. No worker starts from one, but from a script of the frame's own,
+    // and not from a module in every browser, so that one imports it; until then it keeps the messages that come.
+    const address = JSON.stringify(import.meta.url.replace(/[^/]*$/, "worker.js"));
+    const script = `const early = [];
+      onmessage = (event) => early.push(event);
+      import(${address}).then(() => early.forEach((event) => onmessage(event)), (error) => setTimeout(() => { throw error; }));`;
+    return new Worker(URL.createObjectURL(new Blob([script], { type: "text/javascript" })));
   }
 }
 
