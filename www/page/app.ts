@@ -29,7 +29,7 @@ const gallery = new Gallery({
   added: ([sample]) => sample && explanation.begin(sample),
 });
 
-const page: Page = { queue, gallery, foreground, choose, note, link, say, fail };
+const page: Page = { queue, gallery, foreground, choose, updateAddress, link, say, fail };
 const views = { sample: new SampleView(page), explore: new ExploreView(page), edit: new EditView(page) };
 const viewOf = (tab: Tab): TabView => views[tab];
 let open: Tab = "sample";
@@ -172,7 +172,7 @@ async function link(): Promise<URL> {
   return address;
 }
 
-async function note(): Promise<void> {
+async function updateAddress(): Promise<void> {
   if (!queue.sampler) return;
   try {
     history.replaceState(null, "", await link());
