@@ -115,7 +115,8 @@ async function foreground(work: Work): Promise<void> {
 /** While a run is under way the buttons that start one keep the keyboard's focus, so they are not disabled but only inert. */
 function setRunning(running: boolean): void {
   const cancel = byId<HTMLButtonElement>("cancel");
-  for (const button of document.querySelectorAll("main button.primary")) button.ariaDisabled = String(running);
+  for (const button of document.querySelectorAll("main button.primary"))
+    button.setAttribute("aria-disabled", String(running));
   if (!running && document.activeElement === cancel) {
     byId(`panel-${open}`).querySelector<HTMLElement>("button.primary")?.focus();
   }
@@ -141,7 +142,7 @@ function connectTabs(): void {
 function show(tab: Tab): void {
   open = tab;
   for (const name of TABS) {
-    byId(`tab-${name}`).ariaSelected = String(name === tab);
+    byId(`tab-${name}`).setAttribute("aria-selected", String(name === tab));
     byId(`tab-${name}`).tabIndex = name === tab ? 0 : -1;
     byId(`panel-${name}`).hidden = name !== tab;
   }

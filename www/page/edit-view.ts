@@ -223,7 +223,7 @@ export class EditView implements TabView {
     const canvas = byId<HTMLCanvasElement>("other");
     paint(canvas, picture);
     canvas.style.width = `${smallWidth(picture.width)}px`;
-    canvas.ariaLabel = "The other picture";
+    canvas.setAttribute("aria-label", "The other picture");
   }
 
   async #upload(input: HTMLInputElement, put: (picture: Pixels, name: string) => void): Promise<void> {
@@ -458,7 +458,7 @@ export class EditView implements TabView {
     byId("answers")
       .querySelectorAll(".tile")
       .forEach((tile, i) => {
-        tile.ariaPressed = String(i === this.#shown);
+        tile.setAttribute("aria-pressed", String(i === this.#shown));
       });
     frames.value = String(this.#shown);
   }
@@ -479,7 +479,7 @@ export class EditView implements TabView {
     if (this.#answers.length > 1) words.push(`${index + 1} of ${this.#answers.length}`);
     words.push(`from σ ${sigma(noise)}`);
     byId("answer-caption").textContent = words.join(" · ");
-    canvas.ariaLabel = `Answer: ${words.join(", ")}`;
+    canvas.setAttribute("aria-label", `Answer: ${words.join(", ")}`);
     this.#mark();
     this.#fit();
   }

@@ -183,7 +183,7 @@ export class ExploreView implements TabView {
     if (!sample) return;
     const canvas = byId<HTMLCanvasElement>("subject");
     paint(canvas, pixelsOf(sample, step));
-    canvas.ariaLabel = nameOf(sample);
+    canvas.setAttribute("aria-label", nameOf(sample));
     byId("subject-caption").textContent = [
       noiseWords(sample.recipe.noise),
       sample.recipe.label === null ? "" : `class ${sample.className ?? sample.recipe.label}`,

@@ -192,7 +192,7 @@ export class SampleView implements TabView {
       const sample = this.#samples[i];
       if (sample?.steps[this.#shown]) paint(canvas, pixelsOf(sample, this.#shown));
     });
-    sheet.ariaLabel = this.#describe();
+    sheet.setAttribute("aria-label", this.#describe());
   }
 
   /** The picture in words, for those who do not see it. */
