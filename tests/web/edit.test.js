@@ -119,7 +119,7 @@ describe("whatever the picture", () => {
   const [pictures, size] = picturesOf(entry);
   const black = (pixels) => new Array(4 * pixels).fill(0).map((_, i) => (i % 4 === 3 ? 255 : 0));
 
-  before(() => page.evaluate(() => window.open("attn-scale-shift")));
+  before(() => page.evaluate(() => window.load("attn-scale-shift")));
 
   test("the same options give the same pixels, another seed gives others", async () => {
     const pixels = async (seed) => (await call("edit", { ...entry.options, seed }, pictures, size)).steps.at(-1).pixels;
@@ -213,7 +213,7 @@ describe("whatever the picture", () => {
   }
 
   test("colours of a grey model are refused", async () => {
-    await page.evaluate(() => window.open("mnist-shape"));
+    await page.evaluate(() => window.load("mnist-shape"));
     const { error } = await call("edit", { kind: "colorize", classLabels: [1] }, { image: black(784) }, [28, 28]);
     assert.deepEqual([error.code, error.message], ["input", "colorize: expected a model of 3 channels, found 1"]);
   });

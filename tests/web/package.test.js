@@ -106,7 +106,11 @@ test("the types are right TypeScript, and mistakes are seen", () => {
     await sampler.edit({ kind: "sharpen", image: new ImageData(1, 1) });
     await sampler.sample({ count: "3" });
     sampler.info.nothing;`;
+  const alone = `
+    import "consistency-sampler/define";
+    document.createElement("consistency-sampler").addEventListener("sample", ({ detail }) => detail.networkCalls.toFixed());`;
   writeFileSync(path.join(folder, "good.ts"), good);
+  writeFileSync(path.join(folder, "alone.ts"), alone);
   writeFileSync(path.join(folder, "bad.ts"), bad);
   const check = (file) => {
     const tsc = path.join(MODULES, "typescript/bin/tsc");
@@ -122,6 +126,7 @@ test("the types are right TypeScript, and mistakes are seen", () => {
     }
   };
   assert.deepEqual(check("good.ts"), []);
+  assert.deepEqual(check("alone.ts"), []);
   const complaints = check("bad.ts");
   assert.equal(complaints.length, 3, complaints.join("\n"));
 });

@@ -223,7 +223,8 @@ describe("the cache", () => {
     /** Loads like `load`, in a worker and a page without a private file system where the storage is the other one. */
     const without = async () => {
       if (storage !== "Cache Storage") return;
-      const code = "Object.defineProperty(StorageManager.prototype, 'getDirectory', { value: undefined });\n";
+      // As WebKitGTK is.
+      const code = "Object.defineProperty(Object.getPrototypeOf(navigator), 'storage', { value: undefined });\n";
       const worker = readFileSync(path.join(DIST, "worker.js"), "utf8");
       server.routes.set("/worker.js", { type: "text/javascript", body: code + worker });
       await page.evaluate(code);

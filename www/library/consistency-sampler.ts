@@ -25,6 +25,7 @@ import type {
   ModelLocation,
   Picture,
   Run,
+  RunOptions,
   SampleOptions,
   ScheduleOptions,
 } from "./types.js";
@@ -103,7 +104,7 @@ export class ConsistencySampler {
 
   /** Samples images. The same options give the same pixels on the same device. */
   sample(options: SampleOptions = {}): Promise<Run> {
-    const { signal, onStep, ...params } = options;
+    const { signal, onStep, ...params } = options ?? {};
     return this.#run("sample", { ...params, kind: null }, signal, onStep);
   }
 
@@ -124,8 +125,8 @@ export class ConsistencySampler {
    * as RGBA. `classLabels` is one class here, and the signal makes it reject when the call is over.
    */
   async denoise(options: DenoiseOptions): Promise<Denoised> {
-    // A call without steps takes no `onStep`; one that is given all the same cannot be sent to the worker.
-    const { image, signal, onStep: _, ...params }: Partial<DenoiseOptions> & { onStep?: unknown } = options ?? {};
+    // A caller without types may pass `onStep` here too, which no worker can be sent.
+    const { image, signal, onStep: _, ...params }: Partial<DenoiseOptions & RunOptions> = options ?? {};
     const result = await this.#run("denoise", { ...params, count: 1, image: portable(image) }, signal);
     signal?.throwIfAborted();
     return result;

@@ -86,10 +86,10 @@ export class View {
   }
 
   busy(busy: boolean): void {
-    this.#stage.ariaBusy = String(busy);
+    this.#stage.setAttribute("aria-busy", String(busy));
     // A button that has the focus keeps it.
-    this.#generate.ariaDisabled = String(busy);
-    this.#cancel.ariaDisabled = String(!busy);
+    this.#generate.setAttribute("aria-disabled", String(busy));
+    this.#cancel.setAttribute("aria-disabled", String(!busy));
   }
 
   /** Shows how far the load is; null hides it. */
@@ -132,7 +132,7 @@ export class View {
     const columns = Math.min(this.columns ?? columnsFor(images.length), images.length);
     this.#canvas.width = columns * (width + GAP) - GAP;
     this.#canvas.height = Math.ceil(images.length / columns) * (height + GAP) - GAP;
-    this.#canvas.ariaLabel = `${this.alt || many(images.length, "image")}: ${words}`;
+    this.#canvas.setAttribute("aria-label", `${this.alt || many(images.length, "image")}: ${words}`);
     const context = context2d(this.#canvas);
     images.forEach((image, i) => {
       context.putImageData(image, (i % columns) * (width + GAP), Math.floor(i / columns) * (height + GAP));
@@ -155,4 +155,4 @@ export class View {
 }
 
 const button = (part: string, text: string) => element("button", { part: `button ${part}`, type: "button" }, text);
-const enabled = (button: HTMLButtonElement) => button.ariaDisabled !== "true";
+const enabled = (button: HTMLButtonElement) => button.getAttribute("aria-disabled") !== "true";

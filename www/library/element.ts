@@ -62,8 +62,8 @@ interface Loading {
 
 /**
  * Samples of a consistency model, in a page by one tag. Its attributes say what to draw; a change of them draws anew.
- * Each attribute has a property, which null and undefined take away. docs/element.md describes attributes, properties,
- * methods, events, parts, slots and custom properties.
+ * Each attribute has a property, which null and undefined take away with it. docs/element.md describes attributes,
+ * properties, methods, events, parts, slots and custom properties.
  */
 export class ConsistencySamplerElement extends Base {
   static observedAttributes: string[] = [...TEXTS, ...Object.keys(NUMBERS), ...LISTS, "controls"];

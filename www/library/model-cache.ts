@@ -257,7 +257,8 @@ export class CachedModel {
           // Not every browser tells how much room there is; one that does not refuses when it comes to writing.
           const { quota, usage = 0 } = (await navigator.storage?.estimate?.()) ?? {};
           if (quota !== undefined && size !== null && size - stored > quota - usage) {
-            throw new Error(`${size - stored} bytes are needed, ${Math.max(quota - usage, 0)} are free`);
+            const [needed, free] = [size - stored, Math.max(quota - usage, 0)].map((n) => n.toLocaleString("en"));
+            throw new Error(`${needed} bytes are needed, ${free} are free`);
           }
           if (this.#kept) this.#kept.files[path] = { version, size, sha256 };
           await this.#write();

@@ -29,7 +29,7 @@ const gallery = new Gallery({
   added: ([sample]) => sample && explanation.begin(sample),
 });
 
-const page: Page = { queue, gallery, foreground, choose, note, link, say, fail };
+const page: Page = { queue, gallery, foreground, choose, updateAddress, link, say, fail };
 const views = { sample: new SampleView(page), explore: new ExploreView(page), edit: new EditView(page) };
 const viewOf = (tab: Tab): TabView => views[tab];
 let open: Tab = "sample";
@@ -115,7 +115,8 @@ async function foreground(work: Work): Promise<void> {
 /** While a run is under way the buttons that start one keep the keyboard's focus, so they are not disabled but only inert. */
 function setRunning(running: boolean): void {
   const cancel = byId<HTMLButtonElement>("cancel");
-  for (const button of document.querySelectorAll("main button.primary")) button.ariaDisabled = String(running);
+  for (const button of document.querySelectorAll("main button.primary"))
+    button.setAttribute("aria-disabled", String(running));
   if (!running && document.activeElement === cancel) {
     byId(`panel-${open}`).querySelector<HTMLElement>("button.primary")?.focus();
   }
@@ -141,7 +142,7 @@ function connectTabs(): void {
 function show(tab: Tab): void {
   open = tab;
   for (const name of TABS) {
-    byId(`tab-${name}`).ariaSelected = String(name === tab);
+    byId(`tab-${name}`).setAttribute("aria-selected", String(name === tab));
     byId(`tab-${name}`).tabIndex = name === tab ? 0 : -1;
     byId(`panel-${name}`).hidden = name !== tab;
   }
@@ -172,7 +173,7 @@ async function link(): Promise<URL> {
   return address;
 }
 
-async function note(): Promise<void> {
+async function updateAddress(): Promise<void> {
   if (!queue.sampler) return;
   try {
     history.replaceState(null, "", await link());

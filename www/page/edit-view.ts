@@ -105,7 +105,7 @@ export class EditView implements TabView {
       this.#generate();
     });
     form.addEventListener("change", (event) => this.#changed(targetOf(event)));
-    level.addEventListener("input", () => this.#follow());
+    level.addEventListener("input", () => this.#update());
     byId("edit-dice").addEventListener("click", () => {
       if (page.queue.busy) return;
       fields.seed.value = String(randomSeed());
@@ -149,9 +149,9 @@ export class EditView implements TabView {
     byId("edit-share").append(again);
     // Until a model says otherwise: so that one can paint while it loads.
     this.#canvas.ground = GROUND;
-    this.#layPalette(1);
+    this.#renderPalette(1);
     this.#canvas.put({ pixels: filled(28, 28, GROUND), width: 28, height: 28 });
-    this.#follow();
+    this.#update();
   }
 
   /** Another model is there: what was painted is fitted to it. */
@@ -168,8 +168,8 @@ export class EditView implements TabView {
     byId("colorize").title = grey ? "This model's pictures are grey" : "";
     enable("colorize", !grey);
     if (grey && fields.kind.value === "colorize") fields.kind.value = "inpaint";
-    this.#layPalette(channels);
-    this.#layPatches(width, height);
+    this.#renderPalette(channels);
+    this.#renderPatches(width, height);
     const before = this.#canvas;
     if (before.width !== width || before.height !== height) {
       this.#put(this.#fitted(before), this.#origin);
@@ -177,7 +177,7 @@ export class EditView implements TabView {
       this.#answers = [];
       this.#showAnswers();
     }
-    this.#follow();
+    this.#update();
   }
 
   async opened(): Promise<void> {
@@ -209,7 +209,7 @@ export class EditView implements TabView {
   #put(picture: Pixels, origin: string): void {
     this.#origin = origin;
     this.#canvas.put(picture);
-    this.#follow();
+    this.#update();
     this.#fit();
   }
 
@@ -223,7 +223,7 @@ export class EditView implements TabView {
     const canvas = byId<HTMLCanvasElement>("other");
     paint(canvas, picture);
     canvas.style.width = `${smallWidth(picture.width)}px`;
-    canvas.ariaLabel = "The other picture";
+    canvas.setAttribute("aria-label", "The other picture");
   }
 
   async #upload(input: HTMLInputElement, put: (picture: Pixels, name: string) => void): Promise<void> {
@@ -270,11 +270,11 @@ export class EditView implements TabView {
       this.#canvas.colour = value.split(",").map(Number) as Colour;
       this.#canvas.erase = fields.erase.checked = false;
     }
-    this.#follow();
+    this.#update();
   }
 
   /** Shows what belongs to the tool, and in the picture's place what of it the model gets to know. */
-  #follow(): void {
+  #update(): void {
     const kind = fields.kind.value;
     const { mode, hint, steps } = TOOLS[kind];
     const canvas = this.#canvas;
@@ -308,7 +308,7 @@ export class EditView implements TabView {
     return Number(Math.min(Math.max(10 ** Number(level.value), sigmaMin), sigmaMax).toPrecision(3));
   }
 
-  #layPalette(channels: number): void {
+  #renderPalette(channels: number): void {
     const colours = paletteOf(channels);
     byId("palette").replaceChildren(
       ...colours.map(([name, colour], i) => {
@@ -327,7 +327,7 @@ export class EditView implements TabView {
     this.#canvas.colour = colours[0][1];
   }
 
-  #layPatches(width: number, height: number): void {
+  #renderPatches(width: number, height: number): void {
     const field = byId("patch-field");
     const patches = patchesOf(width, height);
     removeLabels(field);
@@ -388,7 +388,7 @@ export class EditView implements TabView {
       // The frames of an interpolation are much alike, and would crowd out what lies in the gallery.
       if (kind !== "interpolate") this.#page.gallery.add(answers);
       this.#offerOthers();
-      await this.#page.note();
+      await this.#page.updateAddress();
       this.#page.say(
         `${many(count, "answer")} in ${duration(run.milliseconds)} with ${many(run.networkCalls, "network call")}`,
       );
@@ -458,7 +458,7 @@ export class EditView implements TabView {
     byId("answers")
       .querySelectorAll(".tile")
       .forEach((tile, i) => {
-        tile.ariaPressed = String(i === this.#shown);
+        tile.setAttribute("aria-pressed", String(i === this.#shown));
       });
     frames.value = String(this.#shown);
   }
@@ -479,7 +479,7 @@ export class EditView implements TabView {
     if (this.#answers.length > 1) words.push(`${index + 1} of ${this.#answers.length}`);
     words.push(`from σ ${sigma(noise)}`);
     byId("answer-caption").textContent = words.join(" · ");
-    canvas.ariaLabel = `Answer: ${words.join(", ")}`;
+    canvas.setAttribute("aria-label", `Answer: ${words.join(", ")}`);
     this.#mark();
     this.#fit();
   }
@@ -557,7 +557,7 @@ export class EditView implements TabView {
     if (picture) this.#put(picture, "From the link");
     if (other) this.#putOther(other);
     if (hole) this.#canvas.hole = hole;
-    this.#follow();
+    this.#update();
     if (picture) await this.#generate();
     return refused;
   }

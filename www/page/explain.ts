@@ -94,7 +94,7 @@ export function explain({ queue }: Page) {
       const { noisy: x, denoised } = await denoise(sampler, signal, sample, share);
       const show = ({ canvas, name }: ReturnType<typeof figure>, pixels: typeof x) => {
         paint(canvas, { pixels, width, height });
-        canvas.ariaLabel = `${name} at σ ${words(level(share))}`;
+        canvas.setAttribute("aria-label", `${name} at σ ${words(level(share))}`);
       };
       show(seen, x);
       show(answer, denoised);
@@ -105,7 +105,7 @@ export function explain({ queue }: Page) {
   function show(): void {
     const text = words(level(Number(slider.value)));
     byId("path-value").textContent = text;
-    slider.ariaValueText = `σ ${text}`;
+    slider.setAttribute("aria-valuetext", `σ ${text}`);
     drawPath();
   }
 

@@ -167,7 +167,7 @@ export class ExploreView implements TabView {
     this.#strip.show(sample);
     this.#paint();
     this.#offerEnds();
-    this.#layAround([]);
+    this.#renderVariations([]);
     this.#fit();
     for (const control of [byId<HTMLButtonElement>("vary"), far]) control.disabled = !this.#isExplorable(sample);
   }
@@ -183,7 +183,7 @@ export class ExploreView implements TabView {
     if (!sample) return;
     const canvas = byId<HTMLCanvasElement>("subject");
     paint(canvas, pixelsOf(sample, step));
-    canvas.ariaLabel = nameOf(sample);
+    canvas.setAttribute("aria-label", nameOf(sample));
     byId("subject-caption").textContent = [
       noiseWords(sample.recipe.noise),
       sample.recipe.label === null ? "" : `class ${sample.className ?? sample.recipe.label}`,
@@ -212,18 +212,18 @@ export class ExploreView implements TabView {
     let laid = false;
     const onStep: OnStep = (_, samples) => {
       if (subject !== this.#subject) return;
-      if (!laid) this.#layAround(samples);
-      else this.#paintAround(samples);
+      if (!laid) this.#renderVariations(samples);
+      else this.#paintVariations(samples);
       laid = true;
     };
     const samples = await draw(sampler, recipes, { onStep, signal });
     const { milliseconds, networkCalls } = samples[0];
     this.#page.say(`${VARIATIONS} variations in ${duration(milliseconds)} with ${many(networkCalls, "network call")}`);
-    this.#page.note();
+    this.#page.updateAddress();
   }
 
   /** Lays variations around the sample: a grid of three by three with it in its middle. */
-  #layAround(samples: Sample[]): void {
+  #renderVariations(samples: Sample[]): void {
     const subject = this.#subject;
     if (!subject) return;
     const places = Array.from({ length: VARIATIONS }, (_, i) => samples[i]);
@@ -245,7 +245,7 @@ export class ExploreView implements TabView {
     this.#fit();
   }
 
-  #paintAround(samples: Sample[]): void {
+  #paintVariations(samples: Sample[]): void {
     const canvases = byId("around").querySelectorAll<HTMLCanvasElement>(".tile:not(.middle) canvas");
     canvases.forEach((canvas, i) => {
       const sample = samples[i];
@@ -300,7 +300,7 @@ export class ExploreView implements TabView {
       this.#amount = amount;
       this.#strip.show(walked);
       this.#paint();
-      this.#page.note();
+      this.#page.updateAddress();
     });
   }
 

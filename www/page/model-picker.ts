@@ -102,7 +102,7 @@ function markCurrent(): void {
   for (const button of byId("site-models").querySelectorAll("button")) {
     const href = (address = "") => new URL(address, document.baseURI).href;
     const current = typeof wanted === "string" && href(wanted) === href(button.dataset.model);
-    button.ariaPressed = String(current);
+    button.setAttribute("aria-pressed", String(current));
   }
 }
 

@@ -13,7 +13,7 @@ export interface Page {
   /** A person chose a sample. */
   choose: (sample: Sample) => void;
   /** Puts what is on the screen into the address. */
-  note: () => Promise<void>;
+  updateAddress: () => Promise<void>;
   /** The address that reproduces what is on the screen. */
   link: () => Promise<URL>;
   say: (words: string) => void;

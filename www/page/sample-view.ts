@@ -126,11 +126,11 @@ export class SampleView implements TabView {
       const { count } = request;
       const recipes = recipesOf(request, numClassEmbeds ?? 0);
       this.#page.say(`Generating ${many(count, "image")}…`);
-      if (this.empty) this.#lay(recipes.map((recipe) => blank(sampler.info, recipe, count)));
+      if (this.empty) this.#render(recipes.map((recipe) => blank(sampler.info, recipe, count)));
       const onStep: OnStep = ({ index, sigma, steps }, samples) => {
         if (index === 0) {
           this.#request = request;
-          this.#lay(samples, steps);
+          this.#render(samples, steps);
         }
         this.#shown = index;
         this.#strip.add(index, sigma, grid(samples, index));
@@ -140,7 +140,7 @@ export class SampleView implements TabView {
       const { milliseconds, networkCalls } = samples[0];
       this.#page.say(`${many(count, "image")} in ${duration(milliseconds)} with ${many(networkCalls, "network call")}`);
       this.#page.gallery.add(samples);
-      this.#page.note();
+      this.#page.updateAddress();
     });
   }
 
@@ -171,7 +171,7 @@ export class SampleView implements TabView {
   }
 
   /** Puts samples on the sheet, of which so many steps are expected; without, nothing of them is there yet. */
-  #lay(samples: Sample[], steps = 0): void {
+  #render(samples: Sample[], steps = 0): void {
     this.#samples = samples;
     if (steps) this.#strip.expect(steps);
     const tiles = () => [...sheet.querySelectorAll<HTMLElement>(".tile")];
@@ -192,7 +192,7 @@ export class SampleView implements TabView {
       const sample = this.#samples[i];
       if (sample?.steps[this.#shown]) paint(canvas, pixelsOf(sample, this.#shown));
     });
-    sheet.ariaLabel = this.#describe();
+    sheet.setAttribute("aria-label", this.#describe());
   }
 
   /** The picture in words, for those who do not see it. */
