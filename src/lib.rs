@@ -1,17 +1,25 @@
 //! Consistency models (Song et al., ICML 2023): one network call from noise to an image, more calls for a better one.
 //!
-//! # Layout
-//! - [`config`], [`weights`], `folder`: what a diffusers folder says and holds.
-//! - [`consistency`], [`sampler`], [`rng`]: the algebra of noise levels, Algorithm 1, PyTorch's random numbers.
-//! - [`unet`]: the network's forward, once, over a trait of operations.
-//! - `gpu` (feature `gpu`): the interpreter that records a static WebGPU plan.
-//! - [`network`], [`image`]: what every interpreter offers; from its numbers to pixels, and PNG files (feature `png`).
-//! - `cpu` (feature `cpu`): the interpreter on the CPU, with gradients.
-//! - `burn` (features `burn`: on the CPU, `burn-wgpu`: on a GPU): the interpreter on burn tensors.
-//! - `train` (feature `train`): data, objectives, optimizer, checkpoints.
-//! - `web` (features `web`: on WebGPU, `web-cpu`: on the CPU): the only place that knows JavaScript exists, but for
-//!   `bench`.
-//! - `bench` (feature `bench`): the burn interpreter for the browser benchmark; it is in no page.
+//! A [`Pipeline`] samples from and edits with a model in the diffusers layout, on WebGPU (feature `gpu`) or on the CPU
+//! (feature `cpu`); both are on by default.
+//!
+//! ```no_run
+//! use consistency_sampler::{Device, Pipeline, Request};
+//!
+//! # async fn digits() -> consistency_sampler::Result<()> {
+//! let mut pipeline = Pipeline::open("weights/mnist", Device::Auto)?;
+//! let request = Request { noise: 1.into(), batch: 10, class_labels: Some(vec![7]), ..Default::default() };
+//! let images = pipeline.sample(&request).await?;
+//! assert_eq!(images.len(), 10 * 28 * 28);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! `noise: 1.into()` is seed 1: it gives the picture that diffusers gives with `torch.Generator("cpu").manual_seed(1)`.
+//! The calls are asynchronous; any executor runs them, for instance `pollster::block_on`.
+//!
+//! Feature `png` adds `read_png` and `write_grid`. The other features build the command line (`cli`), the trainer
+//! (`train`, on burn), the page's modules (`web`, `web-cpu`) and a backend on burn (`burn`, `burn-wgpu`).
 
 // The modules are public for the command line, the tests and the tools of this repository, without a promise that they
 // stay as they are. What users call is exported below.

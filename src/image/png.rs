@@ -100,10 +100,11 @@ pub fn decode(file: impl BufRead + Seek, config: &UNetConfig) -> Result<Vec<f32>
     Ok(from_rgba(image.pixels.as_flattened(), config.in_channels))
 }
 
-/// Writes images (B, C, H, W) in [−1, 1] as one PNG, in rows of `columns`: grey for C = 1, else RGB.
+/// Writes images (B, C, H, W) in [−1, 1] as one PNG, in rows of `columns`: grey for C = 1, RGB for C = 3.
 ///
 /// # Errors
-/// [`Error::Io`] when the file cannot be written.
+/// [`Error::Input`] when `columns` is 0, C is neither 1 nor 3, or there are not B·C·H·W values; [`Error::Io`] when the file
+/// cannot be written.
 pub fn write_grid(
     path: impl AsRef<Path>,
     [batch, channels, height, width]: [usize; 4],
@@ -111,6 +112,13 @@ pub fn write_grid(
     images: &[f32],
 ) -> Result<()> {
     let path = path.as_ref();
+    let (expected, found) = (batch * channels * height * width, images.len());
+    if columns == 0 || !matches!(channels, 1 | 3) || expected == 0 || expected != found {
+        return Err(Error::Input(format!(
+            "grid: expected columns from 1, 1 or 3 channels and {batch}×{channels}×{height}×{width} values, found {columns} \
+             columns and {found} values"
+        )));
+    }
     let (grid_w, grid_h) = (columns * width, batch.div_ceil(columns) * height);
     let mut bytes = vec![0; grid_w * grid_h * channels];
     for (b, image) in images.chunks_exact(channels * height * width).enumerate() {
@@ -162,5 +170,17 @@ mod tests {
         }
         let e = indexed(&[1, 2, 3, 4, 5, 6], Some(&[9, 9, 9])).unwrap_err();
         assert_eq!(e, "not a PNG: expected at most 2 transparent colours, found 3");
+    }
+
+    #[test]
+    fn grids_that_do_not_fit_their_images_are_refused_before_a_file_is_made() {
+        let images = [0.0; 8];
+        for (shape, columns) in
+            [([2, 1, 2, 2], 0), ([0, 1, 2, 2], 1), ([3, 1, 2, 2], 1), ([1, 2, 2, 2], 1), ([1, 1, 2, 2], 1)]
+        {
+            let error = write_grid("never-written.png", shape, columns, &images).unwrap_err();
+            assert!(matches!(&error, Error::Input(m) if m.starts_with("grid: expected")), "{shape:?}: {error}");
+        }
+        assert!(!Path::new("never-written.png").exists());
     }
 }
