@@ -45,6 +45,12 @@ impl fmt::Display for Error {
     }
 }
 
+/// A text in one line: each run of white space becomes one blank.
+#[cfg(any(feature = "gpu", feature = "javascript"))]
+pub(crate) fn collapse_whitespace(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// The longest message, in characters.
 const LONGEST: usize = 600;
 

@@ -128,6 +128,7 @@ mod browser {
     use wasm_bindgen::{JsCast, JsValue};
 
     use super::Value;
+    use crate::error::collapse_whitespace;
 
     /// How deep values may be nested; serde_json has the same limit.
     const MAX_NESTING: usize = 128;
@@ -143,7 +144,10 @@ mod browser {
     /// The parser's message, in one line.
     pub(crate) fn parse(json: &[u8]) -> Result<Value, String> {
         let text = std::str::from_utf8(json).map_err(|_| "it is not UTF-8 text")?;
-        let message = |e: JsValue| e.dyn_into::<js_sys::Error>().map_or_else(|_| String::new(), |e| e.message().into());
+        let message = |e: JsValue| {
+            let error = e.dyn_into::<js_sys::Error>();
+            error.map_or_else(|_| String::new(), |e| collapse_whitespace(&String::from(e.message())))
+        };
         let value = JSON::parse(text).map_err(message)?;
         own(&value, MAX_NESTING)
     }

@@ -1,4 +1,4 @@
-//! The crate for JavaScript. Only this file and those under `web/` know that JavaScript exists.
+//! The crate for JavaScript.
 //!
 //! Everything here is meant for a Web Worker. No panic crosses over: a function that fails throws an `Error` whose `message`
 //! is one line and whose `code` is [`crate::Error::code`].

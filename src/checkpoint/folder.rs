@@ -73,10 +73,10 @@ impl ModelFolder {
     /// # Errors
     /// As [`ModelFolder::read_weights`], and the network's.
     pub fn load_into(&self, network: &mut impl Network, progress: impl FnMut(u64, u64)) -> Result<()> {
+        let files = self.weight_files()?;
         let parameters = UNet::new(network.config()).parameters();
-        let stream = |single_file| WeightStream::new(&parameters, single_file, |name| network.piece_granularity(name));
-        let stream = stream(self.weight_files()?.len() == 1);
-        self.read_into(stream, progress, &mut |arrival| network.load(arrival))
+        let stream = WeightStream::new(&parameters, files.len() == 1, |name| network.piece_granularity(name));
+        self.read_files(&files, stream, progress, &mut |arrival| network.load(arrival))
     }
 
     /// Streams the weights, one file or a sharded set, into `sink`, which gets each tensor's name and values.
@@ -92,26 +92,28 @@ impl ModelFolder {
         progress: impl FnMut(u64, u64),
         sink: &mut dyn FnMut(&str, &[f32]) -> Result<()>,
     ) -> Result<()> {
-        let stream = WeightStream::new(parameters, self.weight_files()?.len() == 1, |_| None);
-        self.read_into(stream, progress, &mut |arrival| match arrival {
+        let files = self.weight_files()?;
+        let stream = WeightStream::new(parameters, files.len() == 1, |_| None);
+        self.read_files(&files, stream, progress, &mut |arrival| match arrival {
             Arrival::Announced { .. } => Ok(()),
             Arrival::Rows(rows) => sink(rows.name, &rows.to_f32()),
         })
     }
 
-    fn read_into(
+    /// Reads files of weights, checks their sums and hands their rows on.
+    fn read_files(
         &self,
+        files: &[PathBuf],
         mut stream: WeightStream,
         mut progress: impl FnMut(u64, u64),
         sink: &mut dyn FnMut(Arrival<'_>) -> Result<()>,
     ) -> Result<()> {
-        let files = self.weight_files()?;
         let sums = self.sums()?;
         let size = |p: &PathBuf| p.metadata().map(|m| m.len()).map_err(|e| unreadable(p, &e));
         let total = files.iter().map(size).sum::<Result<u64>>()?;
         let mut done = 0;
         let mut chunk = vec![0; 1 << 20];
-        for path in &files {
+        for path in files {
             let at_file = |e: Error| match e {
                 Error::Weights(m) => Error::Weights(format!("{}: {m}", path.display())),
                 other => other,

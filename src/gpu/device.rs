@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use super::kernels::{Access, Kernel, Specialised};
 use super::program::{Choice, Products};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, collapse_whitespace};
 
 pub(super) use wgpu::ComputePipeline as Pipeline;
 
@@ -424,7 +424,7 @@ fn one_line(e: &impl std::fmt::Display) -> String {
         }
         None => &text,
     };
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    collapse_whitespace(text)
 }
 
 #[cfg(test)]

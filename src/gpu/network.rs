@@ -86,8 +86,8 @@ impl GpuUNet {
 
     /// The time of each launch of a call at batch size `batch`, with the inputs of the last call.
     pub(super) async fn times(&mut self, batch: usize) -> Result<Vec<LaunchTime>> {
-        self.plan(batch)?;
-        self.plan.as_ref().expect("made above").profile(&self.gpu, &self.program).await
+        self.make_plan(batch)?;
+        self.made_plan().profile(&self.gpu, &self.program).await
     }
 
     /// Runs one workgroup of each kernel. A browser compiles a kernel when it first runs; this moves that time from the
@@ -96,19 +96,24 @@ impl GpuUNet {
     /// # Errors
     /// [`crate::Error::Gpu`] when the device fails.
     pub async fn warm_up(&mut self) -> Result<()> {
-        let gpu = self.gpu.clone();
-        let result = gpu.read::<f32>(self.plan(1)?.warm_up(&gpu)).await;
+        self.make_plan(1)?;
+        let result = self.gpu.read::<f32>(self.made_plan().warm_up(&self.gpu)).await;
         self.settle(result.map(drop))
     }
 
-    /// The plan for `batch`, made anew when the last call had another batch size.
-    fn plan(&mut self, batch: usize) -> Result<&Plan> {
+    /// Makes the plan for `batch`, unless the last call had that batch size.
+    fn make_plan(&mut self, batch: usize) -> Result<()> {
         if self.plan.as_ref().is_none_or(|p| p.batch != batch) {
             self.plan = None; // its memory is released before the next one is made
             self.weights.complete(&self.gpu, &self.program)?;
             self.plan = Some(Plan::new(&self.gpu, &self.config, &self.program, &self.memory, &self.weights, batch)?);
         }
-        Ok(self.plan.as_ref().expect("made above"))
+        Ok(())
+    }
+
+    /// The plan that [`Self::make_plan`] has made.
+    fn made_plan(&self) -> &Plan {
+        self.plan.as_ref().expect("make_plan comes first")
     }
 
     /// Drops the plan after a failure, which may have left it without buffers; the next call makes it anew.
@@ -121,7 +126,6 @@ impl GpuUNet {
 
     /// One call: uploads the inputs, submits once, reads the result back. `timestep` has one value for each sample.
     async fn call(&mut self, x: &[f32], timestep: &[f32], labels: &[u32], step: StepUniform) -> Result<Vec<f32>> {
-        let gpu = self.gpu.clone();
         let dim = self.config.block_out_channels[0];
         let padded = dim.next_multiple_of(4);
         let mut time = vec![0.0; timestep.len() * padded];
@@ -130,12 +134,13 @@ impl GpuUNet {
         {
             row[..dim].copy_from_slice(features);
         }
-        let plan = self.plan(timestep.len())?;
+        self.make_plan(timestep.len())?;
+        let (gpu, plan) = (&self.gpu, self.made_plan());
         gpu.write(&plan.state, 0, bytemuck::cast_slice(x));
         gpu.write(&plan.labels, 0, bytemuck::cast_slice(labels));
         gpu.write(&plan.time, 0, bytemuck::cast_slice(&time));
         gpu.write(&plan.step, 0, bytemuck::bytes_of(&step));
-        let result = gpu.read(plan.submit(&gpu)).await;
+        let result = gpu.read(plan.submit(gpu)).await;
         self.settle(result)
     }
 }
