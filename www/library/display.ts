@@ -32,7 +32,8 @@ export class Notices {
 
   /** Adds a line, unless it is there already. */
   add(text: string): void {
-    const sentence = text.charAt(0).toUpperCase() + text.slice(1);
+    // What begins with a word begins with a capital; addresses and hub ids stay as they are.
+    const sentence = text.replace(/^[a-z](?=[a-z]* )/, (letter) => letter.toUpperCase());
     const place = this.#place;
     for (const { firstChild } of place.children) if (firstChild?.textContent === sentence) return;
     const label = `Dismiss: ${sentence}`;
