@@ -73,6 +73,16 @@ impl Device {
     }
 }
 
+/// SHA-256 in hexadecimal.
+#[wasm_bindgen]
+pub fn sha256(bytes: &[u8]) -> String {
+    hexadecimal(&Sha256::digest(bytes))
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// A model whose weights are arriving.
 #[wasm_bindgen]
 pub struct Loader {
@@ -121,7 +131,7 @@ impl Loader {
     #[wasm_bindgen(js_name = endFile)]
     pub fn end_file(&mut self) -> JsResult<String> {
         self.stream.end_file().map_err(to_js)?;
-        Ok(self.hash.finalize_reset().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(hexadecimal(&self.hash.finalize_reset()))
     }
 
     /// Returns the model; throws when a tensor did not come.

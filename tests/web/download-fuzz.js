@@ -14,6 +14,8 @@ Object.assign(globalThis, { location: { origin: "http://near" } });
 const DIST = path.join(import.meta.dirname, "../../dist");
 /** @type {typeof import("../../www/library/download.js")} */
 const { Download } = await import(path.join(DIST, "download.js"));
+/** @type {typeof import("../../www/library/http-client.js")} */
+const { HttpClient } = await import(path.join(DIST, "http-client.js"));
 /** @type {typeof import("../../www/library/error.js")} */
 const { ConsistencySamplerError } = await import(path.join(DIST, "error.js"));
 
@@ -160,10 +162,11 @@ async function download(seed) {
     const version = server.etags === "none" ? null : `${server.etags === "weak" ? "W/" : ""}"v0"`;
     Object.assign(known, { at: kept.length, version });
   }
-  const it = new Download(url, known, { tries: 3, delay: 0, stall: 1 });
+  const client = new HttpClient({ patience: { tries: 3, delay: 0, stall: 1 } });
+  const it = new Download(url, known, client);
   let bytes = kept;
   try {
-    for await (const chunk of it.chunks({ onVersion: async () => {} })) {
+    for await (const chunk of it.chunks(async () => {})) {
       if (typeof chunk === "symbol") bytes = [];
       else bytes.push(...chunk);
       assert.equal(it.at, bytes.length, "the count is of the bytes that were handed on");

@@ -93,7 +93,7 @@ export async function send(request, response, body, manner = {}) {
  * Starts a server on a free port.
  *
  * `routes` maps a path to what is answered there instead of a file: a Manner with a `body`, or a function
- * (request, response) that answers by itself. `log` has every request's method, path and headers, `served` the files that
+ * (request, response) that answers by itself. `log` has every request's method, path, query and headers, `served` the files that
  * were answered with. `folders`, from prefix to path, are served besides the site, without its policy; `headers` go with
  * every file.
  */
@@ -108,8 +108,8 @@ export async function startServer({ folders: others = {}, headers = {} } = {}) {
   )[1];
 
   async function answer(request, response) {
-    const { pathname } = new URL(request.url, "http://localhost");
-    log.push({ method: request.method, path: pathname, headers: request.headers });
+    const { pathname, search } = new URL(request.url, "http://localhost");
+    log.push({ method: request.method, path: pathname, query: search, headers: request.headers });
     const route = routes.get(pathname);
     if (typeof route === "function") return route(request, response);
     if (route) return send(request, response, route.body, route);

@@ -25,8 +25,8 @@ export class Connection {
     signal?.addEventListener("abort", () => this.#abort.abort(), { signal: this.#abort.signal });
   }
 
-  async fetch(url: string, headers: Record<string, string>): Promise<Response> {
-    const response = await this.#watched(fetch(url, { headers, cache: "no-store", signal: this.#abort.signal }));
+  async fetch(url: string, init: RequestInit): Promise<Response> {
+    const response = await this.#watched(fetch(url, { ...init, signal: this.#abort.signal }));
     this.#reader = response.body && new ByteReader(response.body);
     return response;
   }

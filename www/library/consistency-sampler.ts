@@ -59,13 +59,14 @@ export class ConsistencySampler {
    * is named, or to the hub, and to where that redirects them, and nowhere else.
    */
   static async load(model: ModelLocation, options: LoadOptions = {}): Promise<ConsistencySampler> {
-    const { cache: cached = true, device, patience, signal } = options;
+    const { cache: cached = true, device, patience, sameOrigin, signal } = options;
+    const origin = sameOrigin ? new URL(document.baseURI).origin : null;
     signal?.throwIfAborted();
     let sampler: ConsistencySampler;
     try {
       const source = sourceOf(model, document.baseURI, options);
       sampler = new ConsistencySampler(
-        (holder) => SharedModel.hold(source, { cached, device, patience }, holder),
+        (holder) => SharedModel.hold(source, { cached, device, patience, origin }, holder),
         options,
       );
     } catch (error) {

@@ -22,6 +22,8 @@ export interface LoadParams {
   cached: boolean;
   device: LoadOptions["device"];
   patience: LoadOptions["patience"];
+  /** The one origin that may be asked; null for every one. */
+  origin: string | null;
 }
 
 /** A load tells how far it is, and what a person should know. */

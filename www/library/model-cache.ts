@@ -50,7 +50,15 @@ interface Kept {
   revision: string | null;
   about: About;
   complete: boolean;
+  /** When it became complete, in milliseconds since 1970. */
+  time?: number;
   files: Record<string, KeptFile>;
+}
+
+/** One of a model's two places: a new version is received into the one while the other has the old version whole. */
+interface Slot {
+  entry: Entry;
+  kept: Kept | null;
 }
 
 /**
@@ -89,8 +97,18 @@ class ModelCache {
     return this.#store.remove(id);
   }
 
-  /** The entry of the model that `key` identifies; it may be empty. Where there is a store, there is `crypto.subtle`. */
-  async entry(key: string): Promise<Entry> {
+  /** The places of the model that `key` identifies. */
+  slots(key: string): Promise<Slot[]> {
+    return Promise.all(
+      [key, `${key} new`].map(async (key) => {
+        const entry = await this.#entry(key);
+        return { entry, kept: await entry.read() };
+      }),
+    );
+  }
+
+  /** The entry that `key` identifies; it may be empty. Where there is a store, there is `crypto.subtle`. */
+  async #entry(key: string): Promise<Entry> {
     const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", new TextEncoder().encode(key)));
     const id = Array.from(hash.subarray(0, 16), (byte) => byte.toString(16).padStart(2, "0")).join("");
     return new Entry(this.#store, id);
@@ -156,6 +174,9 @@ export interface Copy extends Appender {
  */
 export class CachedModel {
   readonly notice: (notice: string) => void;
+  /** The model's places, the one that is whole first. */
+  #slots: Slot[] = [];
+  /** The place that is read and written; null when nothing is kept. */
   #entry: Entry | null = null;
   #kept: Kept | null = null;
 
@@ -168,13 +189,23 @@ export class CachedModel {
     const model = new CachedModel(notice);
     const cache = key && (await openCache());
     if (!cache) return model;
-    model.#entry = await cache.entry(key);
-    model.#kept = await model.#entry.read();
+    const time = ({ kept }: Slot) => (kept?.complete ? (kept.time ?? 1) : 0);
+    model.#slots = (await cache.slots(key)).sort((a, b) => time(b) - time(a));
+    model.#use(0);
     return model;
   }
 
-  /** The description of the model that is here whole, with the hashes that were verified; null when there is none. */
+  #use(slot: number): void {
+    const { entry = null, kept = null } = this.#slots[slot] ?? {};
+    [this.#entry, this.#kept] = [entry, kept];
+  }
+
+  /**
+   * The description of the model that is here whole, with the hashes that were verified; null when there is none. What came of
+   * a newer version is set aside.
+   */
   recall(): Description | null {
+    this.#use(0);
     if (!this.#kept?.complete) return null;
     const { about, files } = this.#kept;
     const unknown = { version: null, sha256: null };
@@ -208,10 +239,27 @@ export class CachedModel {
     return (stored && this.#kept?.complete && this.#file(path)?.sha256) || null;
   }
 
-  /** Makes place for a model. */
+  /** Makes place for a model; an older version that is whole stays until this one is. */
   async begin(about: Description): Promise<void> {
+    let [files, stored, whole] = await this.#present(about);
+    if (!whole && this.#kept?.complete) {
+      this.#use(1);
+      [files, stored, whole] = await this.#present(about);
+    }
     const entry = this.#entry;
     if (!entry) return;
+    const { name, revision } = about;
+    const weights = about.weights.map(({ path, url, size }) => ({ path, url, size }));
+    this.#kept = { name, revision, about: { ...about, weights }, complete: whole, files };
+    if (whole) return;
+    await this.#trying(async () => {
+      if (!stored) await entry.remove();
+      await this.#write();
+    });
+  }
+
+  /** What of a model's files is here, how many bytes that is, and whether it is all of it. */
+  async #present(about: Description): Promise<[files: Kept["files"], stored: number, whole: boolean]> {
     const files: Kept["files"] = {};
     let stored = 0;
     let whole = this.#kept?.complete ?? false;
@@ -222,14 +270,7 @@ export class CachedModel {
       stored += bytes;
       whole &&= bytes > 0;
     }
-    const { name, revision } = about;
-    const weights = about.weights.map(({ path, url, size }) => ({ path, url, size }));
-    this.#kept = { name, revision, about: { ...about, weights }, complete: whole, files };
-    if (whole) return;
-    await this.#trying(async () => {
-      if (!stored) await entry.remove();
-      await this.#write();
-    });
+    return [files, stored, whole];
   }
 
   /** The file to write to behind its first `stored` bytes. */
@@ -280,8 +321,12 @@ export class CachedModel {
     const [entry, kept] = [this.#entry, this.#kept];
     if (!entry || !kept || kept.complete) return;
     kept.complete = true;
+    kept.time = Date.now();
     for (const [path, file] of Object.entries(kept.files)) file.size = await entry.size(path);
-    await this.#trying(() => this.#write());
+    await this.#trying(async () => {
+      await this.#write();
+      for (const other of this.#slots) if (other.entry !== entry) await other.entry.remove();
+    });
   }
 
   /** Drops one file, which turned out to be damaged. */

@@ -2,8 +2,9 @@
 //
 // Knows no DOM and no cache. A source can be sent to a worker.
 
-import { fetchOptional, fetchText, probe } from "./download.js";
+import type { Bytes } from "./bytes.js";
 import { ConsistencySamplerError, messageOf } from "./error.js";
+import { type HttpClient, StatusError } from "./http-client.js";
 import type { LoadOptions, ModelLocation } from "./types.js";
 
 const STEM = "unet/diffusion_pytorch_model";
@@ -15,15 +16,26 @@ const CANDIDATES = [
   FULL,
   `${STEM}.safetensors.index.json`,
   `${STEM}.int8.safetensors`,
+  `${STEM}.bf16.safetensors`,
 ];
+/** Weights of other names, which are taken where a list shows them and there is one of them alone. */
+const VARIANT = /^unet\/diffusion_pytorch_model\.[\w-]+\.safetensors$/;
 const PICKLES = [`${STEM}.bin`, `${STEM}.fp16.bin`];
 const INDEX = "model_index.json";
+const SUMS = "SHA256SUMS";
+const CARD = "README.md";
 /** The small files, in the order in which the WebAssembly module takes them. */
 const CONFIGS = [INDEX, "unet/config.json", "scheduler/scheduler_config.json"] as const;
 
 type Texts = Record<(typeof CONFIGS)[number], string>;
 
 const HUB = "https://huggingface.co";
+/** The rest of a hub's address for the page of a repository, or of one of the model's files: name and revision. */
+const HUB_PAGE =
+  /^\/([\w-][\w.-]*\/[\w-][\w.-]*)(?:\/(?:tree|blob|resolve|raw)\/([^/]+)(?:\/(?:unet|scheduler))?(?:\/[^/]+\.\w+)?)?\/?$/;
+/** A file of a model at the end of an address, or of another form that people have models in. */
+const OWN_FILE = /(?:model_index\.json|(?:unet|scheduler)\/[^/]+\.(?:json|safetensors))$/;
+const OTHER_FILE = /\.(?:safetensors|ckpt|pt|pth|bin|onnx|gguf|json|zip)$/i;
 /** owner/name, or owner/name@revision; a folder of this site is told apart by a slash before or behind. */
 const REPOSITORY = /^([\w-][\w.-]*\/[\w-][\w.-]*)(?:@([\w./-]+))?$/;
 const COMMIT = /^[0-9a-f]{40}$/;
@@ -39,8 +51,8 @@ interface Repository {
   hub: string;
 }
 
-/** Where a model is. */
-export type Source = { url: string } | Repository | { files: PlacedFile[] };
+/** Where a model is; `query` goes with the address of each file of the folder. */
+export type Source = { url: string; query?: string } | Repository | { files: PlacedFile[] };
 
 /** What is known of a file. */
 interface FileFacts {
@@ -84,9 +96,19 @@ interface Folder {
   licence?: string | null;
   /** What is known of the files by their paths; null when there is no list. */
   list: Map<string, FileFacts> | null;
-  text(path: string): Promise<string>;
+  /** Whether a file that is not in the list is not there. */
+  whole: boolean;
+  /** A file's content; `hasty` where it can be done without. */
+  bytes(path: string, hasty?: boolean): Promise<Bytes>;
   /** A file's address, or its name for people. */
   where(path: string): string;
+}
+
+/** What a source is described with. */
+export interface Tools {
+  client: HttpClient;
+  /** SHA-256 in hexadecimal. */
+  sha256: (bytes: Bytes) => Promise<string>;
 }
 
 /** What a person or a page names as a model, as a source; `base` is the address that a relative one is relative to. */
@@ -98,18 +120,28 @@ export function sourceOf(
   if (typeof model !== "string" && !(model instanceof URL)) return { files: placed(Array.from(model)) };
   const [, repository, named] = (typeof model === "string" && REPOSITORY.exec(model)) || [];
   if (repository) return { repository, revision: revision ?? named ?? "main", hub: String(hub).replace(/\/+$/, "") };
+  const refuse = (reason: string) => new ConsistencySamplerError("input", `${model}: ${reason}`);
   const url = new URL(model, base);
-  if (!/^https?:$/.test(url.protocol)) {
-    throw new ConsistencySamplerError("input", `${model}: expected an http or https address, a hub id or files`);
-  }
+  if (!/^https?:$/.test(url.protocol)) throw refuse("expected an http or https address, a hub id or files");
+  const query = url.search;
   url.hash = url.search = "";
+  const address = String(hub).replace(/\/+$/, "");
+  if (String(model).startsWith(`${address}/`)) {
+    const [, repository, named = "main"] = HUB_PAGE.exec(url.href.slice(address.length)) ?? [];
+    if (!repository) throw refuse("expected the address of a model's page, which ends with owner/name");
+    return { repository, revision: revision ?? decodeURIComponent(named), hub: address };
+  }
+  url.pathname = url.pathname.replace(OWN_FILE, "");
+  if (OTHER_FILE.test(url.pathname)) {
+    throw refuse("expected the address of a folder in the diffusers layout, found that of a file");
+  }
   if (!url.pathname.endsWith("/")) url.pathname += "/";
-  return { url: url.href };
+  return { url: url.href, query };
 }
 
 /** What identifies a source in a cache; null for files, which are there anyway. */
 export function keyOf(source: Source): string | null {
-  if ("url" in source) return source.url;
+  if ("url" in source) return source.url + (source.query ?? "");
   return "repository" in source ? `${source.hub}/${source.repository}@${source.revision}` : null;
 }
 
@@ -117,11 +149,11 @@ export function keyOf(source: Source): string | null {
 export const isPinned = (source: Source) => "revision" in source && COMMIT.test(source.revision);
 
 /** Reads a model's small files and decides which weights to load. */
-export async function describe(source: Source): Promise<Description> {
-  const folder = await open(source);
+export async function describe(source: Source, tools: Tools): Promise<Description> {
+  const folder = await open(source, tools);
   const [entries, [single, weights], licence] = await Promise.all([
-    Promise.all(CONFIGS.map(async (path) => [path, await json(folder, path)])),
-    chooseWeights(folder),
+    Promise.all(CONFIGS.map(async (path) => [path, await configuration(folder, path, tools)])),
+    chooseWeights(folder, tools),
     folder.licence ?? licenceOf(folder),
   ]);
   const { name, revision = null } = folder;
@@ -129,10 +161,10 @@ export async function describe(source: Source): Promise<Description> {
   return { name, revision, licence, classNames: classNames(texts[INDEX]), texts, single, weights };
 }
 
-async function open(source: Source): Promise<Folder> {
+async function open(source: Source, { client }: Tools): Promise<Folder> {
   if ("files" in source) {
     const files = new Map(source.files.map(({ path, file }) => [path, file]));
-    const text = async (path: string) => {
+    const bytes = async (path: string) => {
       const file = files.get(path);
       if (!file) {
         throw new ConsistencySamplerError(
@@ -140,20 +172,28 @@ async function open(source: Source): Promise<Folder> {
           `${path}: not among the files, expected a folder in the diffusers layout`,
         );
       }
-      return file.text();
+      return new Uint8Array(await file.arrayBuffer());
     };
-    const list = new Map(source.files.map(({ path, file }) => [path, { file, size: file.size }]));
-    return { name: "files of your own", list, text, where: (path) => path };
+    const list = new Map<string, FileFacts>(source.files.map(({ path, file }) => [path, { file, size: file.size }]));
+    const sums = files.get(SUMS);
+    for (const [path, facts] of sums ? parseSums(SUMS, await sums.text()) : []) {
+      const found = list.get(path);
+      if (found) Object.assign(found, facts);
+    }
+    return { name: "files of your own", list, whole: true, bytes, where: (path) => path };
   }
-  return "url" in source ? openFolder(source.url, source.url) : openRepository(source);
+  if ("repository" in source) return openRepository(source, client);
+  return openFolder(source.url, (path) => source.url + path + (source.query ?? ""), client);
 }
 
-async function openFolder(name: string, url: string): Promise<Folder> {
-  const where = (path: string) => url + path;
-  const sums = await fetchOptional(where("SHA256SUMS"));
-  const list = sums === null ? null : parseSums(where("SHA256SUMS"), sums);
-  return { name, list, text: (path) => fetchText(where(path)), where };
+async function openFolder(name: string, where: Folder["where"], client: HttpClient): Promise<Folder> {
+  const sums = await client.optionalFile(where(SUMS));
+  const list = sums && parseSums(where(SUMS), textOf(sums));
+  return { name, list, whole: false, bytes: readerOf(where, client), where };
 }
+
+const readerOf = (where: Folder["where"], client: HttpClient) => (path: string, hasty?: boolean) =>
+  (hasty ? client.hasty() : client).file(where(path));
 
 /** What the hub's interface says of a repository, as far as it is used. */
 interface HubModel {
@@ -162,15 +202,22 @@ interface HubModel {
   cardData?: { license?: string };
 }
 
-async function openRepository({ repository, revision, hub }: Repository): Promise<Folder> {
-  const about = await fetchOptional(
-    `${hub}/api/models/${repository}/revision/${encodeURIComponent(revision)}?blobs=true`,
-  );
-  const files = (commit: string) => `${hub}/${repository}/resolve/${encodeURIComponent(commit)}/`;
+async function openRepository({ repository, revision, hub }: Repository, client: HttpClient): Promise<Folder> {
+  const page = `${hub}/api/models/${repository}`;
+  const about = await client
+    .optionalFile(`${page}/revision/${encodeURIComponent(revision)}?blobs=true`)
+    .catch((error: unknown) => {
+      // So a hub answers for a repository that it does not have, too.
+      if (!(error instanceof StatusError && [401, 403].includes(error.status))) throw error;
+      const reason = "the hub has no such model, or it is private or gated, which a page cannot load";
+      throw new ConsistencySamplerError("http", `${repository}: ${reason} (${error.message})`);
+    });
+  const filesOf = (commit: string) => (path: string) =>
+    `${hub}/${repository}/resolve/${encodeURIComponent(commit)}/${path}`;
   // A mirror may have the files alone.
-  if (about === null) return { ...(await openFolder(repository, files(revision))), revision };
-  const { sha = revision, siblings = [], cardData } = parse(`${hub}/api/models/${repository}`, about) as HubModel;
-  const where = (path: string) => files(sha) + path;
+  if (about === null) return { ...(await openFolder(repository, filesOf(revision), client)), revision };
+  const { sha = revision, siblings = [], cardData } = parse(page, textOf(about)) as HubModel;
+  const where = filesOf(sha);
   return {
     name: repository,
     revision: sha,
@@ -178,22 +225,27 @@ async function openRepository({ repository, revision, hub }: Repository): Promis
     list: new Map(
       siblings.map(({ rfilename, size = null, lfs }) => [rfilename, { size, sha256: lfs?.sha256 ?? null }]),
     ),
-    text: (path) => fetchText(where(path)),
+    whole: true,
+    bytes: readerOf(where, client),
     where,
   };
 }
 
 /** Whether one file holds all weights, and the files. */
-async function chooseWeights(folder: Folder): Promise<[single: boolean, weights: Weights[]]> {
-  const look = async (path: string) => (folder.list ? folder.list.get(path) : probe(folder.where(path)));
+async function chooseWeights(folder: Folder, tools: Tools): Promise<[single: boolean, weights: Weights[]]> {
+  const { list, whole } = folder;
+  const look = async (path: string) => list?.get(path) ?? (whole ? null : tools.client.probe(folder.where(path)));
   const file = (path: string, found?: FileFacts | null): Weights => {
     return { path, url: folder.where(path), size: null, sha256: null, version: null, ...found };
   };
-  for (const candidate of CANDIDATES) {
+  const others = whole
+    ? [...(list?.keys() ?? [])].filter((path) => VARIANT.test(path) && !CANDIDATES.includes(path))
+    : [];
+  for (const candidate of others.length === 1 ? [...CANDIDATES, ...others] : CANDIDATES) {
     const found = await look(candidate);
     if (!found) continue;
     if (candidate.endsWith(".safetensors")) return [true, [file(candidate, found)]];
-    const index = JSON.parse(await json(folder, candidate)) as { weight_map?: Record<string, string> };
+    const index = JSON.parse(await configuration(folder, candidate, tools)) as { weight_map?: Record<string, string> };
     const names = [...new Set(Object.values(index.weight_map ?? {}))].sort();
     if (!names.length || !names.every((name) => /^[^/\\.][^/\\]*$/.test(name))) {
       throw new ConsistencySamplerError(
@@ -211,19 +263,32 @@ async function chooseWeights(folder: Folder): Promise<[single: boolean, weights:
         "convert it with tools/convert_checkpoint.py and load the result",
     );
   }
-  if (folder.list) {
-    throw new ConsistencySamplerError("weights", `${folder.where(FULL)}: not there, expected the model's weights`);
+  if (whole) {
+    const found = others.length ? `, found ${others.join(", ")}: which of them is not clear` : "";
+    throw new ConsistencySamplerError(
+      "weights",
+      `${folder.where(FULL)}: not there, expected the model's weights${found}`,
+    );
   }
   // The request for it tells what is wrong.
   return [true, [file(FULL)]];
 }
 
-/** The text of a file that holds JSON. */
-async function json(folder: Folder, path: string): Promise<string> {
-  const text = await folder.text(path);
+/** The text of a file that holds JSON and, where its hash is known, has it. */
+async function configuration(folder: Folder, path: string, { sha256 }: Tools): Promise<string> {
+  const bytes = await folder.bytes(path);
+  const expected = folder.list?.get(path)?.sha256;
+  const found = expected && (await sha256(bytes));
+  if (found !== expected) {
+    throw new ConsistencySamplerError("config", `${folder.where(path)}: expected SHA-256 ${expected}, found ${found}`);
+  }
+  const text = textOf(bytes);
   parse(folder.where(path), text);
   return text;
 }
+
+/** The text of a file in UTF-8; a byte order mark is no part of it. */
+const textOf = (bytes: Bytes) => new TextDecoder().decode(bytes);
 
 function parse(where: string, text: string): unknown {
   try {
@@ -236,23 +301,26 @@ function parse(where: string, text: string): unknown {
   }
 }
 
-/** The lines of `sha256sum`: a hash, a blank or two, perhaps an asterisk, a path. */
+/**
+ * The lines of `sha256sum` (a hash, a blank or two, perhaps an asterisk, a path) or of `shasum --tag`; what they do not name
+ * may be there all the same.
+ */
 function parseSums(where: string, text: string): Map<string, FileFacts> {
-  const lines = text.split("\n").map((line) => line.trim());
-  return new Map(
-    lines
-      .filter((line) => line && !line.startsWith("#"))
-      .map((line) => {
-        const [, sha256, path] = /^([0-9a-f]{64})\s+\*?(?:\.\/)?(.+)$/i.exec(line) ?? [];
-        if (!sha256 || !path) {
-          throw new ConsistencySamplerError(
-            "weights",
-            `${where}: expected lines of a SHA-256 and a name, found ${JSON.stringify(line.slice(0, 40))}`,
-          );
-        }
-        return [path, { sha256: sha256.toLowerCase() }];
-      }),
-  );
+  const sums = new Map<string, FileFacts>();
+  for (const line of text.split(/\r?\n/).map((line) => line.trim())) {
+    if (!line || line.startsWith("#")) continue;
+    const [, hash, path, tagged, tag] =
+      /^([0-9a-f]{64})\s+\*?(.+)$|^SHA256 ?\((.+)\) ?= ?([0-9a-f]{64})$/i.exec(line) ?? [];
+    const [name, sha256] = [path ?? tagged, hash ?? tag];
+    if (!name || !sha256) {
+      throw new ConsistencySamplerError(
+        "weights",
+        `${where}: expected lines of a SHA-256 and a name, found ${JSON.stringify(line.slice(0, 40))}`,
+      );
+    }
+    sums.set(name.replaceAll("\\", "/").replace(/^\.\//, ""), { sha256: sha256.toLowerCase() });
+  }
+  return sums;
 }
 
 /** The names of the classes, where the index has them as other pipelines of diffusers do: `id2label`. */
@@ -261,10 +329,11 @@ function classNames(index: string): string[] | null {
   return labels ? Object.values(labels).map(String) : null;
 }
 
-/** The licence that a model's own page states in its front matter. */
-async function licenceOf({ list, text }: Folder): Promise<string | null> {
-  if (!list?.has("README.md")) return null;
-  return /^---\n(?:.*\n)*?license:\s*(.+)\n/.exec(await text("README.md"))?.[1] ?? null;
+/** The licence that a model's own page states in its front matter. The page decides nothing, so it may be missing. */
+async function licenceOf({ list, bytes }: Folder): Promise<string | null> {
+  if (!list?.has(CARD)) return null;
+  const text = await bytes(CARD, true).then(textOf, () => "");
+  return /^---\r?\n(?:.*\n)*?license:\s*(.+?)\r?\n/.exec(text)?.[1] ?? null;
 }
 
 /** Files with their paths in the model's folder; loose ones go where their names belong. */

@@ -2,7 +2,7 @@
 
 import { codeOf, ConsistencySamplerError, failing, messageOf } from "./error.js";
 import init, * as gpu from "./pkg/consistency_sampler.js";
-import type { Device, Loader, Model } from "./pkg-cpu/consistency_sampler.js";
+import type { Device, Loader, Model, sha256 } from "./pkg-cpu/consistency_sampler.js";
 
 // The CPU's module has what both have.
 export type { Device, Loader, Model };
@@ -10,6 +10,8 @@ export type { Device, Loader, Model };
 /** A WebAssembly module and its device. */
 export interface Processor {
   Loader: typeof Loader;
+  /** SHA-256 in hexadecimal; the browser's own is for secure pages alone. */
+  sha256: typeof sha256;
   device: Device;
   kind: "gpu" | "cpu";
 }
@@ -65,12 +67,13 @@ async function openGpu() {
   await failing("network", "the WebAssembly module", () => init());
   const { vendor, architecture, description } = adapter.info;
   const name = description || [vendor, architecture].filter(Boolean).join(" ");
-  return { Loader: gpu.Loader, device: await failing("unsupported", "WebGPU", () => gpu.Device.request(name)) };
+  const device = await failing("unsupported", "WebGPU", () => gpu.Device.request(name));
+  return { Loader: gpu.Loader, sha256: gpu.sha256, device };
 }
 
 async function openCpu() {
   const subject = "the WebAssembly module for the CPU";
   const cpu = await failing("network", subject, () => import("./pkg-cpu/consistency_sampler.js"));
   await failing("network", subject, () => cpu.default());
-  return { Loader: cpu.Loader, device: await cpu.Device.request() };
+  return { Loader: cpu.Loader, sha256: cpu.sha256, device: await cpu.Device.request() };
 }

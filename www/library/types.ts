@@ -177,7 +177,7 @@ export interface Denoised {
   denoised: Uint8ClampedArray<ArrayBuffer>;
 }
 
-/** With connections that break or stall. */
+/** With requests that bring nothing or break off. */
 export interface Patience {
   /** How many requests in a row may bring nothing new. */
   tries: number;
@@ -204,6 +204,8 @@ export interface LoadOptions {
   device?: "gpu" | "cpu";
   /** With connections that break or stall. */
   patience?: Partial<Patience>;
+  /** Whether only the document's own origin may be asked for the model, redirects included; false by default. */
+  sameOrigin?: boolean;
   /** Called a few times a second. */
   onProgress?: (progress: LoadProgress) => void;
   /**

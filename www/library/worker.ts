@@ -4,11 +4,12 @@
 import { ByteReader, type Bytes } from "./bytes.js";
 import { Download, RESTART } from "./download.js";
 import { codeOf, ConsistencySamplerError, failing, messageOf } from "./error.js";
+import { HttpClient, isUnavailable } from "./http-client.js";
 import type { Call, FromWorker, LoadEvent, Method, Methods, RunResult, ToWorker, WorkerError } from "./messages.js";
 import { CachedModel } from "./model-cache.js";
-import { type Description, describe, isPinned, keyOf, type Source, type Weights } from "./model-source.js";
-import { type Device, type Loader, type Model, openProcessor } from "./processor.js";
-import type { LoadOptions, LoadProgress, ModelInfo, Step } from "./types.js";
+import { type Description, describe, isPinned, keyOf, type Weights } from "./model-source.js";
+import { type Device, type Loader, type Model, openProcessor, type Processor } from "./processor.js";
+import type { LoadProgress, ModelInfo, Step } from "./types.js";
 
 /** How often the download is reported, in milliseconds. */
 const PROGRESS_INTERVAL = 100;
@@ -88,18 +89,53 @@ async function told(error: unknown): Promise<WorkerError> {
 }
 
 async function load({ model: number, params }: Call<"load">, emit: (event: LoadEvent) => void): Promise<ModelInfo> {
-  const { source, cached, patience, device: wanted } = params;
+  const { source, cached, patience, origin, device: wanted } = params;
   const abort = new AbortController();
   const { signal } = abort;
   const entry: LoadedModel = { abort, model: null, turn: Promise.resolve() };
   models.set(number, entry);
   const notice = (notice: string) => emit({ notice });
-  const cache = await CachedModel.open(cached ? keyOf(source) : null, notice);
+  const meter = new Meter(emit);
+  const client = new HttpClient({ patience, origin, signal, onRetry: (retry) => meter.report("waiting", { retry }) });
   const opening = openProcessor(wanted, notice);
-  const [{ Loader, device, kind }, about] = await Promise.all([opening, describeOrRecall(source, cache)]);
-  if (kind === "gpu") gpu = device;
+  // What it brings is asked for later, and an error that comes before must not count as one that nobody takes.
+  opening.catch(() => {});
+  const cache = await CachedModel.open(cached ? keyOf(source) : null, notice);
+  const sha256 = async (bytes: Bytes) => (await opening).sha256(bytes);
+  const kept = cache.recall();
+  const take = async (about: Description) => {
+    const { model, info } = await assemble({ about, processor: await opening, cache, client, meter, signal });
+    entry.model = model;
+    return info;
+  };
+  if (kept && isPinned(source)) return take(kept);
+  try {
+    return await take(await describe(source, { client: kept ? client.hasty() : client, sha256 }));
+  } catch (error) {
+    if (!kept || !isUnavailable(error)) throw error;
+    cache.notice(`${kept.name}: cannot be loaded now (${messageOf(error)}), so the copy in this browser is used`);
+    cache.recall();
+    return take(kept);
+  }
+}
+
+/** What a model is made with. */
+interface Assembling {
+  about: Description;
+  processor: Processor;
+  cache: CachedModel;
+  client: HttpClient;
+  meter: Meter;
+  signal: AbortSignal;
+}
+
+/** Makes the model that a description is of, with weights from the cache and the network. */
+async function assemble(assembling: Assembling): Promise<{ model: Model; info: ModelInfo }> {
+  const { about, processor, cache, client, meter, signal } = assembling;
   const { name, revision, licence, classNames, texts, single, weights } = about;
-  const meter = new Meter(weights, emit);
+  const { Loader, device, kind } = processor;
+  if (kind === "gpu") gpu = device;
+  meter.begin(weights);
   return failing(null, name, async () => {
     signal.throwIfAborted();
     const [index, unet, scheduler] = [
@@ -112,7 +148,7 @@ async function load({ model: number, params }: Call<"load">, emit: (event: LoadE
     let owner: Loader | Model | null = loader;
     try {
       await cache.begin(about);
-      for (const file of weights) await receive({ file, loader, cache, meter, patience, signal });
+      for (const file of weights) await receive({ file, loader, cache, client, meter, signal });
       meter.report("shaders");
       owner = null;
       const model = loader.finish();
@@ -120,10 +156,19 @@ async function load({ model: number, params }: Call<"load">, emit: (event: LoadE
       await cache.complete();
       await model.warmUp();
       signal.throwIfAborted();
-      entry.model = model;
       const facts = model.info() as Omit<ModelInfo, "name" | "processor" | "device">;
       const { bytes } = meter;
-      return { device: device.description(), processor: kind, ...facts, name, revision, licence, classNames, bytes };
+      const info = {
+        device: device.description(),
+        processor: kind,
+        ...facts,
+        name,
+        revision,
+        licence,
+        classNames,
+        bytes,
+      };
+      return { model, info };
     } catch (error) {
       owner?.free();
       // What broke off may be resumed; what is wrong must not be kept.
@@ -169,26 +214,13 @@ function inTurn<T>(call: Call, action: (model: Model) => Promise<T>): Promise<T 
   return Promise.race([skip, answer]).finally(() => cancels.delete(id));
 }
 
-/** What the source says of the model, or, without a connection, what the cache knows of it. */
-async function describeOrRecall(source: Source, cache: CachedModel): Promise<Description> {
-  const recalled = cache.recall();
-  if (recalled && isPinned(source)) return recalled;
-  try {
-    return await describe(source);
-  } catch (error) {
-    if (!recalled || codeOf(error) !== "network") throw error;
-    cache.notice(`${recalled.name}: no connection, so the copy in this browser is used`);
-    return recalled;
-  }
-}
-
 /** What a file of weights passes on its way. */
 interface Receiving {
   file: Weights;
   loader: Loader;
   cache: CachedModel;
+  client: HttpClient;
   meter: Meter;
-  patience: LoadOptions["patience"];
   signal: AbortSignal;
 }
 
@@ -210,7 +242,7 @@ async function receive(receiving: Receiving): Promise<void> {
 }
 
 /** Loads one file, of which the first `stored` bytes are in the cache. */
-async function receiveFrom(stored: number, { file, loader, cache, meter, patience, signal }: Receiving): Promise<void> {
+async function receiveFrom(stored: number, { file, loader, cache, client, meter, signal }: Receiving): Promise<void> {
   for await (const chunk of file.file ? chunksOf(file.file) : stored ? cache.chunks(file) : []) {
     signal.throwIfAborted();
     loader.push(chunk);
@@ -218,15 +250,14 @@ async function receiveFrom(stored: number, { file, loader, cache, meter, patienc
   }
   if (!file.file && !cache.isWhole(file, stored)) {
     const known = { at: stored, version: cache.versionOf(file, stored), size: file.size, hashed: Boolean(file.sha256) };
-    const download = new Download(file.url, known, patience);
+    const download = new Download(file.url, known, client);
     const copy = await cache.appender(file, stored);
     const onVersion = async () => {
       meter.connect(download.size);
       await copy.describe(download);
     };
-    const onRetry: LoadRetry = (retry) => meter.report("waiting", { retry });
     try {
-      for await (const chunk of download.chunks({ onVersion, onRetry, signal })) {
+      for await (const chunk of download.chunks(onVersion)) {
         if (chunk === RESTART) {
           loader.restartFile();
           meter.restart();
@@ -250,8 +281,6 @@ async function receiveFrom(stored: number, { file, loader, cache, meter, patienc
   cache.verified(file, sha256);
 }
 
-type LoadRetry = (retry: NonNullable<LoadProgress["retry"]>) => void;
-
 /** The bytes of a file of one's own. */
 async function* chunksOf(file: File): AsyncGenerator<Bytes> {
   const reader = new ByteReader(file.stream());
@@ -261,7 +290,8 @@ async function* chunksOf(file: File): AsyncGenerator<Bytes> {
 /** Counts bytes and tells how fast they come. */
 class Meter {
   bytes = 0;
-  #sizes: Map<string, number | null>;
+  /** The lengths of the files; no file is known at first. */
+  #sizes = new Map<string, number | null>([["", null]]);
   #emit: (progress: LoadProgress) => void;
   #path = "";
   /** The count at the start of the current file, and when and where the speed began to be measured. */
@@ -269,9 +299,14 @@ class Meter {
   #since = { time: performance.now(), bytes: 0 };
   #reported = -Infinity;
 
-  constructor(weights: Weights[], emit: (progress: LoadProgress) => void) {
-    this.#sizes = new Map(weights.map(({ path, size }) => [path, size]));
+  constructor(emit: (progress: LoadProgress) => void) {
     this.#emit = emit;
+  }
+
+  /** The files that are going to come. */
+  begin(weights: Weights[]): void {
+    this.bytes = 0;
+    this.#sizes = new Map(weights.map(({ path, size }) => [path, size]));
   }
 
   file({ path }: Weights): void {
