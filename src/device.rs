@@ -12,7 +12,7 @@ use crate::error::Result;
 #[cfg(feature = "gpu")]
 use crate::gpu::{Gpu, GpuUNet};
 use crate::model::config::UNetConfig;
-use crate::network::{ForwardInput, Network};
+use crate::network::{ForwardInput, Network, Watch};
 use crate::pipeline::Pipeline;
 
 /// The device that computes.
@@ -120,6 +120,10 @@ impl ConsistencyFunction for AnyNetwork {
 impl Network for AnyNetwork {
     fn config(&self) -> &UNetConfig {
         either!(self, network => network.config())
+    }
+
+    fn watch(&self) -> Watch {
+        either!(self, network => network.watch())
     }
 
     fn piece_granularity(&self, name: &str) -> Option<usize> {

@@ -76,7 +76,7 @@ pub use gpu::{Gpu, GpuUNet, LaunchTime, Report};
 pub use image::png::{read as read_png, write_grid};
 pub use image::{from_rgba, to_rgba};
 pub use model::config::{BlockType, Resample, SchedulerConfig, TimeScaleShift, UNetConfig};
-pub use network::{ForwardInput, Network};
+pub use network::{ForwardInput, Network, Watch};
 pub use pipeline::Pipeline;
 
 /// Compiles the Rust of the README.

@@ -1,5 +1,8 @@
 //! The interface of every backend: a U-Net that takes weights and computes.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
 use crate::checkpoint::tensor::Arrival;
 use crate::consistency::sampler::ConsistencyFunction;
 use crate::consistency::schedule::Step;
@@ -67,10 +70,54 @@ pub(crate) fn batch_size(x: &[f32], config: &UNetConfig) -> Result<usize> {
     Ok(x.len() / (c * h * w))
 }
 
+/// What the calls of a network share with who watches them. Clones share it, from other threads too.
+#[derive(Debug, Clone, Default)]
+pub struct Watch(Arc<Call>);
+
+#[derive(Debug, Default)]
+struct Call {
+    cancelled: AtomicBool,
+    /// The bits of an f32 from 0 to 1.
+    progress: AtomicU32,
+}
+
+impl Watch {
+    /// Lets the call under way, and those that follow, end with [`Error::Cancelled`] as soon as they can.
+    pub fn cancel(&self) {
+        self.0.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// Permits calls again.
+    pub fn reset(&self) {
+        self.0.cancelled.store(false, Ordering::Relaxed);
+        self.report(0.0);
+    }
+
+    /// Whether calls are to end.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// How much of the call under way is done, from 0 to 1.
+    pub fn progress(&self) -> f32 {
+        f32::from_bits(self.0.progress.load(Ordering::Relaxed))
+    }
+
+    /// Notes how much of a call is done.
+    pub(crate) fn report(&self, share: f64) {
+        self.0.progress.store((share as f32).to_bits(), Ordering::Relaxed);
+    }
+}
+
 /// A U-Net on some device. It takes weights by their checkpoint names and keeps no other state between calls.
 pub trait Network: ConsistencyFunction {
     /// The architecture.
     fn config(&self) -> &UNetConfig;
+
+    /// What cancels the network's calls and tells how far they are, where the backend can do so within a call.
+    fn watch(&self) -> Watch {
+        Watch::default()
+    }
 
     /// Of how many rows each piece of a parameter must be a multiple, the last piece excepted; `None`: the parameter must
     /// come whole.

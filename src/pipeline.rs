@@ -7,7 +7,7 @@ use crate::consistency::edit_request::EditRequest;
 use crate::consistency::sampler::{Progress, Request};
 use crate::error::Result;
 use crate::model::config::{SchedulerConfig, UNetConfig};
-use crate::network::{ForwardInput, Network};
+use crate::network::{ForwardInput, Network, Watch};
 
 /// A consistency model on a device.
 ///
@@ -39,6 +39,12 @@ impl<N: Network> Pipeline<N> {
     /// The network.
     pub fn network(&mut self) -> &mut N {
         &mut self.network
+    }
+
+    /// What cancels calls and tells how far they are, from another thread: on a GPU within a network call, between two of the
+    /// submits that it is cut into.
+    pub fn watch(&self) -> Watch {
+        self.network.watch()
     }
 
     /// Draws `request.batch` samples by Algorithm 1 of Song et al. 2023, as diffusers' `ConsistencyModelPipeline` does.

@@ -6,14 +6,13 @@
 //! With feature `gpu` this is the page's module; without it, the same API computes on the CPU (`web/cpu.rs`), in a module
 //! of its own for browsers without WebGPU.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::ops::ControlFlow;
-use std::rc::Rc;
 
 use js_sys::{Array, BigInt, Function, Object, Reflect, Uint8ClampedArray};
 use sha2::{Digest, Sha256};
 use wasm_bindgen::prelude::*;
-use web_sys::WorkerGlobalScope;
+use web_time::Instant;
 
 use crate::checkpoint::stream::WeightStream;
 use crate::consistency::edit::{Edit, STROKE_SIGMAS};
@@ -27,7 +26,7 @@ use crate::image::{from_rgba, to_rgba};
 use crate::model::config::{SchedulerConfig, UNetConfig};
 use crate::model::parse::check_model_index;
 use crate::model::unet::UNet;
-use crate::network::{ForwardInput, Network};
+use crate::network::{ForwardInput, Network, Watch};
 use crate::pipeline::Pipeline;
 #[cfg(not(feature = "gpu"))]
 use cpu::{Cpu as Processor, YieldingCpuUNet as Interpreter};
@@ -137,11 +136,12 @@ impl Loader {
     /// Returns the model; throws when a tensor did not come.
     pub fn finish(self) -> JsResult<Model> {
         self.stream.finish().map_err(to_js)?;
+        let watch = self.network.watch();
         Ok(Model {
             config: self.network.config().clone(),
             scheduler: self.scheduler.clone(),
             pipeline: RefCell::new(Some(Pipeline::new(self.network, self.scheduler))),
-            cancelled: Rc::default(),
+            watch,
         })
     }
 }
@@ -153,7 +153,7 @@ pub struct Model {
     scheduler: SchedulerConfig,
     /// Taken out while a call runs, so that a second one is refused instead of disturbing the first.
     pipeline: RefCell<Option<Pipeline<Interpreter>>>,
-    cancelled: Rc<Cell<bool>>,
+    watch: Watch,
 }
 
 #[wasm_bindgen]
@@ -225,8 +225,7 @@ impl Model {
     pub async fn sample(&self, options: Object, on_step: Function) -> JsResult<Object> {
         let options = Options(&options);
         let (request, task) = (options.request(&self.config)?, options.task(&self.config)?);
-        self.cancelled.set(false);
-        let begin = now();
+        let begin = Instant::now();
         let mut network_calls = 0;
         let mut thrown = None;
         let mut pipeline = self.take()?;
@@ -240,7 +239,11 @@ impl Model {
                 ("last", JsValue::from(p.index + 1 == p.steps)),
             ]);
             thrown = report.and_then(|r| on_step.call1(&JsValue::NULL, &r)).err();
-            if thrown.is_some() || self.cancelled.get() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if thrown.is_some() || self.watch.is_cancelled() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         };
         let result = match task {
             None => pipeline.sample_with(&request, step).await,
@@ -258,14 +261,14 @@ impl Model {
         object(&[
             ("cancelled", cancelled.into()),
             ("networkCalls", JsValue::from(network_calls)),
-            ("milliseconds", (now() - begin).into()),
+            ("milliseconds", (begin.elapsed().as_secs_f64() * 1e3).into()),
         ])
     }
 
     /// x = image + σ·z, z the seed's noise, and f(x, σ): `{noisy, denoised}`, RGBA pixels. x is shown as long as a
     /// picture is, x/√(1 + σ²).
     ///
-    /// `options`: `{image, sigma, seed, classLabels?}`.
+    /// `options`: `{image, sigma, seed, classLabels?}`. When it is cancelled, `{cancelled: true}`.
     pub async fn denoise(&self, options: Object) -> JsResult<Object> {
         let options = Options(&options);
         let request = options.request(&self.config)?;
@@ -278,15 +281,23 @@ impl Model {
         let mut pipeline = self.take()?;
         let result = pipeline.denoise(&x, sigma, &labels).await;
         self.pipeline.replace(Some(pipeline));
-        let denoised = result.map_err(to_js)?;
+        let denoised = match result {
+            Err(Error::Cancelled) => return object(&[("cancelled", true.into())]),
+            other => other.map_err(to_js)?,
+        };
         let length = (1.0 + sigma * sigma).sqrt() as f32;
         x.iter_mut().for_each(|x| *x /= length);
         object(&[("noisy", self.rgba(&x)), ("denoised", self.rgba(&denoised))])
     }
 
-    /// Lets the running `sample` stop after the network call under way.
+    /// Lets the running call stop: on a GPU after the submits under way, on a CPU after the network call.
     pub fn cancel(&self) {
-        self.cancelled.set(true);
+        self.watch.cancel();
+    }
+
+    /// How much of the network call under way is done, from 0 to 1.
+    pub fn progress(&self) -> f32 {
+        self.watch.progress()
     }
 
     /// The bare network, as `UNet2DModel` is called: `sample` (B × C × H × W), `timestep` (B), `class_labels` (B) if
@@ -307,7 +318,9 @@ impl Model {
 
     fn take(&self) -> JsResult<Pipeline<Interpreter>> {
         let busy = || Error::Input("the model is busy: wait for the running call, or cancel it".into());
-        self.pipeline.take().ok_or_else(|| to_js(busy()))
+        let pipeline = self.pipeline.take().ok_or_else(|| to_js(busy()))?;
+        self.watch.reset();
+        Ok(pipeline)
     }
 
     /// Images (B, C, H, W) in [−1, 1] as a Uint8ClampedArray of RGBA.
@@ -489,14 +502,4 @@ fn to_js(e: Error) -> JsValue {
     // Setting a property of a fresh Error cannot fail.
     let _ = Reflect::set(&error, &"code".into(), &e.code().into());
     error.into()
-}
-
-/// The scope of the worker that the module runs in.
-fn worker() -> WorkerGlobalScope {
-    js_sys::global().unchecked_into()
-}
-
-/// Milliseconds since the worker began, from the monotonic clock.
-fn now() -> f64 {
-    worker().performance().map_or(0.0, |performance| performance.now())
 }

@@ -321,34 +321,44 @@ impl Gpu {
         Ok(Launch { pipeline: self.pipeline(shader), bindings, workgroups })
     }
 
-    /// Launches one kernel after the other, then copies all of `from` to `to`, in one submit.
-    pub(super) fn submit(&self, launches: &[Launch], from: &Buffer, to: &Buffer) {
+    /// Launches one kernel after the other, then copies the beginning of one buffer to all of another, in one submit.
+    pub(super) fn submit(&self, launches: &[Launch], from: &Buffer, to: &Buffer) -> wgpu::SubmissionIndex {
         let mut encoder = self.device.create_command_encoder(&Default::default());
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
             launches.iter().for_each(|launch| launch.encode(&mut pass));
         }
         encoder.copy_buffer_to_buffer(&from.0, 0, &to.0, 0, to.size());
-        self.queue.submit([encoder.finish()]);
+        self.queue.submit([encoder.finish()])
     }
 
-    /// Waits for a [`Role::Readback`] buffer and copies it out. Natively the calling thread waits.
+    /// Waits for a [`Role::Readback`] buffer that a submit writes, by default the last one, and copies it out. Natively the
+    /// calling thread waits.
     ///
     /// # Errors
     /// [`Error::Gpu`] with the first error that the device has reported since the last check.
-    pub(super) async fn read<T: bytemuck::Pod>(&self, buffer: &Buffer) -> Result<Vec<T>> {
-        let values = self.mapped(buffer).await;
+    pub(super) async fn read<T: bytemuck::Pod>(
+        &self,
+        buffer: &Buffer,
+        submission_index: Option<wgpu::SubmissionIndex>,
+    ) -> Result<Vec<T>> {
+        let values = self.mapped(buffer, submission_index).await;
         self.check()?;
         values
     }
 
-    async fn mapped<T: bytemuck::Pod>(&self, buffer: &Buffer) -> Result<Vec<T>> {
+    async fn mapped<T: bytemuck::Pod>(
+        &self,
+        buffer: &Buffer,
+        submission_index: Option<wgpu::SubmissionIndex>,
+    ) -> Result<Vec<T>> {
         let (sender, receiver) = futures_channel::oneshot::channel();
         buffer.0.map_async(wgpu::MapMode::Read, .., move |result| {
             // Sending fails only when the caller has dropped the future.
             let _ = sender.send(result);
         });
-        self.device.poll(wgpu::PollType::wait_indefinitely()).map_err(|e| Error::Gpu(one_line(&e)))?;
+        let wait = wgpu::PollType::Wait { submission_index, timeout: None };
+        self.device.poll(wait).map_err(|e| Error::Gpu(one_line(&e)))?;
         let unreadable = |e: &dyn std::fmt::Display| Error::Gpu(format!("the result cannot be read: {}", one_line(&e)));
         match receiver.await {
             Ok(result) => result.map_err(|e| unreadable(&e))?,
@@ -401,7 +411,7 @@ impl Gpu {
         encoder.resolve_query_set(&readings, 0..count, &resolved.0, 0);
         encoder.copy_buffer_to_buffer(&resolved.0, 0, &staging.0, 0, bytes);
         self.queue.submit([encoder.finish()]);
-        let ticks: Vec<u64> = self.read(&staging).await?;
+        let ticks: Vec<u64> = self.read(&staging, None).await?;
         let period = f64::from(self.queue.get_timestamp_period());
         let first = ticks.first().copied().unwrap_or_default();
         let nanoseconds = |tick: u64| tick.saturating_sub(first) as f64 * period;

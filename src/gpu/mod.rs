@@ -1,7 +1,8 @@
 //! The WebGPU backend: it records the forward once and runs it as a static plan.
 //!
 //! `graph` records the operations, `fuse` groups them into kernel launches, the `program`, `memory` lets
-//! activations share buffers, `plan` binds everything for one batch size. The kernels are under `kernels/`, one file
+//! activations share buffers, `plan` binds everything for one batch size, and `pace` cuts a call
+//! into submits. The kernels are under `kernels/`, one file
 //! each; `pack` brings weights into the order that they read, `weight_buffers` holds those. `device` is the GPU
 //! through wgpu, and `tuning` finds out which kernels suit it.
 
@@ -11,6 +12,7 @@ mod graph;
 mod kernels;
 mod memory;
 mod network;
+mod pace;
 mod pack;
 mod plan;
 mod program;

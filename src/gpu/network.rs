@@ -10,10 +10,10 @@ use super::weight_buffers::WeightBuffers;
 use crate::checkpoint::tensor::Arrival;
 use crate::consistency::sampler::ConsistencyFunction;
 use crate::consistency::schedule::Step;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::config::UNetConfig;
 use crate::model::unet::{UNet, time_features};
-use crate::network::{ForwardInput, Network, batch_size};
+use crate::network::{ForwardInput, Network, Watch, batch_size};
 
 /// The U-Net as a static plan on a GPU.
 pub struct GpuUNet {
@@ -23,6 +23,7 @@ pub struct GpuUNet {
     memory: MemoryPlan,
     weights: WeightBuffers,
     plan: Option<Plan>,
+    watch: Watch,
 }
 
 impl GpuUNet {
@@ -50,7 +51,15 @@ impl GpuUNet {
             gpu.fits("one image", floats as u64 * 4, Role::Scratch)?;
         }
         let weights = WeightBuffers::new(gpu, &program)?;
-        Ok(Self { gpu: gpu.clone(), config: config.clone(), program, memory, weights, plan: None })
+        Ok(Self {
+            gpu: gpu.clone(),
+            config: config.clone(),
+            program,
+            memory,
+            weights,
+            plan: None,
+            watch: Watch::default(),
+        })
     }
 
     /// The device.
@@ -65,7 +74,7 @@ impl GpuUNet {
         Some(Report {
             batch: plan.batch,
             dispatches: plan.dispatch_count(),
-            submits: 1,
+            submits: plan.submits,
             pipelines: self.gpu.pipeline_count(),
             weight_bytes: self.weights.bytes(),
             activation_bytes,
@@ -97,7 +106,7 @@ impl GpuUNet {
     /// [`crate::Error::Gpu`] when the device fails.
     pub async fn warm_up(&mut self) -> Result<()> {
         self.make_plan(1)?;
-        let result = self.gpu.read::<f32>(self.made_plan().warm_up(&self.gpu)).await;
+        let result = self.gpu.read::<f32>(self.made_plan().warm_up(&self.gpu), None).await;
         self.settle(result.map(drop))
     }
 
@@ -124,7 +133,7 @@ impl GpuUNet {
         result
     }
 
-    /// One call: uploads the inputs, submits once, reads the result back. `timestep` has one value for each sample.
+    /// One call: uploads the inputs, submits, reads the result back. `timestep` has one value for each sample.
     async fn call(&mut self, x: &[f32], timestep: &[f32], labels: &[u32], step: StepUniform) -> Result<Vec<f32>> {
         let dim = self.config.block_out_channels[0];
         let padded = dim.next_multiple_of(4);
@@ -140,14 +149,22 @@ impl GpuUNet {
         gpu.write(&plan.labels, 0, bytemuck::cast_slice(labels));
         gpu.write(&plan.time, 0, bytemuck::cast_slice(&time));
         gpu.write(&plan.step, 0, bytemuck::bytes_of(&step));
-        let result = gpu.read(plan.submit(gpu)).await;
-        self.settle(result)
+        let plan = self.plan.as_mut().expect("made above");
+        match plan.run(gpu, &self.watch).await {
+            // What is under way comes to its end before the next call begins.
+            Err(Error::Cancelled) => Err(Error::Cancelled),
+            result => self.settle(result),
+        }
     }
 }
 
 impl Network for GpuUNet {
     fn config(&self) -> &UNetConfig {
         &self.config
+    }
+
+    fn watch(&self) -> Watch {
+        self.watch.clone()
     }
 
     fn piece_granularity(&self, name: &str) -> Option<usize> {
@@ -181,5 +198,80 @@ impl ConsistencyFunction for GpuUNet {
             c_out: s.c_out as f32,
         };
         self.call(x, &timestep, labels, uniform).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::folder::ModelFolder;
+    use crate::consistency::rng::Generator;
+    use crate::gpu::pace::Pace;
+
+    /// A network of 16 × 16 pixels with its weights, and a call of it.
+    fn network() -> (GpuUNet, Vec<f32>, Vec<f32>) {
+        let folder = ModelFolder::open(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/no-mid")).unwrap();
+        let gpu = pollster::block_on(Gpu::open()).unwrap();
+        let mut network = GpuUNet::new(&gpu, &folder.unet).unwrap();
+        folder.load_into(&mut network, |_, _| ()).unwrap();
+        let [h, w] = folder.unet.sample_size;
+        let mut sample = vec![0.0; 16 * folder.unet.in_channels * h * w];
+        Generator::new(1).randn(&mut sample);
+        (network, sample, vec![100.0; 16])
+    }
+
+    fn forward(network: &mut GpuUNet, sample: &[f32], timestep: &[f32]) -> Result<Vec<f32>> {
+        pollster::block_on(network.forward(ForwardInput { sample, timestep, class_labels: &[] }))
+    }
+
+    /// Has every launch go into a submit of its own.
+    fn cut(network: &mut GpuUNet) -> usize {
+        let plan = network.plan.as_mut().unwrap();
+        let launches = plan.dispatch_count();
+        plan.pace = Pace::of(vec![usize::MAX; launches].into_iter());
+        launches
+    }
+
+    #[test]
+    fn a_call_in_many_submits_gives_the_bits_of_one() {
+        let (mut network, sample, timestep) = network();
+        let whole = forward(&mut network, &sample, &timestep).unwrap();
+        let launches = cut(&mut network);
+        // The first pieces have one launch each, until their times are known.
+        assert_eq!(forward(&mut network, &sample, &timestep).unwrap(), whole);
+        let submits = network.report().unwrap().submits;
+        assert!((3..=launches).contains(&submits), "{submits} of {launches}");
+        assert!((network.watch().progress() - 1.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_call_is_cancelled_between_two_submits_and_the_next_one_is_whole() {
+        let (mut network, sample, timestep) = network();
+        let whole = forward(&mut network, &sample, &timestep).unwrap();
+        cut(&mut network);
+        let watch = network.watch();
+        watch.cancel();
+        assert_eq!(forward(&mut network, &sample, &timestep), Err(Error::Cancelled));
+        assert_eq!(network.report().unwrap().submits, 0);
+        watch.reset();
+
+        let canceller = std::thread::spawn(move || {
+            while watch.progress() == 0.0 {
+                std::thread::yield_now();
+            }
+            watch.cancel();
+        });
+        let mut results = vec![];
+        for _ in 0..100 {
+            cut(&mut network);
+            results.push(forward(&mut network, &sample, &timestep));
+            if results.last() == Some(&Err(Error::Cancelled)) {
+                break;
+            }
+        }
+        canceller.join().unwrap();
+        assert_eq!(results.pop(), Some(Err(Error::Cancelled)));
+        network.watch().reset();
+        assert_eq!(forward(&mut network, &sample, &timestep).unwrap(), whole);
     }
 }

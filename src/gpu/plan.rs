@@ -1,13 +1,19 @@
 //! A program made ready for one batch size: buffers, bind groups, and the encoding of one call.
 
+use std::ops::Range;
+
+use web_time::Instant;
+
 use super::device::{Buffer, Gpu, Launch, Role, Slice};
 use super::kernels::{Kernel, Shader, Specialised};
 use super::memory::{MemoryPlan, largest_live_set};
+use super::pace::Pace;
 use super::program::{Program, Storage};
 use super::weight_buffers::WeightBuffers;
 use crate::checkpoint::tensor::Precision;
 use crate::error::{Error, Result};
 use crate::model::config::UNetConfig;
+use crate::network::Watch;
 
 /// Uniform bindings must begin at multiples of this on every adapter.
 const UNIFORM_STRIDE: usize = 256;
@@ -32,7 +38,7 @@ pub struct Report {
     pub batch: usize,
     /// Kernel launches of a call, the sampler's arithmetic included.
     pub dispatches: usize,
-    /// Submits of a call.
+    /// Submits of the last call.
     pub submits: usize,
     /// Compute pipelines that the device holds.
     pub pipelines: usize,
@@ -53,6 +59,9 @@ pub(super) struct Plan {
     /// As in [`Report`]: activations, live and other bytes.
     pub(super) bytes: [u64; 3],
     launches: Vec<Launch>,
+    pub(super) pace: Pace,
+    /// Submits of the last call.
+    pub(super) submits: usize,
     /// The noisy batch x, (B, C, H, W).
     pub(super) state: Buffer,
     /// The sinusoidal features, (B, C padded to 4).
@@ -61,6 +70,8 @@ pub(super) struct Plan {
     pub(super) step: Buffer,
     denoised: Buffer,
     staging: Buffer,
+    /// What tells that a submit is done, of the two that are under way at most.
+    fences: [Buffer; 2],
     /// Buffers that only launches use. They live here because a dropped buffer is destroyed, bound or not.
     _rest: Vec<Buffer>,
 }
@@ -110,6 +121,8 @@ impl Plan {
         let time = floats("the time features", time_floats, Role::Input)?;
         let labels = floats("the class labels", 1, Role::Input)?;
         let step = gpu.buffer("the step", size_of::<StepUniform>() as u64, Role::Uniform)?;
+        let fence = || gpu.buffer("the end of a submit", 16, Role::Readback);
+        let fences = [fence()?, fence()?];
         let unused = gpu.buffer("an unused input", 16, Role::Scratch)?;
 
         let MemoryPlan { places, lengths } = memory;
@@ -154,18 +167,71 @@ impl Plan {
         let last = [whole_step, Slice::whole(&denoised), result, Slice::whole(&state)];
         launches.push(gpu.launch(&denoise, &last, per_pixel)?);
         let held = |buffers: &[&Buffer]| buffers.iter().map(|b| b.size()).sum();
-        let others = [&state, &denoised, &staging, &time, &labels, &step, &unused, &params];
+        let [even, odd] = &fences;
+        let others = [&state, &denoised, &staging, &time, &labels, &step, &unused, &params, even, odd];
         let live = (largest_live_set(program) * batch * 4) as u64;
         let bytes = [held(&buffers.iter().collect::<Vec<_>>()), live, held(&others)];
         let mut rest = buffers;
         rest.extend([unused, params]);
-        Ok(Self { batch, bytes, launches, state, time, labels, step, denoised, staging, _rest: rest })
+        let of_program = program.dispatches.iter().map(|dispatch| batch * dispatch.multiply_adds);
+        let pace = Pace::of([0].into_iter().chain(of_program).chain([0]));
+        Ok(Self {
+            batch,
+            bytes,
+            launches,
+            pace,
+            submits: 0,
+            state,
+            time,
+            labels,
+            step,
+            denoised,
+            staging,
+            fences,
+            _rest: rest,
+        })
     }
 
-    /// Encodes and submits one call; returns the buffer that will hold x₀, (B, C, H, W).
-    pub(super) fn submit(&self, gpu: &Gpu) -> &Buffer {
-        gpu.submit(&self.launches, &self.denoised, &self.staging);
-        &self.staging
+    /// One call, in as many submits as it takes for each to be short, at most two of them under way; returns x₀,
+    /// (B, C, H, W).
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] between two submits, [`Error::Gpu`] when the device fails.
+    pub(super) async fn run(&mut self, gpu: &Gpu, watch: &Watch) -> Result<Vec<f32>> {
+        watch.report(0.0);
+        self.submits = 0;
+        let mut first = 0;
+        let mut under_way = None;
+        // Since when the GPU computes what is under way, as far as can be told.
+        let mut begin = Instant::now();
+        let mut done = |pace: &mut Pace, piece: Range<usize>| {
+            let end = Instant::now();
+            let share = pace.share(piece.end);
+            pace.measure(piece, (end - begin).as_secs_f64());
+            // Better estimates must not take back what was said.
+            watch.report(share.max(watch.progress().into()));
+            begin = end;
+        };
+        while first < self.launches.len() {
+            if watch.is_cancelled() {
+                return Err(Error::Cancelled);
+            }
+            let piece = self.pace.piece(first);
+            first = piece.end;
+            let fence = &self.fences[self.submits % 2];
+            let to = if first == self.launches.len() { &self.staging } else { fence };
+            let index = gpu.submit(&self.launches[piece.clone()], &self.denoised, to);
+            self.submits += 1;
+            if let Some((piece, index, fence)) = under_way.replace((piece, index, fence)) {
+                gpu.read::<f32>(fence, Some(index)).await?;
+                done(&mut self.pace, piece);
+            }
+        }
+        let result = gpu.read(&self.staging, None).await?;
+        if let Some((piece, ..)) = under_way {
+            done(&mut self.pace, piece);
+        }
+        Ok(result)
     }
 
     /// Submits one workgroup of each pipeline; returns a buffer that can be read when they have run.

@@ -1,7 +1,9 @@
 //! The CPU in place of a GPU, for browsers without WebGPU: the device and the network that [`super`] uses.
 
 use js_sys::Promise;
+use wasm_bindgen::JsCast;
 use wasm_bindgen_futures::JsFuture;
+use web_sys::WorkerGlobalScope;
 
 use crate::checkpoint::tensor::Arrival;
 use crate::consistency::sampler::ConsistencyFunction;
@@ -91,9 +93,10 @@ impl ConsistencyFunction for YieldingCpuUNet {
 
 /// Lets the worker handle the messages that wait in its queue.
 async fn read_messages() {
+    let worker: WorkerGlobalScope = js_sys::global().unchecked_into();
     let turn = Promise::new(&mut |resolve, _| {
         // Without arguments beyond the callback it cannot fail.
-        let _ = super::worker().set_timeout_with_callback(&resolve);
+        let _ = worker.set_timeout_with_callback(&resolve);
     });
     let _ = JsFuture::from(turn).await; // it is never rejected
 }

@@ -16,6 +16,7 @@ import { openCache } from "./model-cache.js";
 import { sourceOf } from "./model-source.js";
 import { type Answer, SharedModel } from "./runtime.js";
 import type {
+  CallProgress,
   Denoised,
   DenoiseOptions,
   EditOptions,
@@ -28,6 +29,7 @@ import type {
   RunOptions,
   SampleOptions,
   ScheduleOptions,
+  Step,
 } from "./types.js";
 
 export type { ErrorCode } from "./error.js";
@@ -105,8 +107,8 @@ export class ConsistencySampler {
 
   /** Samples images. The same options give the same pixels on the same device. */
   sample(options: SampleOptions = {}): Promise<Run> {
-    const { signal, onStep, ...params } = options ?? {};
-    return this.#run("sample", { ...params, kind: null }, signal, onStep);
+    const { signal, onStep, onProgress, ...params } = options ?? {};
+    return this.#run("sample", { ...params, kind: null }, signal, told(onStep, onProgress));
   }
 
   /**
@@ -115,22 +117,20 @@ export class ConsistencySampler {
    */
   edit(options: EditOptions): Promise<Run> {
     // A caller without types may leave anything out, which the worker then names.
-    const { kind, image, mask, to, signal, onStep, ...more }: Partial<EditOptions> = options ?? {};
+    const { kind, image, mask, to, signal, onStep, onProgress, ...more }: Partial<EditOptions> = options ?? {};
     const count = more.amounts?.length ?? (kind === "interpolate" ? 8 : 1);
     const pictures = { image: portable(image), mask: portable(mask), to: portable(to) };
-    return this.#run("sample", { count, ...more, kind: kind ?? "", ...pictures }, signal, onStep);
+    return this.#run("sample", { count, ...more, kind: kind ?? "", ...pictures }, signal, told(onStep, onProgress));
   }
 
   /**
    * One network call that shows what the model sees and makes of it: x = image + σ·z with the seed's noise z, and f(x, σ),
-   * as RGBA. `classLabels` is one class here, and the signal makes it reject when the call is over.
+   * as RGBA. `classLabels` is one class here.
    */
   async denoise(options: DenoiseOptions): Promise<Denoised> {
     // A caller without types may pass `onStep` here too, which no worker can be sent.
-    const { image, signal, onStep: _, ...params }: Partial<DenoiseOptions & RunOptions> = options ?? {};
-    const result = await this.#run("denoise", { ...params, count: 1, image: portable(image) }, signal);
-    signal?.throwIfAborted();
-    return result;
+    const { image, signal, onStep: _, onProgress: __, ...params }: Partial<DenoiseOptions & RunOptions> = options ?? {};
+    return this.#run("denoise", { ...params, count: 1, image: portable(image) }, signal);
   }
 
   /** Gives the model up, and the GPU memory with it unless another sampler has the same; later calls reject. */
@@ -193,6 +193,10 @@ export class ConsistencySampler {
     });
   }
 }
+
+/** Who is told of a run's events. */
+const told = (onStep: RunOptions["onStep"], onProgress: RunOptions["onProgress"]) => (event: Step | CallProgress) =>
+  "done" in event ? onProgress?.(event) : onStep?.(event);
 
 /** A picture as it goes to the worker. */
 function portable<P extends Picture | undefined>(picture: P): P {

@@ -3,6 +3,7 @@
 import type { ErrorCode } from "./error.js";
 import type { Source } from "./model-source.js";
 import type {
+  CallProgress,
   DenoiseOptions,
   Denoised,
   EditKind,
@@ -30,7 +31,7 @@ export interface LoadParams {
 export type LoadEvent = LoadProgress | { notice: string };
 
 /** A sample, or with `kind` an edit. */
-export type SampleParams = Omit<RunOptions, "onStep" | "signal"> &
+export type SampleParams = Omit<RunOptions, "onStep" | "onProgress" | "signal"> &
   Partial<Omit<EditOptions, keyof RunOptions | "kind">> & { kind: EditKind | "" | null };
 
 /** How a run ends. */
@@ -40,7 +41,7 @@ export type RunResult = (Run & { cancelled?: false }) | { cancelled: true };
 export interface Methods {
   load: { params: LoadParams; event: LoadEvent; result: ModelInfo };
   schedule: { params: ScheduleOptions; event: never; result: { timesteps: number[]; sigmas: number[] } };
-  sample: { params: SampleParams; event: Step; result: RunResult };
+  sample: { params: SampleParams; event: Step | CallProgress; result: RunResult };
   denoise: {
     params: Partial<Omit<DenoiseOptions, "signal">> & { count: number };
     event: never;

@@ -72,6 +72,14 @@ export interface Step {
   last: boolean;
 }
 
+/** How far a network call is that takes its time. */
+export interface CallProgress {
+  /** 0 for the first network call. */
+  index: number;
+  /** How much of it is done, from 0 to 1. */
+  done: number;
+}
+
 /** What a run cost. */
 export interface Run {
   /** How many network calls there were. */
@@ -104,7 +112,7 @@ export interface CallOptions {
   seed?: number | bigint | Noise[];
   /** A class for each image, or one for all; drawn by the seed when left out. */
   classLabels?: number[];
-  /** Stops after the network call under way. */
+  /** Stops a GPU within a tenth of a second, and a CPU after the network call under way. */
   signal?: AbortSignal;
 }
 
@@ -128,6 +136,8 @@ export interface RunOptions extends CallOptions, ScheduleOptions {
   blend?: Blend;
   /** Called after each network call. */
   onStep?: (step: Step) => void;
+  /** Called a few times a second within a network call that is long enough to be cut into pieces, on a GPU. */
+  onProgress?: (progress: CallProgress) => void;
 }
 
 export type SampleOptions = RunOptions;

@@ -11,7 +11,7 @@ import { type Description, describe, isPinned, keyOf, type Weights } from "./mod
 import { type Device, type Loader, type Model, openProcessor, type Processor } from "./processor.js";
 import type { LoadProgress, ModelInfo, Step } from "./types.js";
 
-/** How often the download is reported, in milliseconds. */
+/** How often a download or a network call is reported, in milliseconds. */
 const PROGRESS_INTERVAL = 100;
 /** How long the browser may take to report all that goes with an error of the GPU, in milliseconds. */
 const SETTLING = 200;
@@ -55,12 +55,27 @@ function run(call: Call): Methods[Method]["result"] | Promise<Methods[Method]["r
     case "schedule":
       return loaded(call).schedule(call.params) as Methods["schedule"]["result"];
     case "sample": {
-      const onStep = (event: Step) => post({ type: "event", id, event }, [event.pixels.buffer]);
-      return inTurn(call, (model) => model.sample(call.params, onStep) as Promise<RunResult>);
+      return inTurn(call, (model) => sample(call, model));
     }
     case "denoise":
       return inTurn(call, (model) => model.denoise(call.params) as Promise<Methods["denoise"]["result"]>);
   }
+}
+
+/** Samples, or edits; tells of each network call, and within those that take their time. */
+function sample({ id, params }: Call<"sample">, model: Model): Promise<RunResult> {
+  let index = 0;
+  let told = 0;
+  const timer = setInterval(() => {
+    const done = model.progress();
+    if (done !== told && done > 0 && done < 1) post({ type: "event", id, event: { index, done } });
+    told = done;
+  }, PROGRESS_INTERVAL);
+  const onStep = (event: Step) => {
+    index++;
+    post({ type: "event", id, event }, [event.pixels.buffer]);
+  };
+  return (model.sample(params, onStep) as Promise<RunResult>).finally(() => clearInterval(timer));
 }
 
 /** Holds a lock as long as this worker lives: the page learns of the worker's end by getting it. */
