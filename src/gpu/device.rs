@@ -224,6 +224,19 @@ impl Gpu {
         Ok(())
     }
 
+    /// Whether the device takes so many workgroups in a launch.
+    pub(super) fn takes(&self, workgroups: [usize; 3]) -> bool {
+        let most = self.limits.max_compute_workgroups_per_dimension as usize;
+        workgroups.iter().all(|&n| n <= most)
+    }
+
+    /// Has this handle act as one of a device with lower limits.
+    #[cfg(test)]
+    pub(super) fn lower_limits(&mut self, largest_binding: u64, most_workgroups: u32) {
+        self.limits.max_storage_buffer_binding_size = largest_binding;
+        self.limits.max_compute_workgroups_per_dimension = most_workgroups;
+    }
+
     /// Queues a write; offset and length are multiples of 4.
     pub(super) fn write(&self, buffer: &Buffer, offset: u64, bytes: &[u8]) {
         self.queue.write_buffer(&buffer.0, offset, bytes);

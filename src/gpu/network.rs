@@ -133,8 +133,51 @@ impl GpuUNet {
         result
     }
 
-    /// One call: uploads the inputs, submits, reads the result back. `timestep` has one value for each sample.
+    /// The most samples, up to `batch`, whose call the device's limits permit; 1 if even that is too many.
+    fn largest_batch(&self, batch: usize) -> usize {
+        let [h, w] = self.config.sample_size;
+        let longest = self.memory.lengths.iter().copied().fold(self.config.in_channels * h * w, usize::max);
+        let fits = |batch: usize| {
+            self.gpu.fits("", (batch * longest * 4) as u64, Role::Scratch).is_ok()
+                && self.program.dispatches.iter().all(|d| self.gpu.takes(d.at(batch).1.workgroups(batch)))
+        };
+        if fits(batch) {
+            return batch;
+        }
+        let [mut fit, mut unfit] = [1, batch];
+        while fit + 1 < unfit {
+            let middle = fit.midpoint(unfit);
+            if fits(middle) { fit = middle } else { unfit = middle }
+        }
+        fit
+    }
+
+    /// One call, in as many parts of the batch as the device's limits ask for. `timestep` has one value for each sample.
     async fn call(&mut self, x: &[f32], timestep: &[f32], labels: &[u32], step: StepUniform) -> Result<Vec<f32>> {
+        let batch = timestep.len();
+        let parts = batch.div_ceil(self.largest_batch(batch));
+        // Of equal size, as far as possible, for each size has a plan of its own.
+        let size = batch.div_ceil(parts);
+        let mut result = Vec::with_capacity(x.len());
+        for (x, timestep) in x.chunks(x.len() / batch * size).zip(timestep.chunks(size)) {
+            let begin = result.len() / (x.len() / timestep.len());
+            let end = begin + timestep.len();
+            let labels = labels.get(begin..end).unwrap_or_default();
+            let share = [begin, end].map(|samples| samples as f64 / batch as f64);
+            result.extend(self.call_part(x, timestep, labels, step, share).await?);
+        }
+        Ok(result)
+    }
+
+    /// Uploads the inputs, submits, reads the result back. `share` is where in the whole call this part begins and ends.
+    async fn call_part(
+        &mut self,
+        x: &[f32],
+        timestep: &[f32],
+        labels: &[u32],
+        step: StepUniform,
+        share: [f64; 2],
+    ) -> Result<Vec<f32>> {
         let dim = self.config.block_out_channels[0];
         let padded = dim.next_multiple_of(4);
         let mut time = vec![0.0; timestep.len() * padded];
@@ -144,13 +187,12 @@ impl GpuUNet {
             row[..dim].copy_from_slice(features);
         }
         self.make_plan(timestep.len())?;
-        let (gpu, plan) = (&self.gpu, self.made_plan());
+        let (gpu, plan) = (&self.gpu, self.plan.as_mut().expect("made above"));
         gpu.write(&plan.state, 0, bytemuck::cast_slice(x));
         gpu.write(&plan.labels, 0, bytemuck::cast_slice(labels));
         gpu.write(&plan.time, 0, bytemuck::cast_slice(&time));
         gpu.write(&plan.step, 0, bytemuck::bytes_of(&step));
-        let plan = self.plan.as_mut().expect("made above");
-        match plan.run(gpu, &self.watch).await {
+        match plan.run(gpu, &self.watch, share).await {
             // What is under way comes to its end before the next call begins.
             Err(Error::Cancelled) => Err(Error::Cancelled),
             result => self.settle(result),
@@ -242,6 +284,34 @@ mod tests {
         let submits = network.report().unwrap().submits;
         assert!((3..=launches).contains(&submits), "{submits} of {launches}");
         assert!((network.watch().progress() - 1.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_batch_that_exceeds_the_limits_is_computed_in_parts() {
+        let (mut network, sample, timestep) = network();
+        let whole = forward(&mut network, &sample, &timestep).unwrap();
+        let longest = network.memory.lengths.iter().max().unwrap() * 4;
+        // Parts of 6, 6 and 4 samples, then of one.
+        for (most, last) in [(7 * longest, 4), (longest, 1)] {
+            network.gpu.lower_limits(most as u64, u32::MAX);
+            network.plan = None;
+            assert_eq!(forward(&mut network, &sample, &timestep).unwrap(), whole);
+            assert_eq!(network.report().unwrap().batch, last);
+            assert!((network.watch().progress() - 1.0).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn a_batch_with_too_many_workgroups_is_computed_in_parts() {
+        let (mut network, sample, timestep) = network();
+        let whole = forward(&mut network, &sample, &timestep).unwrap();
+        let groups = |batch| network.program.dispatches.iter().flat_map(|d| d.at(batch).1.workgroups(batch)).max();
+        let most = groups(3).unwrap();
+        assert!(groups(16).unwrap() > most);
+        network.gpu.lower_limits(u64::MAX, most as u32);
+        network.plan = None;
+        assert_eq!(forward(&mut network, &sample, &timestep).unwrap(), whole);
+        assert!(network.report().unwrap().batch <= 3);
     }
 
     #[test]

@@ -193,12 +193,13 @@ impl Plan {
     }
 
     /// One call, in as many submits as it takes for each to be short, at most two of them under way; returns x₀,
-    /// (B, C, H, W).
+    /// (B, C, H, W). `watch` is told of progress between the two numbers of `share`.
     ///
     /// # Errors
     /// [`Error::Cancelled`] between two submits, [`Error::Gpu`] when the device fails.
-    pub(super) async fn run(&mut self, gpu: &Gpu, watch: &Watch) -> Result<Vec<f32>> {
-        watch.report(0.0);
+    pub(super) async fn run(&mut self, gpu: &Gpu, watch: &Watch, share: [f64; 2]) -> Result<Vec<f32>> {
+        let [from, to] = share;
+        watch.report(from);
         self.submits = 0;
         let mut first = 0;
         let mut under_way = None;
@@ -206,10 +207,10 @@ impl Plan {
         let mut begin = Instant::now();
         let mut done = |pace: &mut Pace, piece: Range<usize>| {
             let end = Instant::now();
-            let share = pace.share(piece.end);
+            let done = from + (to - from) * pace.share(piece.end);
             pace.measure(piece, (end - begin).as_secs_f64());
             // Better estimates must not take back what was said.
-            watch.report(share.max(watch.progress().into()));
+            watch.report(done.max(watch.progress().into()));
             begin = end;
         };
         while first < self.launches.len() {

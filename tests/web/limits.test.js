@@ -40,3 +40,34 @@ for (const most of [1000, 150_000]) {
     }
   });
 }
+
+test("a batch that exceeds them is drawn in parts, and is the same", async () => {
+  const draw = async () => {
+    const page = await newPage(browser);
+    try {
+      await page.goto(`${server.origin}/weights/mnist/model_index.json`);
+      return await page.evaluate(async () => {
+        const { ConsistencySampler } = await import("/consistency-sampler.js");
+        const sampler = await ConsistencySampler.load("/weights/mnist/", { cache: false, device: "gpu" });
+        let pixels;
+        await sampler.sample({ seed: 2, count: 20, onStep: (step) => (pixels = step.pixels) });
+        return pixels.join();
+      });
+    } finally {
+      await page.context().close();
+    }
+  };
+  const whole = await draw();
+  const most = 1_500_000;
+  const worker = readFileSync(`${DIST}/worker.js`, "utf8");
+  const hook = `const { createBuffer } = GPUDevice.prototype;
+    GPUDevice.prototype.createBuffer = function (descriptor) {
+      if (descriptor.size > ${most}) throw new RangeError("a buffer of " + descriptor.size + " bytes");
+      return createBuffer.call(this, descriptor);
+    };
+    for (const limit of ["maxBufferSize", "maxStorageBufferBindingSize"])
+      Object.defineProperty(GPUSupportedLimits.prototype, limit, { get: () => ${most} });`;
+  server.routes.set("/worker.js", { type: "text/javascript", body: `${hook}\n${worker}` });
+  assert.equal(await draw(), whole);
+  server.routes.clear();
+});
