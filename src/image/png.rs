@@ -26,7 +26,10 @@ pub(crate) struct Rgba {
 ///
 /// A palette that is not made of whole colours, or has fewer of them than its transparency, is refused too: png 0.18.1
 /// panics when it decodes with one (image-png's issue 694).
-fn decode_rgba(file: impl BufRead + Seek, expected: Option<[usize; 2]>) -> std::result::Result<Rgba, String> {
+pub(crate) fn decode_rgba(
+    file: impl BufRead + Seek,
+    expected: Option<[usize; 2]>,
+) -> std::result::Result<Rgba, String> {
     let mut decoder = Decoder::new(file);
     decoder.set_transformations(Transformations::normalize_to_color8());
     let mut reader = decoder.read_info().map_err(|e| format!("not a PNG: {e}"))?;
