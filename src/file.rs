@@ -92,9 +92,7 @@ pub fn check_writable(path: &Path) -> Result<()> {
     let failed = |e: io::Error| unwritable(path, &e);
     match Place::of(path)? {
         Place::Direct(name) => File::options().write(true).open(name).map(drop).map_err(failed),
-        Place::Beside { partial, .. } => {
-            File::create(&partial).and_then(|_| fs::remove_file(&partial)).map_err(failed)
-        }
+        Place::Beside { partial, .. } => File::create(&partial).and_then(|_| fs::remove_file(&partial)).map_err(failed),
     }
 }
 

@@ -258,6 +258,11 @@ pub(crate) fn weight_names(folder: &Path) -> Vec<String> {
     entries(&folder.join("unet")).into_iter().filter(of_weights).map(|name| format!("unet/{name}")).collect()
 }
 
+/// Whether a folder holds a model, be it in parts.
+pub fn holds_model(folder: &Path) -> bool {
+    CONFIGS.iter().any(|name| folder.join(name).exists()) || !weight_names(folder).is_empty()
+}
+
 /// Removes, before the weights in full precision are written anew, what was made of those before and would be read in their
 /// place: files in other precisions, indices, `SHA256SUMS`. Returns what it removed.
 ///
