@@ -3,14 +3,16 @@
 //! The result is a folder in the diffusers layout with the same configuration. Half precision goes to
 //! `unet/diffusion_pytorch_model.fp16.safetensors`, which diffusers reads as `variant="fp16"`. 8-bit weights go to
 //! `….int8.safetensors`, which only this crate reads: kernels and matrices are I8 with scales of F32
-//! ([`crate::checkpoint::stream`] has the format), vectors stay F32.
+//! ([`crate::checkpoint::stream`] has the format), vectors stay F32. The file's metadata has a hash of the weights that it
+//! was made of, so that one folder never holds two models.
 
 use std::fs::File;
-use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use half::f16;
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use super::folder::{CONFIGS, ModelFolder, weight_names, weights_file};
 use super::stream::SCALE;
@@ -56,7 +58,7 @@ pub fn convert(
             true if read(&path)? == bytes => {}
             true => {
                 return Err(Error::Input(format!(
-                    "{}: expected a new folder or one of the same model, found a different configuration",
+                    "{}: expected a new folder or one of this model, found another configuration",
                     path.display()
                 )));
             }
@@ -67,8 +69,14 @@ pub fn convert(
     let parameters = UNet::new(&folder.unet).parameters();
     let folders = [output.to_owned(), output.join("unet"), output.join("scheduler")];
     let created: Vec<PathBuf> = folders.into_iter().filter(|path| !path.exists()).collect();
+    let others = if same(folder.path(), output) { vec![] } else { weight_names(output) };
     let result = replace_with(&target, |file| {
-        let report = write(folder, &parameters, &target, file, precision, progress)?;
+        let (report, source) = write(folder, &parameters, &target, file, precision, progress)?;
+        if let Some(other) = others.iter().find(|other| source_of(&output.join(other)).as_ref() != Some(&source)) {
+            let path = output.join(other);
+            let m = "expected a new folder or one of this model, found weights that were not made of it";
+            return Err(Error::Input(format!("{}: {m}", path.display())));
+        }
         // Before the weights have their name: a folder with weights is a whole one.
         missing.iter().try_for_each(|(path, bytes)| replace(path, bytes))?;
         Ok(report)
@@ -87,6 +95,25 @@ pub fn convert(
     result
 }
 
+/// Whether two paths are of one folder.
+fn same(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+/// The entry of a file's metadata with the hash of the weights that it was made of.
+const SOURCE: &str = "converted_from";
+
+/// That entry of a file.
+fn source_of(path: &Path) -> Option<String> {
+    let (mut file, mut length) = (File::open(path).ok()?, [0; 8]);
+    file.read_exact(&mut length).ok()?;
+    let mut header = Vec::new();
+    file.take(u64::from_le_bytes(length).min(16 << 20)).read_to_end(&mut header).ok()?;
+    let header: serde_json::Value = serde_json::from_slice(&header).ok()?;
+    header["__metadata__"][SOURCE].as_str().map(str::to_owned)
+}
+
+/// Writes the file; returns, too, the hash of the weights that it is made of.
 fn write(
     folder: &ModelFolder,
     parameters: &[Parameter],
@@ -94,12 +121,16 @@ fn write(
     file: &mut BufWriter<File>,
     precision: Precision,
     progress: impl FnMut(u64, u64),
-) -> Result<Report> {
+) -> Result<(Report, String)> {
     let failed = |e: std::io::Error| unwritable(path, &e);
-    let layout = Layout::new(parameters, precision);
+    let mut source = Sha256::new();
+    // The header's length is that with any other hash.
+    let layout = Layout::new(parameters, precision, &format!("{:x}", source.clone().finalize()));
     file.write_all(&layout.header).map_err(failed)?;
     let mut errors = Errors::default();
     folder.read_weights(parameters, progress, &mut |name, values| {
+        source.update(name);
+        source.update(f32_bytes(values));
         let mut put = |name: &str, bytes: &[u8]| {
             let at = layout.header.len() as u64 + layout.tensor(name).start as u64;
             file.seek(SeekFrom::Start(at)).and_then(|_| file.write_all(bytes)).map_err(failed)
@@ -130,8 +161,12 @@ fn write(
             }
         }
     })?;
+    let source = format!("{:x}", source.finalize());
+    let header = Layout::new(parameters, precision, &source).header;
+    file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(&header)).map_err(failed)?;
     let bytes = (layout.header.len() + layout.data) as u64;
-    Ok(Report { bytes, relative_error: (errors.error / errors.weight).sqrt(), worst: errors.worst })
+    let relative_error = (errors.error / errors.weight).sqrt();
+    Ok((Report { bytes, relative_error, worst: errors.worst }, source))
 }
 
 /// Each row's scale, the largest magnitude / 127, and the row in units of it, rounded.
@@ -168,7 +203,7 @@ struct Stored {
 
 impl Layout {
     /// Scales first, for a reader of a stream needs them; F32 before bytes, so that everything is aligned.
-    fn new(parameters: &[Parameter], precision: Precision) -> Self {
+    fn new(parameters: &[Parameter], precision: Precision, source: &str) -> Self {
         let is_vector = |p: &&Parameter| p.shape.len() < 2;
         let mut tensors: Vec<Stored> = Vec::new();
         let mut add = |name: String, dtype, shape: &[usize]| {
@@ -185,7 +220,7 @@ impl Layout {
             }
         }
         let mut data = 0;
-        let mut json = serde_json::Map::from_iter([("__metadata__".into(), json!({ "format": "pt" }))]);
+        let mut json = serde_json::Map::from_iter([("__metadata__".into(), json!({ "format": "pt", SOURCE: source }))]);
         for tensor in &mut tensors {
             tensor.start = data;
             let size = match tensor.dtype {
@@ -250,7 +285,7 @@ mod tests {
     fn scales_come_first_and_offsets_are_contiguous() {
         let parameters =
             [("a.weight", vec![2, 3]), ("a.bias", vec![2])].map(|(name, shape)| Parameter { name: name.into(), shape });
-        let layout = Layout::new(&parameters, Precision::I8);
+        let layout = Layout::new(&parameters, Precision::I8, "");
         let found: Vec<_> = layout.tensors.iter().map(|t| (t.name.as_str(), t.dtype, t.start)).collect();
         assert_eq!(found, [("a.weight_scale", "F32", 0), ("a.bias", "F32", 8), ("a.weight", "I8", 16)]);
         assert_eq!((layout.header.len() % 8, layout.data), (0, 22));

@@ -160,10 +160,6 @@ impl ModelFolder {
                 if n == 0 {
                     break;
                 }
-                if chunk[..n].starts_with(b"version https://git-lfs") {
-                    let m = "a pointer of Git LFS in place of the weights: fetch them by `git lfs pull`";
-                    return Err(at_file(Error::Weights(m.into())));
-                }
                 if let Some(hash) = &mut hash {
                     hash.update(&chunk[..n]);
                 }

@@ -1,6 +1,7 @@
 //! Signals: a request to stop, which a run answers by saving, and the limit on a file's size.
 
 use std::sync::Arc;
+#[cfg(feature = "train")]
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use consistency_sampler::{Error, Result};
@@ -22,7 +23,7 @@ pub struct Stop(Arc<AtomicUsize>);
 impl Stop {
     /// Takes Ctrl-C and SIGTERM as requests. A second one ends the process at once.
     pub fn listen() -> Result<Self> {
-        let (asked, which) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (asked, which): (Arc<AtomicBool>, Arc<AtomicUsize>) = Default::default();
         for signal in [consts::SIGINT, consts::SIGTERM] {
             // In this order: the first finds `asked` false and sets it.
             flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&asked)).map_err(refused)?;
