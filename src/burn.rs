@@ -24,7 +24,7 @@ pub type Weights = HashMap<String, Tensor<1>>;
 ///
 /// # Errors
 /// [`Error::Gpu`] when they are no f32.
-pub fn floats(data: TensorData) -> Result<Vec<f32>> {
+pub fn floats(data: &TensorData) -> Result<Vec<f32>> {
     data.try_to_vec().map_err(|e| Error::Gpu(format!("burn: {e:?}")))
 }
 
@@ -129,7 +129,7 @@ impl Network for BurnUNet {
         let labels = self.config.num_class_embeds.map(|_| Labels::new(input.class_labels, &self.device));
         let output = forward(&self.unet, &self.weights, &sample, &time, labels.as_ref());
         let data = output.into_data_async().await.map_err(|e| Error::Gpu(format!("burn: {e:?}")))?;
-        floats(data)
+        floats(&data)
     }
 }
 

@@ -71,10 +71,14 @@ pub fn replace_with<T>(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> 
         let mut file = BufWriter::new(file);
         let result = write(&mut file)?;
         let file = file.into_inner().map_err(|e| failed(e.into_error()))?;
-        if let Place::Beside { partial, file: whole } = &place {
-            file.sync_all().map_err(failed)?;
-            drop(file); // Windows renames no open file
-            fs::rename(partial, whole).map_err(failed)?;
+        if let Place::Beside { .. } = &place {
+            file.sync_all().map_err(failed)?; // a pipe has no disk
+        }
+        Ok(result)
+    });
+    let written = written.and_then(|result| {
+        if let Place::Beside { partial, file } = &place {
+            fs::rename(partial, file).map_err(failed)?;
         }
         Ok(result)
     });

@@ -211,7 +211,7 @@ struct Tensors(Vec<(String, Vec<usize>, Vec<u8>)>);
 
 impl Tensors {
     fn push(&mut self, name: String, shape: Vec<usize>, tensor: &Tensor<1>) -> Result<()> {
-        let values = floats(tensor.clone().without_autodiff().into_data())?;
+        let values = floats(&tensor.clone().without_autodiff().into_data())?;
         self.0.push((name, shape, f32_bytes(&values)));
         Ok(())
     }

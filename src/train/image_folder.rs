@@ -30,8 +30,9 @@ pub fn read(folder: &Path) -> Result<Dataset> {
     let classes: Vec<(String, Vec<PathBuf>)> = match (top.images.is_empty(), with_images) {
         (true, 0) => {
             let found = folder.display();
-            let hint = match subs.iter().find(|(_, sub)| !sub.folders.is_empty()) {
-                Some((sub, _)) => format!(": give the folder of the classes, perhaps {}", sub.display()),
+            let deeper = subs.iter().filter(|(_, sub)| !sub.folders.is_empty()).map(|(path, _)| path);
+            let hint = match deeper.min_by_key(|path| !name_of(path).starts_with("train")) {
+                Some(path) => format!(": give the folder of the classes, perhaps {}", path.display()),
                 None => String::new(),
             };
             return Err(Error::Input(format!("{found}: expected MNIST's IDX files or images, found neither{hint}")));
@@ -270,6 +271,11 @@ mod tests {
         assert!(refused().ends_with("aa: expected images of the class, found none but files of other kinds (x.webp)"));
         std::fs::create_dir(empty.join("inner")).unwrap();
         assert!(refused().ends_with("aa: expected images of the class, found none but folders (inner)"));
+        let parts = scratch("parts");
+        ["test/a", "train/a"].iter().for_each(|part| std::fs::create_dir_all(parts.join(part)).unwrap());
+        let hint = format!("found neither: give the folder of the classes, perhaps {}", parts.join("train").display());
+        assert!(read(&parts).unwrap_err().to_string().ends_with(&hint));
+        std::fs::remove_dir_all(parts).unwrap();
         std::fs::remove_dir_all(folder).unwrap();
     }
 

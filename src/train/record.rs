@@ -54,7 +54,7 @@ impl Record {
         let mut hash = Sha256::new();
         for weight in names {
             hash.update(weight);
-            hash.update(f32_bytes(&floats(weights[weight].clone().into_data())?));
+            hash.update(f32_bytes(&floats(&weights[weight].clone().into_data())?));
         }
         self.push(name, format!("weights {:.16}", format!("{:x}", hash.finalize())));
         Ok(())

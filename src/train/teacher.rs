@@ -138,7 +138,7 @@ impl Teacher {
         let sigmas: Vec<f64> = (0..steps).map(|i| karras_sigma(&levels, i)).collect();
         let x = Tensor::from_data(TensorData::new(z, shape), &Device::flex()) * levels.sigma_max;
         let end = integrate(|x, sigma| self.guided(x, sigma, labels, guidance), x, &sigmas);
-        floats(end.into_data())
+        floats(&end.into_data())
     }
 }
 

@@ -11,7 +11,7 @@ use signal_hook::{consts, flag};
 /// process.
 pub fn let_limits_be_errors() -> Result<()> {
     #[cfg(unix)]
-    flag::register(consts::SIGXFSZ, Arc::default()).map_err(refused)?;
+    flag::register(consts::SIGXFSZ, Arc::default()).map_err(|e| refused(&e))?;
     Ok(())
 }
 
@@ -26,9 +26,10 @@ impl Stop {
         let (asked, which): (Arc<AtomicBool>, Arc<AtomicUsize>) = Default::default();
         for signal in [consts::SIGINT, consts::SIGTERM] {
             // In this order: the first finds `asked` false and sets it.
-            flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&asked)).map_err(refused)?;
-            flag::register(signal, Arc::clone(&asked)).map_err(refused)?;
-            flag::register_usize(signal, Arc::clone(&which), signal as usize).map_err(refused)?;
+            flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&asked))
+                .and_then(|_| flag::register(signal, Arc::clone(&asked)))
+                .and_then(|_| flag::register_usize(signal, Arc::clone(&which), signal as usize))
+                .map_err(|e| refused(&e))?;
         }
         Ok(Self(which))
     }
@@ -42,6 +43,6 @@ impl Stop {
     }
 }
 
-fn refused(e: std::io::Error) -> Error {
+fn refused(e: &std::io::Error) -> Error {
     Error::Io(format!("signals: {e}"))
 }

@@ -541,7 +541,7 @@ impl Run<'_> {
         let denoiser = &self.trainer.denoiser;
         let mut network = CpuUNet::new(&denoiser.config);
         for (name, w) in &self.trainer.state.ema {
-            let bytes = f32_bytes(&floats(w.clone().into_data())?);
+            let bytes = f32_bytes(&floats(&w.clone().into_data())?);
             network.load(Arrival::Rows(Rows::whole_f32(name, &bytes)))?;
         }
         let mut pipeline = Pipeline::new(network, denoiser.scheduler.clone());
