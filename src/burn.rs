@@ -20,6 +20,14 @@ use crate::network::{self, ForwardInput, Network};
 /// Parameters by their checkpoint names, each flat.
 pub type Weights = HashMap<String, Tensor<1>>;
 
+/// A tensor's values.
+///
+/// # Errors
+/// [`Error::Gpu`] when they are no f32.
+pub fn floats(data: &TensorData) -> Result<Vec<f32>> {
+    data.try_to_vec().map_err(|e| Error::Gpu(format!("burn: {e:?}")))
+}
+
 /// The class of each sample of a batch.
 pub struct Labels {
     /// The rows of the table (B); any for a sample without its class.
@@ -121,7 +129,7 @@ impl Network for BurnUNet {
         let labels = self.config.num_class_embeds.map(|_| Labels::new(input.class_labels, &self.device));
         let output = forward(&self.unet, &self.weights, &sample, &time, labels.as_ref());
         let data = output.into_data_async().await.map_err(|e| Error::Gpu(format!("burn: {e:?}")))?;
-        data.try_to_vec::<f32>().map_err(|e| Error::Gpu(format!("burn: {e:?}")))
+        floats(&data)
     }
 }
 

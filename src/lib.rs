@@ -38,6 +38,8 @@ pub mod cpu;
 #[cfg(all(any(feature = "gpu", feature = "cpu"), not(target_arch = "wasm32")))]
 mod device;
 mod error;
+#[doc(hidden)]
+pub mod file;
 #[cfg(feature = "gpu")]
 #[doc(hidden)]
 pub mod gpu;

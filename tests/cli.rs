@@ -242,6 +242,102 @@ fn bad_folders_are_named() {
 }
 
 #[test]
+fn folders_as_people_have_them_are_read_or_their_names_explained() {
+    let dir = scratch("as-people-have-them");
+    let good = goldens().join("mnist-shape");
+    let folder = dir.join("model");
+    let weights = |variant: &str| folder.join(format!("unet/diffusion_pytorch_model{variant}.safetensors"));
+    let sample = |model: &Path| {
+        let output = dir.join("out.png");
+        run(&["sample", "--device", "cpu", "--model", str(model), "--output", str(&output)])
+    };
+    let refused = |model: &Path| {
+        let output = dir.join("out.png");
+        error(&["sample", "--device", "cpu", "--model", str(model), "--output", str(&output)]).replace(str(&dir), "DIR")
+    };
+
+    // Any one variant is taken; of several, none.
+    for variant in [".bf16", ".non_ema", ".fp16"] {
+        let _ = std::fs::remove_dir_all(&folder);
+        copy_folder(&good, &folder);
+        std::fs::rename(weights(""), weights(variant)).unwrap();
+        let ran = sample(&folder);
+        assert!(ran.status.success(), "{variant}: {}", String::from_utf8_lossy(&ran.stderr));
+    }
+    std::fs::rename(weights(".fp16"), weights(".bf16")).unwrap();
+    std::fs::copy(weights(".bf16"), weights(".non_ema")).unwrap();
+    let several = refused(&folder);
+    let names = "unet/diffusion_pytorch_model.bf16.safetensors, unet/diffusion_pytorch_model.non_ema.safetensors";
+    assert!(several.contains(&format!("several variants: {names}: rename the one")), "{several}");
+    std::fs::remove_file(weights(".bf16")).unwrap();
+    std::fs::rename(weights(".non_ema"), folder.join("unet/model.safetensors")).unwrap();
+    assert!(refused(&folder).ends_with("(unet/model.safetensors is there: rename it if it holds them)"));
+    std::fs::rename(folder.join("unet/model.safetensors"), weights("")).unwrap();
+
+    // A byte order mark, and what the averaging of weights leaves in the configuration.
+    let config = std::fs::read_to_string(folder.join("unet/config.json")).unwrap();
+    let averaged = config.replacen('{', "\u{feff}{\"decay\": 0.9999, \"power\": 0.75, \"_name_or_path\": \"x\",", 1);
+    std::fs::write(folder.join("unet/config.json"), averaged).unwrap();
+    std::fs::write(folder.join("SHA256SUMS"), "\u{feff}# none\r\n").unwrap();
+    let ran = sample(&folder);
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    std::fs::write(folder.join("scheduler/scheduler_config.json"), b"\xff\xfe{\0}\0").unwrap();
+    assert!(refused(&folder).ends_with("scheduler_config.json: expected text in UTF-8, found UTF-16"));
+
+    // Part of a model's folder, or a folder with models in it.
+    for part in ["unet", "model_index.json", "unet/diffusion_pytorch_model.safetensors"] {
+        let message = refused(&folder.join(part));
+        assert!(message.starts_with("DIR/model/") && message.ends_with(": give the folder DIR/model"), "{message}");
+    }
+    assert_eq!(refused(&dir), "DIR/model_index.json: no such file: give the folder DIR/model");
+    copy_folder(&folder, &dir.join("snapshots/abc"));
+    let message = refused(&dir);
+    assert!(message.ends_with(": give one of DIR/model, DIR/snapshots/abc"), "{message}");
+    assert_eq!(refused(&dir.join("none")), "DIR/none: expected a model folder in the diffusers layout");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn output_that_cannot_be_written_is_said_before_anything_is_computed_and_leaves_no_half_file() {
+    let dir = scratch("unwritable");
+    let model = goldens().join("mnist-shape");
+    let (tensors, full) = (dir.join("out.safetensors"), dir.join("full.png"));
+    let sample = |output: &Path| {
+        let model = str(&model).to_owned();
+        ["sample", "--device", "cpu", "--batch", "64", "--model", &model, "--output", str(output)].map(str::to_owned)
+    };
+    let with = |line: &str, output: &Path| {
+        let arguments = sample(output);
+        shell(line, &arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let below = model.join("model_index.json/out.png");
+    let ran = with("\"$@\"", &below);
+    let said = String::from_utf8(ran.stderr).unwrap();
+    assert!(said.starts_with("error: ") && said.contains("out.png: cannot be written"), "{said}");
+
+    // A disk that is full, by a limit on a file's size and by a device.
+    std::fs::write(&tensors, "before").unwrap();
+    let ran = with("ulimit -f 8; exec \"$@\"", &tensors);
+    let said = String::from_utf8(ran.stderr).unwrap();
+    assert!(!ran.status.success() && said.contains("out.safetensors: cannot be written: File too large"), "{said}");
+    assert_eq!(std::fs::read(&tensors).unwrap(), b"before");
+    std::os::unix::fs::symlink("/dev/full", &full).unwrap();
+    let said = String::from_utf8(with("\"$@\"", &full).stderr).unwrap();
+    assert!(said.contains("full.png: cannot be written: No space left on device"), "{said}");
+    assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 2, "no partial file is left");
+
+    // Nobody reads, or nobody can write: the picture is there.
+    for line in ["\"$@\" 2>&1 | true", "\"$@\" >&- 2>&-", "\"$@\" >/dev/full 2>/dev/full"] {
+        let picture = dir.join("out.png");
+        let ran = with(line, &picture);
+        assert!(!String::from_utf8_lossy(&ran.stderr).contains("panicked"), "{line}");
+        // A file that was read to its end is whole.
+        png::Decoder::new(std::io::BufReader::new(std::fs::File::open(&picture).unwrap())).read_info().unwrap();
+        std::fs::remove_file(picture).unwrap();
+    }
+}
+
+#[test]
 fn pictures_that_do_not_fit_are_refused_and_alpha_is_seen_on_black() {
     let dir = scratch("pictures");
     let model = goldens().join("mnist-shape");

@@ -41,8 +41,9 @@ fn psnr(a: &[f32], b: &[f32]) -> f64 {
     10.0 * (a.len() as f64 / squares).log10()
 }
 
-fn converted(precision: &str) -> PathBuf {
-    let output = scratch(&format!("convert-{precision}"));
+/// The shipped model in a folder of the test's own.
+fn converted(precision: &str, test: &str) -> PathBuf {
+    let output = scratch(&format!("convert-{precision}-{test}"));
     let (model, to) = (shipped(), output.to_str().unwrap());
     let arguments = ["convert", "--model", model.to_str().unwrap(), "--device", "cpu", "--precision", precision];
     let said = succeeds(&[&arguments[..], &["--output", to, "--samples", "4"]].concat());
@@ -55,7 +56,7 @@ fn shipped_models_keep_their_pictures_in_fewer_bits() {
     let exact = pictures(&shipped(), "cpu", &scratch("convert-exact.safetensors"));
     let full = std::fs::metadata(shipped().join("unet/diffusion_pytorch_model.safetensors")).unwrap().len();
     for (precision, name, bytes) in [("f16", "fp16", 0.51), ("int8", "int8", 0.28)] {
-        let folder = converted(precision);
+        let folder = converted(precision, "pictures");
         let file = folder.join(format!("unet/diffusion_pytorch_model.{name}.safetensors"));
         let size = std::fs::metadata(&file).unwrap().len();
         assert!((size as f64) < bytes * full as f64, "{precision}: {size} of {full} bytes");
@@ -70,7 +71,7 @@ fn shipped_models_keep_their_pictures_in_fewer_bits() {
 
 #[test]
 fn eight_bit_weights_are_off_by_half_a_scale_at_most() {
-    let folder = converted("int8");
+    let folder = converted("int8", "scales");
     let exact = std::fs::read(shipped().join("unet/diffusion_pytorch_model.safetensors")).unwrap();
     let exact = SafeTensors::deserialize(&exact).unwrap();
     let stored = std::fs::read(folder.join("unet/diffusion_pytorch_model.int8.safetensors")).unwrap();
@@ -95,7 +96,7 @@ fn eight_bit_weights_are_off_by_half_a_scale_at_most() {
 
 #[test]
 fn existing_files_are_kept_and_values_beyond_half_precision_are_named() {
-    let folder = converted("f16");
+    let folder = converted("f16", "kept");
     let (model, to) = (shipped(), folder.to_str().unwrap());
     let arguments = ["convert", "--model", model.to_str().unwrap(), "--precision", "f16", "--output", to];
     let refused = error(&arguments);
@@ -115,6 +116,52 @@ fn existing_files_are_kept_and_values_beyond_half_precision_are_named() {
     let (model, to) = (large.to_str().unwrap(), output.to_str().unwrap());
     let refused = error(&["convert", "--model", model, "--precision", "f16", "--output", to]);
     assert!(refused.contains("1000000 is too large for half precision, at most 65504"), "{refused}");
-    let left: Vec<_> = std::fs::read_dir(output.join("unet")).unwrap().map(|e| e.unwrap().file_name()).collect();
-    assert_eq!(left, ["config.json"], "no half-written weights");
+    assert!(!output.exists(), "a conversion that fails leaves nothing");
+}
+
+#[test]
+fn the_sums_list_all_that_was_converted_and_another_model_is_refused() {
+    let folder = converted("f16", "sums");
+    let to = folder.to_str().unwrap();
+    let convert = |model: &Path, precision: &'static str| {
+        let model = model.to_str().unwrap().to_owned();
+        ["convert", "--model", &model, "--precision", precision, "--output", to, "--samples", "0"].map(str::to_owned)
+    };
+    let words = |line: &[String]| run(&line.iter().map(String::as_str).collect::<Vec<_>>());
+    std::fs::write(folder.join("README.md"), "mine").unwrap();
+    let sums = std::fs::read_to_string(folder.join("SHA256SUMS")).unwrap();
+    let mine = format!("{:064x}  README.md\n", 7);
+    std::fs::write(folder.join("SHA256SUMS"), sums.clone() + &mine).unwrap();
+    assert!(words(&convert(&shipped(), "int8")).status.success());
+    let all = std::fs::read_to_string(folder.join("SHA256SUMS")).unwrap();
+    let mut lines: Vec<&str> = all.lines().collect();
+    assert!(sums.lines().chain(mine.lines()).all(|line| lines.contains(&line)), "{all}");
+    lines.retain(|line| !line.ends_with("README.md"));
+    assert_eq!(lines.len(), 5, "three configurations, two files of weights: {all}");
+    for line in lines {
+        let (sum, name) = line.split_once("  ").unwrap();
+        let bytes = std::fs::read(folder.join(name)).unwrap();
+        assert_eq!(sum, format!("{:x}", <sha2::Sha256 as sha2::Digest>::digest(bytes)), "{name}");
+    }
+
+    // The same configuration with other weights, as a model that was trained from this one has it.
+    let other = scratch("convert-other");
+    for name in ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json"] {
+        std::fs::create_dir_all(other.join(name).parent().unwrap()).unwrap();
+        std::fs::copy(shipped().join(name), other.join(name)).unwrap();
+    }
+    let mut bytes = std::fs::read(shipped().join("unet/diffusion_pytorch_model.safetensors")).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(other.join("unet/diffusion_pytorch_model.safetensors"), bytes).unwrap();
+    let ran = words(&convert(&other, "f32"));
+    let said = String::from_utf8(ran.stderr).unwrap();
+    assert!(
+        said.contains("expected a new folder or one of this model, found weights that were not made of it"),
+        "{said}"
+    );
+    std::fs::write(other.join("model_index.json"), r#"{"_class_name": "ConsistencyModelPipeline"}"#).unwrap();
+    let said = String::from_utf8(words(&convert(&other, "f32")).stderr).unwrap();
+    assert!(said.contains("model_index.json: expected a new folder or one of this model, found another"), "{said}");
+    assert_eq!(std::fs::read_to_string(folder.join("SHA256SUMS")).unwrap(), all);
+    assert!(!folder.join("unet/diffusion_pytorch_model.safetensors").exists());
 }

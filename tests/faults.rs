@@ -124,6 +124,34 @@ fn a_flipped_byte_is_found_by_the_sum_wherever_it_is() {
 }
 
 #[test]
+fn sums_are_hashes_of_files_and_no_list_of_them() {
+    let folder = Folder::new("sums");
+    let of = |file: &str| sum(&std::fs::read(folder.path.join(file)).unwrap());
+    // Weights that are not listed are loaded; what is listed and not there matters only where it would be chosen.
+    folder.write("SHA256SUMS", format!("{}  README.md\n{} *./unet\\config.json\r\n", sum(b"x"), of(FILES[1])));
+    folder.load().unwrap();
+    // Every configuration that is listed is verified.
+    for file in &FILES[..3] {
+        let text = std::fs::read(folder.path.join(file)).unwrap();
+        for line in [format!("{}\t{file}\n", sum(&text)), format!("SHA256 ({file}) = {}\n", sum(&text).to_uppercase())]
+        {
+            folder.write("SHA256SUMS", line);
+            folder.load().unwrap();
+            folder.write(file, [&text[..], b" "].concat());
+            let message = folder.load().unwrap_err().to_string();
+            let expected = format!("{file}: expected SHA-256 {} (SHA256SUMS), found {}", sum(&text), of(file));
+            assert!(message.ends_with(&expected), "{message}");
+            folder.write(file, &text);
+        }
+    }
+    for line in ["hello", "0123  unet/config.json", &sum(b"x")] {
+        folder.write("SHA256SUMS", format!("{}  README.md\n{line}\n", sum(b"x")));
+        let message = folder.load().unwrap_err().to_string();
+        assert!(message.ends_with(&format!("expected lines of a SHA-256 and a name, found {line:?}")), "{message}");
+    }
+}
+
+#[test]
 fn headers_that_lie_are_refused() {
     let folder = Folder::new("headers");
     let with_length = |n: u64| [&n.to_le_bytes(), &folder.weights[8..]].concat();

@@ -12,14 +12,15 @@ use consistency_sampler::consistency::rng::Generator;
 use consistency_sampler::consistency::schedule::Scalings;
 use consistency_sampler::model::config::{SchedulerConfig, UNetConfig};
 use consistency_sampler::network::Network;
-use consistency_sampler::train::checkpoint::{read_state, write_model, write_state};
+use consistency_sampler::train::checkpoint::{read_record, read_state, write_model, write_state};
 use consistency_sampler::train::dataset::Batch;
 use consistency_sampler::train::denoiser::{Denoiser, Engine};
 use consistency_sampler::train::initial::initial_weights;
 use consistency_sampler::train::objective::{CtSchedule, Recipe, Weighting};
+use consistency_sampler::train::record::Record;
 use consistency_sampler::train::teacher::{Guidance, Teacher};
 use consistency_sampler::train::trainer::{Settings, State, Trainer};
-use consistency_sampler::{Pipeline, Request};
+use consistency_sampler::{Pipeline, Precision, Request, convert};
 
 use consistency_sampler::model::unet::NO_CLASS;
 
@@ -121,10 +122,10 @@ fn a_resumed_run_is_the_uninterrupted_one() {
         let mut first = trainer(recipe, start(recipe));
         let mut found = steps(&mut first, 0..3, 8);
         let file = folder.join("state.safetensors");
-        write_state(&file, &first.state, "settings").unwrap();
+        write_state(&file, &first.state, &Record::default()).unwrap();
         let parameters = denoiser().unet().parameters();
         let of_critic = (recipe == DMD).then_some(parameters.as_slice());
-        let state = read_state(&file, &parameters, of_critic, "settings", &Device::flex()).unwrap();
+        let state = read_state(&file, &parameters, of_critic, &Device::flex()).unwrap();
         let mut second = trainer(recipe, state);
         found.extend(steps(&mut second, 3..8, 8));
 
@@ -214,7 +215,8 @@ fn the_model_folder_reads_back() {
     let folder = scratch("model");
     let weights = initial_weights(&denoiser().unet().parameters(), 5, &Device::flex());
     let names = ["dark".to_owned(), "bright".to_owned()];
-    write_model(&folder, &names, TINY, SCHEDULER, denoiser().unet(), &weights).unwrap();
+    let write = || write_model(&folder, &names, TINY, SCHEDULER, denoiser().unet(), &weights).unwrap();
+    assert_eq!(write(), [""; 0]);
     let model = ModelFolder::open(&folder).unwrap();
     let mut found = Weights::new();
     model
@@ -227,6 +229,10 @@ fn the_model_folder_reads_back() {
     let index: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string(folder.join("model_index.json")).unwrap()).unwrap();
     assert_eq!(index["id2label"], serde_json::json!({"0": "dark", "1": "bright"}));
+    // What was made of these weights goes when they are written anew.
+    convert(&model, &folder, Precision::F16, |_, _| {}).unwrap();
+    assert_eq!(write(), ["unet/diffusion_pytorch_model.fp16.safetensors", "SHA256SUMS"]);
+    assert!(!folder.join("unet/diffusion_pytorch_model.fp16.safetensors").exists());
     std::fs::remove_dir_all(folder).unwrap();
 }
 
@@ -235,20 +241,22 @@ fn checkpoints_of_other_runs_are_refused() {
     let folder = scratch("refused");
     let file = folder.join("state.safetensors");
     let parameters = denoiser().unet().parameters();
-    let read = |settings: &str| {
-        read_state(&file, &parameters, None, settings, &Device::flex()).map(|_| ()).unwrap_err().to_string()
+    assert!(read_record(&file).unwrap_err().to_string().contains("nothing to resume"));
+    let mut record = Record::default();
+    record.push("--lr", 1e-3);
+    write_state(&file, &start(ECT), &record).unwrap();
+    assert_eq!(read_record(&file), Ok(Some(record)));
+    let read = |parameters: &[_], critic: Option<&[_]>| {
+        read_state(&file, parameters, critic, &Device::flex()).map(|_| ()).unwrap_err().to_string()
     };
-    assert!(read("a").contains("nothing to resume"));
-    write_state(&file, &start(ECT), "a").unwrap();
-    assert!(read("b").contains("expected a run with settings b, found a"));
     let other = consistency_sampler::model::unet::Parameter { name: "other".into(), shape: vec![1] };
-    let error = read_state(&file, &[other], None, "a", &Device::flex()).map(|_| ()).unwrap_err().to_string();
+    let error = read(&[other], None);
     assert!(error.contains("missing tensor"), "{error}");
-    let error = read_state(&file, &parameters, Some(&parameters), "a", &Device::flex()).map(|_| ()).unwrap_err();
-    assert!(error.to_string().contains("missing tensor critic/weights/"), "{error}");
+    let error = read(&parameters, Some(&parameters));
+    assert!(error.contains("missing tensor critic/weights/"), "{error}");
     let bytes = std::fs::read(&file).unwrap();
     std::fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
-    assert!(read("a").contains("not a checkpoint"));
+    assert!(read(&parameters, None).contains("not a checkpoint"));
     std::fs::remove_dir_all(folder).unwrap();
 }
 

@@ -50,7 +50,8 @@ fn a_model_is_trained_resumed_sampled_and_evaluated() {
     };
     succeed(&train(&["--iterations", "5"]));
     assert!(error(&train(&["--iterations", "8"])).contains("holds a run: continue it with --resume"));
-    assert!(error(&train(&["--iterations", "8", "--resume", "--seed", "1"])).contains("expected a run with settings"));
+    let other = error(&train(&["--iterations", "8", "--resume", "--seed", "1"]));
+    assert_eq!(other, "--seed: the run has 0, found 1");
     succeed(&train(&["--iterations", "8", "--resume"]));
     let csv = fs::read_to_string(model.join("training/loss.csv")).unwrap();
     let iterations: Vec<&str> = csv.lines().map(|l| l.split(',').next().unwrap()).collect();
@@ -83,6 +84,258 @@ fn a_model_is_trained_resumed_sampled_and_evaluated() {
     assert!(text.contains("\"network_calls\":5"), "{text}");
     assert!(number("frechet") > 0.0 && number("frechet_floor") > 0.0);
     assert!(number("copies") <= 20.0 && number("copies_in_features") <= 20.0);
+}
+
+/// The arguments of a run on `data/` in a folder of [`scratch`].
+fn train_on(dir: &Path, data: &str, output: &str, more: &[&str]) -> Vec<String> {
+    let [data, output, config] = [data, output, "config.json"].map(|name| str(&dir.join(name)).to_owned());
+    let fixed = ["train", "--recipe", "ect", "--stages", "0,1", "--data", &data, "--output", &output];
+    let fixed = fixed.into_iter().chain(["--config", &config, "--batch", "4"]);
+    fixed.chain(more.iter().copied()).map(str::to_owned).collect()
+}
+
+fn words(arguments: &[String]) -> Vec<&str> {
+    arguments.iter().map(String::as_str).collect()
+}
+
+#[test]
+fn a_resumed_run_has_the_settings_and_the_data_that_it_was_begun_with() {
+    let dir = scratch("other-runs");
+    succeed(&words(&train_on(&dir, "data", "model", &["--iterations", "1"])));
+    let resumed = |data: &str, more: &[&str]| {
+        error(&words(&train_on(&dir, data, "model", &[&["--iterations", "2", "--resume"], more].concat())))
+    };
+    for (more, expected) in [
+        (["--lr", "0.002"], "--lr: the run has 0.0001, found 0.002"),
+        (["--batch", "5"], "--batch: the run has 4, found 5"),
+        (["--optimizer", "muon"], "--optimizer: the run has radam, found muon"),
+        (["--p-mean", "-1"], "--p-mean: the run has -1.1, found -1"),
+        (["--weighting", "even"], "--weighting: the run has gap, found even"),
+    ] {
+        let (option, value) = (more[0], more[1]);
+        let changed = if option == "--batch" {
+            let mut all = train_on(&dir, "data", "model", &["--iterations", "2", "--resume"]);
+            let at = all.iter().position(|word| word == "--batch").unwrap();
+            all[at + 1] = value.into();
+            error(&words(&all))
+        } else {
+            resumed("data", &more)
+        };
+        assert_eq!(changed, expected);
+    }
+    let renamed = dir.join("renamed");
+    let copy = |to: &Path| {
+        let _ = fs::remove_dir_all(to);
+        for class in ["a", "b"] {
+            fs::create_dir_all(to.join(class)).unwrap();
+            (0..10).for_each(|i| {
+                let name = format!("{class}/{i}.png");
+                fs::copy(dir.join("data").join(&name), to.join(name)).unwrap();
+            });
+        }
+    };
+    copy(&renamed);
+    fs::rename(renamed.join("b"), renamed.join("c")).unwrap();
+    assert_eq!(resumed("renamed", &[]), "--data, class 1: the run has b, found c");
+    copy(&renamed);
+    fs::remove_file(renamed.join("a/3.png")).unwrap();
+    assert_eq!(resumed("renamed", &[]), "--data, images: the run has 20, found 19");
+    copy(&renamed);
+    fs::copy(renamed.join("a/1.png"), renamed.join("a/2.png")).unwrap();
+    assert!(resumed("renamed", &[]).starts_with("--data, hash of the images: the run has "));
+    let config = fs::read_to_string(dir.join("config.json")).unwrap();
+    fs::write(dir.join("config.json"), config.replace("\"norm_num_groups\": 4", "\"norm_num_groups\": 8")).unwrap();
+    assert_eq!(resumed("data", &[]), "unet/config.json, norm_num_groups: the run has 4, found 8");
+}
+
+#[test]
+fn a_run_overwrites_nothing_but_itself() {
+    let dir = scratch("overwrite");
+    let model = dir.join("model");
+    succeed(&words(&train_on(&dir, "data", "model", &["--iterations", "1"])));
+    let read = || fs::read(model.join("unet/diffusion_pytorch_model.safetensors")).unwrap();
+    let before = read();
+    let refused = |output: &str, source: &[&str]| {
+        let (data, output) = (dir.join("data"), dir.join(output));
+        let fixed = ["train", "--recipe", "ect", "--data", str(&data), "--output", str(&output), "--iterations", "1"];
+        error(&[&fixed[..], source].concat()).replace(str(&dir), "DIR")
+    };
+    let init = ["--init", str(&model)];
+    let expected = "is --init, which would be overwritten: name another folder";
+    assert_eq!(refused("model", &init), format!("--output: DIR/model {expected}"));
+    assert_eq!(refused("data/../model", &init), format!("--output: DIR/data/../model {expected}"));
+    let teacher = [&init[..], &["--teacher", str(&model)]].concat();
+    assert!(refused("model/", &teacher).contains("is --teacher, which would be overwritten"));
+    assert_eq!(
+        refused("data/model", &init),
+        "--output: DIR/data/model would be read as training data: name a folder outside of --data"
+    );
+    fs::remove_dir_all(model.join("training")).unwrap();
+    let config = dir.join("config.json");
+    let other = refused("model", &["--config", str(&config)]);
+    assert!(other.starts_with("DIR/model holds a model that is no run of this trainer"), "{other}");
+    assert!(before == read());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_run_that_is_asked_to_stop_is_saved_and_a_second_request_ends_it_at_once() {
+    use std::io::Read as _;
+    use std::process::{Child, Command, Stdio};
+    let dir = scratch("stopped");
+    let start = |output: &str, more: &[&str]| -> Child {
+        let arguments = train_on(&dir, "data", output, more);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_consistency-sampler"));
+        command.args(arguments).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
+    };
+    let signal = |child: &Child, name: &str| {
+        assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
+    };
+    // The first iteration's line says that the loop runs.
+    let wait_for_begin = |child: &mut Child| {
+        let (stderr, mut text) = (child.stderr.as_mut().unwrap(), Vec::new());
+        while !String::from_utf8_lossy(&text).contains("iteration 1 ") {
+            let mut byte = [0];
+            assert_eq!(stderr.read(&mut byte).unwrap(), 1, "{}", String::from_utf8_lossy(&text));
+            text.push(byte[0]);
+        }
+    };
+    let last = |output: &str| {
+        let csv = fs::read_to_string(dir.join(output).join("training/loss.csv")).unwrap();
+        csv.lines().last().unwrap().split(',').next().unwrap().parse::<u64>().unwrap()
+    };
+    for (name, status) in [("-INT", 130), ("-TERM", 143)] {
+        let output = format!("run{name}");
+        let mut child = start(&output, &["--iterations", "1000000"]);
+        wait_for_begin(&mut child);
+        signal(&child, name);
+        let ended = child.wait_with_output().unwrap();
+        let said = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(ended.status.code(), Some(status), "{said}");
+        let step = last(&output);
+        assert!(said.ends_with(&format!("stopped and saved at iteration {step}; --resume continues\n")), "{said}");
+        let two_more = (step + 2).to_string();
+        succeed(&words(&train_on(&dir, "data", &output, &["--iterations", &two_more, "--resume"])));
+        assert_eq!(last(&output), step + 2);
+    }
+    // Iterations of a second or more, so that the second request comes before the first is answered.
+    let mut arguments = train_on(&dir, "data", "twice", &["--iterations", "1000000"]);
+    let at = arguments.iter().position(|word| word == "--batch").unwrap();
+    arguments[at + 1] = "5000".into();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_consistency-sampler"));
+    let mut child = command.args(&arguments).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    wait_for_begin(&mut child);
+    signal(&child, "-INT");
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    signal(&child, "-INT");
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(130));
+    assert!(!String::from_utf8_lossy(&ended.stderr).contains("stopped and saved"));
+    assert!(!dir.join("twice/training/state.safetensors").exists());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_run_outlives_its_readers_and_a_full_disk_spoils_no_file() {
+    let dir = scratch("outlives");
+    let shell = |line: &str, output: &str, more: &[&str]| shell(line, &words(&train_on(&dir, "data", output, more)));
+    shell("\"$@\" 2>&1 | head -n 1", "piped", &["--iterations", "70"]);
+    let state = dir.join("piped/training/state.safetensors");
+    let csv = fs::read_to_string(dir.join("piped/training/loss.csv")).unwrap();
+    assert_eq!(csv.lines().count(), 71, "every iteration was trained after head had enough");
+    assert!(state.exists() && dir.join("piped/training/samples-final-2.png").exists());
+
+    // A grid that cannot be written ends no run.
+    std::os::unix::fs::symlink("/dev/full", dir.join("piped/training/samples-000072.png")).unwrap();
+    for grid in ["samples-000072-1.png", "samples-000072-2.png"] {
+        std::os::unix::fs::symlink("/dev/full", dir.join("piped/training").join(grid)).unwrap();
+    }
+    let ran = shell("\"$@\"", "piped", &["--iterations", "74", "--resume", "--grid-every", "72"]);
+    let said = String::from_utf8(ran.stderr).unwrap();
+    assert!(ran.status.success() && said.contains("the run goes on, but "), "{said}");
+    assert!(said.contains("samples-000072-1.png: cannot be written: No space left on device"), "{said}");
+
+    // What cannot be saved in the end is an error, and the state before it is whole.
+    let before = fs::read(&state).unwrap();
+    let ran = shell("ulimit -f 60; exec \"$@\"", "piped", &["--iterations", "75", "--resume"]);
+    let said = String::from_utf8(ran.stderr).unwrap();
+    assert!(!ran.status.success() && said.contains("state.safetensors: cannot be written: File too large"), "{said}");
+    assert!(before == fs::read(&state).unwrap());
+    assert!(!dir.join("piped/training/state.safetensors.partial").exists());
+    succeed(&words(&train_on(&dir, "data", "piped", &["--iterations", "75", "--resume"])));
+}
+
+#[test]
+fn files_made_of_a_runs_weights_do_not_outlive_them() {
+    let dir = scratch("derived");
+    let model = dir.join("model");
+    succeed(&words(&train_on(&dir, "data", "model", &["--iterations", "1"])));
+    let convert = ["convert", "--model", str(&model), "--output", str(&model), "--samples", "0", "--precision"];
+    ["f16", "int8"].iter().for_each(|precision| drop(succeed(&[&convert[..], &[precision]].concat())));
+    let ran = run(&words(&train_on(&dir, "data", "model", &["--iterations", "2", "--resume"])));
+    let said = String::from_utf8(ran.stderr).unwrap();
+    let removed =
+        "unet/diffusion_pytorch_model.fp16.safetensors, unet/diffusion_pytorch_model.int8.safetensors, SHA256SUMS";
+    assert!(
+        ran.status.success() && said.contains(&format!("removed, for it was made of earlier weights: {removed}")),
+        "{said}"
+    );
+    let mut left: Vec<_> = fs::read_dir(model.join("unet")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["config.json", "diffusion_pytorch_model.safetensors"]);
+    assert!(!model.join("SHA256SUMS").exists());
+}
+
+#[test]
+fn data_is_counted_and_what_would_shift_labels_is_refused() {
+    let dir = scratch("counted");
+    let data = dir.join("data");
+    for litter in [".ipynb_checkpoints", "__MACOSX"] {
+        fs::create_dir(data.join(litter)).unwrap();
+        fs::copy(data.join("a/1.png"), data.join(litter).join("1.png")).unwrap();
+    }
+    fs::write(data.join(".DS_Store"), "").unwrap();
+    fs::write(data.join("a/notes.txt"), "").unwrap();
+    let ran = run(&words(&train_on(&dir, "data", "model", &["--iterations", "1"])));
+    let said = String::from_utf8(ran.stderr).unwrap();
+    assert!(ran.status.success(), "{said}");
+    assert!(
+        said.starts_with("data: 20 images of 8×8 in grey: a 10, b 10\nleft out, neither PNG nor JPEG: a/notes.txt\n"),
+        "{said}"
+    );
+    fs::create_dir(data.join("aa")).unwrap();
+    let refused = error(&words(&train_on(&dir, "data", "model2", &["--iterations", "1"])));
+    assert!(refused.ends_with("data/aa: expected images of the class, found none"), "{refused}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_judge_that_cannot_be_kept_is_said_before_it_is_trained() {
+    use std::io::{BufRead as _, BufReader};
+    use std::process::{Command, Stdio};
+    let dir = scratch("judge");
+    let (data, model) = (dir.join("data"), dir.join("model"));
+    succeed(&words(&train_on(&dir, "data", "model", &["--iterations", "1"])));
+    let evaluate = ["evaluate", "--device", "cpu", "--model", str(&model), "--data", str(&data), "--samples", "4"];
+    let refused = error(&[&evaluate[..], &["--classifier", "/proc/none/classifier"]].concat());
+    assert!(refused.starts_with("/proc/none/classifier: cannot be written: "), "{refused}");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_consistency-sampler"));
+    command.args(evaluate).env("XDG_CACHE_HOME", "/proc/none").stderr(Stdio::piped()).stdout(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines().map(|line| line.unwrap());
+    let said: Vec<String> = lines.take_while(|line| !line.starts_with("classifier: iteration 250")).collect();
+    assert!(said.iter().any(|line| line.starts_with("the classifier is not kept: /proc/none/")), "{said:?}");
+    assert!(!said.iter().any(|line| line.starts_with("error")), "{said:?}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    // A judge of other images is no judge of these.
+    let file = dir.join("classifier.safetensors");
+    let (training, _) = Source::open_split(&data).unwrap();
+    Classifier::train(&training, 1, 0, |_, _| {}).write(&file).unwrap();
+    fs::copy(data.join("a/1.png"), data.join("a/2.png")).unwrap();
+    let refused = error(&[&evaluate[..], &["--classifier", str(&file)]].concat());
+    assert!(refused.contains("classifier.safetensors: expected a classifier of these images ("), "{refused}");
 }
 
 #[test]
@@ -140,7 +393,7 @@ fn bad_requests_are_refused_in_one_line() {
     assert_eq!(train("cd", &from), "distillation needs a teacher, found none");
     assert_eq!(train("dmd", &from), "distillation needs a teacher, found none");
     assert_eq!(with(&["--critic-lr", "0"]), "--critic-lr: expected a positive number, found 0");
-    assert!(train("ect", &["--init", str(&dir)]).contains("unet/config.json: No such file"));
+    assert!(train("ect", &["--init", str(&dir)]).contains("model_index.json: no such file"));
     fs::write(&config, TINY.replace("\"sample_size\": 8", "\"sample_size\": 16")).unwrap();
     assert_eq!(train("ect", &from), "--data: expected images [C,H,W] [1, 16, 16], found [1, 8, 8]");
     fs::write(&config, TINY.replace("\"num_class_embeds\": 2", "\"num_class_embeds\": 1")).unwrap();

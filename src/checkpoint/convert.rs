@@ -3,20 +3,23 @@
 //! The result is a folder in the diffusers layout with the same configuration. Half precision goes to
 //! `unet/diffusion_pytorch_model.fp16.safetensors`, which diffusers reads as `variant="fp16"`. 8-bit weights go to
 //! `….int8.safetensors`, which only this crate reads: kernels and matrices are I8 with scales of F32
-//! ([`crate::checkpoint::stream`] has the format), vectors stay F32.
+//! ([`crate::checkpoint::stream`] has the format), vectors stay F32. The file's metadata has a hash of the weights that it
+//! was made of, so that one folder never holds two models.
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use half::f16;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::folder::{CONFIGS, ModelFolder, weights_file};
+use super::folder::{CONFIGS, ModelFolder, weight_names, weights_file};
 use super::stream::SCALE;
-use super::tensor::Precision;
+use super::sums::Sums;
+use super::tensor::{Precision, f32_bytes};
 use crate::error::{Error, Result};
+use crate::file::{read, replace, replace_with, unwritable};
 use crate::model::unet::{Parameter, UNet};
 
 /// The effect of a conversion on the weights.
@@ -30,13 +33,14 @@ pub struct Report {
     pub worst: (String, f64),
 }
 
-/// Writes the model of `folder` to the folder `output`, which must not hold such weights yet.
+/// Writes the model of `folder` to the folder `output`, which must not hold such weights yet, nor another model.
 ///
-/// `progress` gets the bytes read so far and the total. Memory holds one tensor at a time.
+/// `SHA256SUMS` of `output` then lists its configurations and all its weights. `progress` gets the bytes read so far and
+/// the total. Memory holds one tensor at a time. After a failure `output` is as it was before.
 ///
 /// # Errors
-/// [`Error::Input`] when the weights are there already, [`Error::Weights`] for a value that half precision cannot hold
-/// and for what [`ModelFolder::read_weights`] finds, [`Error::Io`] for what cannot be written.
+/// [`Error::Input`] when the weights are there already or `output` holds another model, [`Error::Weights`] for a value that
+/// half precision cannot hold and for what [`ModelFolder::read_weights`] finds, [`Error::Io`] for what cannot be written.
 pub fn convert(
     folder: &ModelFolder,
     output: &Path,
@@ -47,37 +51,86 @@ pub fn convert(
     if target.exists() {
         return Err(Error::Input(format!("{}: expected a new folder, found converted weights", target.display())));
     }
-    let parameters = UNet::new(&folder.unet).parameters();
+    let mut missing = Vec::new();
     for name in CONFIGS {
-        copy(&folder.path().join(name), &output.join(name))?;
+        let (bytes, path) = (read(&folder.path().join(name))?, output.join(name));
+        match path.exists() {
+            true if read(&path)? == bytes => {}
+            true => {
+                return Err(Error::Input(format!(
+                    "{}: expected a new folder or one of this model, found another configuration",
+                    path.display()
+                )));
+            }
+            false => missing.push((path, bytes)),
+        }
     }
-    // Under another name until it is whole.
-    let partial = target.with_extension("part");
-    let result = write(folder, &parameters, &partial, precision, progress);
-    let finished = result.and_then(|report| {
-        std::fs::rename(&partial, &target).map_err(|e| unwritable(&target, &e))?;
-        write_sums(output, &[&CONFIGS[..], &[weights_file(precision)]].concat())?;
+    let sums = Sums::read(output)?;
+    let parameters = UNet::new(&folder.unet).parameters();
+    let folders = [output.to_owned(), output.join("unet"), output.join("scheduler")];
+    let created: Vec<PathBuf> = folders.into_iter().filter(|path| !path.exists()).collect();
+    let others = if same(folder.path(), output) { vec![] } else { weight_names(output) };
+    let result = replace_with(&target, |file| {
+        let (report, source) = write(folder, &parameters, &target, file, precision, progress)?;
+        if let Some(other) = others.iter().find(|other| source_of(&output.join(other)).as_ref() != Some(&source)) {
+            let path = output.join(other);
+            let m = "expected a new folder or one of this model, found weights that were not made of it";
+            return Err(Error::Input(format!("{}: {m}", path.display())));
+        }
+        // Before the weights have their name: a folder with weights is a whole one.
+        missing.iter().try_for_each(|(path, bytes)| replace(path, bytes))?;
         Ok(report)
     });
-    if finished.is_err() {
-        let _ = std::fs::remove_file(&partial); // it may not have been made
+    let result = result.and_then(|report| {
+        let names: Vec<String> = CONFIGS.map(str::to_owned).into_iter().chain(weight_names(output)).collect();
+        sums.write(output, &names, weights_file(precision))?;
+        Ok(report)
+    });
+    if result.is_err() {
+        // What there is of them was made here.
+        let files = missing.iter().map(|(path, _)| path).chain([&target]);
+        files.for_each(|path| drop(std::fs::remove_file(path)));
+        created.iter().rev().for_each(|path| drop(std::fs::remove_dir(path)));
     }
-    finished
+    result
 }
 
+/// Whether two paths are of one folder.
+fn same(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+/// The entry of a file's metadata with the hash of the weights that it was made of.
+const SOURCE: &str = "converted_from";
+
+/// That entry of a file.
+fn source_of(path: &Path) -> Option<String> {
+    let (mut file, mut length) = (File::open(path).ok()?, [0; 8]);
+    file.read_exact(&mut length).ok()?;
+    let mut header = Vec::new();
+    file.take(u64::from_le_bytes(length).min(16 << 20)).read_to_end(&mut header).ok()?;
+    let header: serde_json::Value = serde_json::from_slice(&header).ok()?;
+    header["__metadata__"][SOURCE].as_str().map(str::to_owned)
+}
+
+/// Writes the file; returns, too, the hash of the weights that it is made of.
 fn write(
     folder: &ModelFolder,
     parameters: &[Parameter],
     path: &Path,
+    file: &mut BufWriter<File>,
     precision: Precision,
     progress: impl FnMut(u64, u64),
-) -> Result<Report> {
+) -> Result<(Report, String)> {
     let failed = |e: std::io::Error| unwritable(path, &e);
-    let layout = Layout::new(parameters, precision);
-    let mut file = BufWriter::new(File::create(path).map_err(failed)?);
+    let mut source = Sha256::new();
+    // The header's length is that with any other hash.
+    let layout = Layout::new(parameters, precision, &format!("{:x}", source.clone().finalize()));
     file.write_all(&layout.header).map_err(failed)?;
     let mut errors = Errors::default();
     folder.read_weights(parameters, progress, &mut |name, values| {
+        source.update(name);
+        source.update(f32_bytes(values));
         let mut put = |name: &str, bytes: &[u8]| {
             let at = layout.header.len() as u64 + layout.tensor(name).start as u64;
             file.seek(SeekFrom::Start(at)).and_then(|_| file.write_all(bytes)).map_err(failed)
@@ -98,21 +151,22 @@ fn write(
                 let length = values.len() / scales.len();
                 let of = |i: usize| scales[i / length];
                 errors.add(name, values, integers.iter().enumerate().map(|(i, &q)| f32::from(q) * of(i)));
-                let scales: Vec<u8> = scales.iter().flat_map(|s| s.to_le_bytes()).collect();
-                put(&format!("{name}{SCALE}"), &scales)?;
+                put(&format!("{name}{SCALE}"), &f32_bytes(&scales))?;
                 let integers: Vec<u8> = integers.iter().map(|&q| q as u8).collect();
                 put(name, &integers)
             }
             _ => {
                 errors.add(name, values, values.iter().copied());
-                let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-                put(name, &bytes)
+                put(name, &f32_bytes(values))
             }
         }
     })?;
-    file.flush().map_err(failed)?;
+    let source = format!("{:x}", source.finalize());
+    let header = Layout::new(parameters, precision, &source).header;
+    file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(&header)).map_err(failed)?;
     let bytes = (layout.header.len() + layout.data) as u64;
-    Ok(Report { bytes, relative_error: (errors.error / errors.weight).sqrt(), worst: errors.worst })
+    let relative_error = (errors.error / errors.weight).sqrt();
+    Ok((Report { bytes, relative_error, worst: errors.worst }, source))
 }
 
 /// Each row's scale, the largest magnitude / 127, and the row in units of it, rounded.
@@ -149,7 +203,7 @@ struct Stored {
 
 impl Layout {
     /// Scales first, for a reader of a stream needs them; F32 before bytes, so that everything is aligned.
-    fn new(parameters: &[Parameter], precision: Precision) -> Self {
+    fn new(parameters: &[Parameter], precision: Precision, source: &str) -> Self {
         let is_vector = |p: &&Parameter| p.shape.len() < 2;
         let mut tensors: Vec<Stored> = Vec::new();
         let mut add = |name: String, dtype, shape: &[usize]| {
@@ -166,7 +220,7 @@ impl Layout {
             }
         }
         let mut data = 0;
-        let mut json = serde_json::Map::from_iter([("__metadata__".into(), json!({ "format": "pt" }))]);
+        let mut json = serde_json::Map::from_iter([("__metadata__".into(), json!({ "format": "pt", SOURCE: source }))]);
         for tensor in &mut tensors {
             tensor.start = data;
             let size = match tensor.dtype {
@@ -212,37 +266,6 @@ impl Errors {
     }
 }
 
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    let parent = to.parent().expect("a file in a folder");
-    std::fs::create_dir_all(parent).map_err(|e| unwritable(parent, &e))?;
-    let bytes = std::fs::read(from).map_err(|e| Error::Io(format!("{}: {e}", from.display())))?;
-    std::fs::write(to, bytes).map_err(|e| unwritable(to, &e))
-}
-
-/// Writes `SHA256SUMS` as `sha256sum` does.
-fn write_sums(output: &Path, names: &[&str]) -> Result<()> {
-    let mut lines = String::new();
-    for name in names {
-        let path = output.join(name);
-        let unreadable = |e: std::io::Error| Error::Io(format!("{}: {e}", path.display()));
-        let (mut file, mut hash) = (File::open(&path).map_err(unreadable)?, Sha256::new());
-        let mut chunk = vec![0; 1 << 20];
-        loop {
-            match file.read(&mut chunk).map_err(unreadable)? {
-                0 => break,
-                n => hash.update(&chunk[..n]),
-            }
-        }
-        lines += &format!("{:x}  {name}\n", hash.finalize());
-    }
-    let sums = output.join("SHA256SUMS");
-    std::fs::write(&sums, lines).map_err(|e| unwritable(&sums, &e))
-}
-
-fn unwritable(path: &Path, e: &std::io::Error) -> Error {
-    Error::Io(format!("{}: cannot be written: {e}", path.display()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -262,7 +285,7 @@ mod tests {
     fn scales_come_first_and_offsets_are_contiguous() {
         let parameters =
             [("a.weight", vec![2, 3]), ("a.bias", vec![2])].map(|(name, shape)| Parameter { name: name.into(), shape });
-        let layout = Layout::new(&parameters, Precision::I8);
+        let layout = Layout::new(&parameters, Precision::I8, "");
         let found: Vec<_> = layout.tensors.iter().map(|t| (t.name.as_str(), t.dtype, t.start)).collect();
         assert_eq!(found, [("a.weight_scale", "F32", 0), ("a.bias", "F32", 8), ("a.weight", "I8", 16)]);
         assert_eq!((layout.header.len() % 8, layout.data), (0, 22));

@@ -5,4 +5,6 @@ pub mod convert;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod folder;
 pub mod stream;
+#[cfg(not(target_arch = "wasm32"))]
+mod sums;
 pub mod tensor;

@@ -1,13 +1,14 @@
 //! PNG files: decoded to 8-bit RGBA or to a model's (C, H, W), and written as grids of grey or RGB images.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, ErrorKind, Seek};
+use std::io::{BufRead, BufReader, Seek};
 use std::path::Path;
 
 use png::{BitDepth, ColorType, Decoder, Encoder, Transformations};
 
 use super::{from_rgba, to_byte};
 use crate::error::{Error, Result};
+use crate::file::{replace_with, unreadable, unwritable};
 use crate::model::config::UNetConfig;
 
 /// A decoded PNG.
@@ -25,7 +26,10 @@ pub(crate) struct Rgba {
 ///
 /// A palette that is not made of whole colours, or has fewer of them than its transparency, is refused too: png 0.18.1
 /// panics when it decodes with one (image-png's issue 694).
-fn decode_rgba(file: impl BufRead + Seek, expected: Option<[usize; 2]>) -> std::result::Result<Rgba, String> {
+pub(crate) fn decode_rgba(
+    file: impl BufRead + Seek,
+    expected: Option<[usize; 2]>,
+) -> std::result::Result<Rgba, String> {
     let mut decoder = Decoder::new(file);
     decoder.set_transformations(Transformations::normalize_to_color8());
     let mut reader = decoder.read_info().map_err(|e| format!("not a PNG: {e}"))?;
@@ -58,11 +62,7 @@ fn decode_rgba(file: impl BufRead + Seek, expected: Option<[usize; 2]>) -> std::
 }
 
 fn open(path: &Path) -> Result<BufReader<File>> {
-    let file = File::open(path).map_err(|e| match e.kind() {
-        ErrorKind::NotFound => Error::Io(format!("{}: no such file", path.display())),
-        _ => Error::Io(format!("{}: {e}", path.display())),
-    });
-    file.map(BufReader::new)
+    File::open(path).map(BufReader::new).map_err(|e| unreadable(path, &e))
 }
 
 fn named(path: &Path) -> impl FnOnce(String) -> Error {
@@ -128,14 +128,17 @@ pub fn write_grid(
             bytes[((top + y) * grid_w + left + x) * channels + c] = to_byte(v);
         }
     }
-    let failed = |e: &dyn std::fmt::Display| Error::Io(format!("{}: cannot be written: {e}", path.display()));
-    let file = File::create(path).map_err(|e| failed(&e))?;
-    let mut encoder = Encoder::new(BufWriter::new(file), grid_w as u32, grid_h as u32);
-    encoder.set_color(if channels == 1 { ColorType::Grayscale } else { ColorType::Rgb });
-    encoder.set_depth(BitDepth::Eight);
-    let mut writer = encoder.write_header().map_err(|e| failed(&e))?;
-    writer.write_image_data(&bytes).map_err(|e| failed(&e))?;
-    writer.finish().map_err(|e| failed(&e))
+    replace_with(path, |file| {
+        let mut encoder = Encoder::new(file, grid_w as u32, grid_h as u32);
+        encoder.set_color(if channels == 1 { ColorType::Grayscale } else { ColorType::Rgb });
+        encoder.set_depth(BitDepth::Eight);
+        let write = |encoder: Encoder<_>| {
+            let mut writer = encoder.write_header()?;
+            writer.write_image_data(&bytes)?;
+            writer.finish()
+        };
+        write(encoder).map_err(|e| unwritable(path, &e))
+    })
 }
 
 #[cfg(test)]

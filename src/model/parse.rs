@@ -21,6 +21,9 @@ impl UNetConfig {
         let mut f = Fields::parse("unet/config.json", json)?;
         f.class("UNet2DModel")?;
         f.take("num_train_timesteps"); // sizes a learned time embedding, which is refused below
+        for key in AVERAGING {
+            f.take(key);
+        }
 
         // One value each is supported; anything else would change the forward.
         f.only("center_input_sample", &Value::Bool(false))?;
@@ -272,6 +275,10 @@ struct Fields {
     entries: Vec<(String, Value)>,
 }
 
+/// What `EMAModel.save_pretrained` of diffusers adds: how the weights were averaged.
+const AVERAGING: [&str; 7] =
+    ["decay", "min_decay", "inv_gamma", "power", "update_after_step", "use_ema_warmup", "optimization_step"];
+
 /// The largest size that any key may name; above it products of sizes could overflow.
 const MAX_SIZE: u64 = 1 << 16;
 
@@ -441,6 +448,14 @@ mod tests {
         assert_eq!(c.time_embed_dim, 128);
         assert_eq!(c.mid_attention_groups, None, "scale_shift without attn_norm_num_groups has no middle norm");
         assert_eq!(c.down_blocks[2], BlockType { attention: true, resample: Resample::Resnet });
+    }
+
+    #[test]
+    fn what_does_not_change_the_forward_is_taken() {
+        let averaged = r#", "_name_or_path": "x", "decay": 0.9999, "inv_gamma": 1.0, "min_decay": 0.0, "power": 0.75,
+            "optimization_step": 500, "update_after_step": 0, "use_ema_warmup": true}"#;
+        let plain = UNetConfig::parse(&format!("{PROBE}}}")).unwrap();
+        assert_eq!(UNetConfig::parse(&format!("{PROBE}{averaged}")).unwrap(), plain);
     }
 
     #[test]

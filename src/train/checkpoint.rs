@@ -1,20 +1,22 @@
 //! The files of a run: the state to resume from, and the model in the diffusers layout.
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
-use crate::burn::Weights;
+use crate::burn::{Weights, floats};
+use crate::checkpoint::folder::{remove_derived, weights_file};
 use crate::checkpoint::stream::WeightStream;
-use crate::checkpoint::tensor::Arrival;
+use crate::checkpoint::tensor::{Arrival, Precision, f32_bytes};
 use crate::error::{Error, Result};
+use crate::file::{read, replace};
 use crate::model::unet::{Parameter, UNet};
 use crate::train::dmd::CriticState;
 use crate::train::optimizer::{RAdam, track_all};
+use crate::train::record::Record;
 use crate::train::trainer::State;
 
 /// `model_index.json`; where a class has a name other than its label, with `id2label` as DiT's pipeline of diffusers has.
@@ -31,25 +33,8 @@ fn index(class_names: &[String]) -> String {
     format!("{index:#}\n")
 }
 
-/// Replaces a file as a whole: writes `{name}.partial` beside it and renames that.
-///
-/// # Errors
-/// [`Error::Io`].
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let failed = |e: std::io::Error| Error::Io(format!("{}: cannot be written: {e}", path.display()));
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).map_err(failed)?;
-    }
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".partial");
-    let partial = path.with_file_name(name);
-    fs::write(&partial, bytes).map_err(failed)?;
-    fs::File::open(&partial).and_then(|f| f.sync_all()).map_err(failed)?;
-    fs::rename(&partial, path).map_err(failed)
-}
-
 /// Writes the model folder: `model_index.json` with the names of the classes, if it has any, the two configurations as
-/// given, and `weights` in f32.
+/// given, and `weights` in f32. Returns the files that it removed, since they were made of earlier weights.
 ///
 /// # Errors
 /// [`Error::Io`].
@@ -60,35 +45,53 @@ pub fn write_model(
     scheduler_json: &str,
     unet: &UNet,
     weights: &Weights,
-) -> Result<()> {
-    write_atomically(&folder.join("model_index.json"), index(class_names).as_bytes())?;
-    write_atomically(&folder.join("unet/config.json"), unet_json.as_bytes())?;
-    write_atomically(&folder.join("scheduler/scheduler_config.json"), scheduler_json.as_bytes())?;
-    write_weights(&folder.join("unet/diffusion_pytorch_model.safetensors"), &unet.parameters(), weights)
+) -> Result<Vec<&'static str>> {
+    // First: a reader that prefers them must not find old ones beside new weights.
+    let removed = remove_derived(folder)?;
+    replace(&folder.join("model_index.json"), index(class_names).as_bytes())?;
+    replace(&folder.join("unet/config.json"), unet_json.as_bytes())?;
+    replace(&folder.join("scheduler/scheduler_config.json"), scheduler_json.as_bytes())?;
+    write_weights(&folder.join(weights_file(Precision::F32)), &unet.parameters(), weights, None)?;
+    Ok(removed)
 }
 
-/// Writes `weights` in f32 as one safetensors file.
+/// Writes `weights` in f32 as one safetensors file, with an entry of its metadata.
 ///
 /// # Errors
 /// [`Error::Io`].
 ///
 /// # Panics
 /// When one of `parameters` has no weight.
-pub(super) fn write_weights(path: &Path, parameters: &[Parameter], weights: &Weights) -> Result<()> {
+pub(super) fn write_weights(
+    path: &Path,
+    parameters: &[Parameter],
+    weights: &Weights,
+    entry: Option<(&str, String)>,
+) -> Result<()> {
     let mut file = Tensors::default();
     for Parameter { name, shape } in parameters {
         file.push(name.clone(), shape.clone(), &weights[name])?;
     }
-    let metadata = HashMap::from([("format".into(), "pt".into())]);
-    write_atomically(path, &file.serialize(metadata)?)
+    let entry = entry.map(|(key, value)| (key.to_owned(), value));
+    let metadata = entry.into_iter().chain([("format".into(), "pt".into())]).collect();
+    replace(path, &file.serialize(metadata)?)
 }
 
-/// Reads a safetensors file that holds exactly `parameters`.
+/// The metadata of a safetensors file, read from its bytes.
 ///
 /// # Errors
-/// [`Error::Io`] when it is unreadable, [`Error::Weights`] when it holds something else.
-pub(super) fn read_weights(path: &Path, parameters: &[Parameter], device: &Device) -> Result<Weights> {
-    let bytes = fs::read(path).map_err(|e| Error::Io(format!("{}: {e}", path.display())))?;
+/// [`Error::Weights`] when it is none.
+pub(super) fn metadata(path: &Path, bytes: &[u8]) -> Result<HashMap<String, String>> {
+    let (_, header) = SafeTensors::read_metadata(bytes)
+        .map_err(|e| Error::Weights(format!("{}: not a checkpoint: {e}", path.display())))?;
+    Ok(header.metadata().clone().unwrap_or_default())
+}
+
+/// Reads weights from the bytes of a safetensors file that holds exactly `parameters`.
+///
+/// # Errors
+/// [`Error::Weights`] when it holds something else.
+pub(super) fn read_weights(path: &Path, bytes: &[u8], parameters: &[Parameter], device: &Device) -> Result<Weights> {
     let mut weights = Weights::new();
     let mut stream = WeightStream::new(parameters, true, |_| None);
     let mut keep = |arrival: Arrival<'_>| {
@@ -100,7 +103,7 @@ pub(super) fn read_weights(path: &Path, parameters: &[Parameter], device: &Devic
         Ok(())
     };
     stream
-        .push(&bytes, &mut keep)
+        .push(bytes, &mut keep)
         .and_then(|()| stream.end_file())
         .and_then(|()| stream.finish())
         .map_err(|e| Error::Weights(format!("{}: {e}", path.display())))?;
@@ -109,11 +112,11 @@ pub(super) fn read_weights(path: &Path, parameters: &[Parameter], device: &Devic
 
 /// Writes everything that a run needs to continue: weights, moments, averages, iteration and time.
 ///
-/// `settings` is kept beside them for [`read_state`] to compare.
+/// `record` is kept beside them for [`read_record`].
 ///
 /// # Errors
 /// [`Error::Io`].
-pub fn write_state(path: &Path, state: &State, settings: &str) -> Result<()> {
+pub fn write_state(path: &Path, state: &State, record: &Record) -> Result<()> {
     let mut file = Tensors::default();
     let mut push = |group: &str, weights: &Weights| -> Result<()> {
         let mut names: Vec<&String> = weights.keys().collect();
@@ -139,40 +142,40 @@ pub fn write_state(path: &Path, state: &State, settings: &str) -> Result<()> {
         ("step".into(), state.optimizer.step.to_string()),
         // The bits of the f64, so that a resumed run has the same number.
         ("seconds".into(), state.seconds.to_bits().to_string()),
-        ("settings".into(), settings.into()),
+        ("record".into(), record.to_json()),
     ]);
-    write_atomically(path, &file.serialize(metadata)?)
+    replace(path, &file.serialize(metadata)?)
 }
 
-/// Reads what [`write_state`] wrote, for a network with `parameters` and a critic, if the run has one, with `critic`.
+/// Reads what a run was begun with from a file of [`write_state`]; `None` from one of a version that did not keep it.
 ///
 /// # Errors
-/// [`Error::Io`] when the file is unreadable, [`Error::Weights`] when it is of another network, [`Error::Input`] when
-/// it is of a run with other `settings`.
+/// [`Error::Io`] when the file is unreadable, [`Error::Weights`] when it is no checkpoint.
+pub fn read_record(path: &Path) -> Result<Option<Record>> {
+    if !path.exists() {
+        return Err(Error::Io(format!("{}: no such file: nothing to resume", path.display())));
+    }
+    let bad = |e| Error::Weights(format!("{}: \"record\": {e}", path.display()));
+    metadata(path, &read(path)?)?.get("record").map(|json| Record::parse(json).map_err(bad)).transpose()
+}
+
+/// Reads the rest of what [`write_state`] wrote, for a network with `parameters` and a critic, if the run has one, with
+/// `critic`.
+///
+/// # Errors
+/// [`Error::Io`] when the file is unreadable, [`Error::Weights`] when it is of another network.
 pub fn read_state(
     path: &Path,
     parameters: &[Parameter],
     critic: Option<&[Parameter]>,
-    settings: &str,
     device: &Device,
 ) -> Result<State> {
-    let bytes = fs::read(path).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => Error::Io(format!("{}: no such file: nothing to resume", path.display())),
-        _ => Error::Io(format!("{}: {e}", path.display())),
-    })?;
+    let bytes = read(path)?;
     let bad = |m: String| Error::Weights(format!("{}: {m}", path.display()));
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| bad(format!("not a checkpoint: {e}")))?;
+    let metadata = metadata(path, &bytes)?;
     let file = SafeTensors::deserialize(&bytes).map_err(|e| bad(format!("not a checkpoint: {e}")))?;
-    let metadata = header.metadata().as_ref();
-    let entry = |key: &str| metadata.and_then(|m| m.get(key)).ok_or_else(|| bad(format!("\"{key}\" is missing")));
+    let entry = |key: &str| metadata.get(key).ok_or_else(|| bad(format!("\"{key}\" is missing")));
     let number = |key: &str| entry(key)?.parse::<u64>().map_err(|e| bad(format!("\"{key}\": {e}")));
-    let found = entry("settings")?;
-    if found != settings {
-        return Err(Error::Input(format!(
-            "{}: expected a run with settings {settings}, found {found}",
-            path.display()
-        )));
-    }
     let read_group = |group: &str, parameters: &[Parameter]| -> Result<Weights> {
         let read = |p: &Parameter| {
             let name = format!("{group}/{}", p.name);
@@ -208,9 +211,8 @@ struct Tensors(Vec<(String, Vec<usize>, Vec<u8>)>);
 
 impl Tensors {
     fn push(&mut self, name: String, shape: Vec<usize>, tensor: &Tensor<1>) -> Result<()> {
-        let data = tensor.clone().without_autodiff().into_data();
-        let values = data.try_to_vec::<f32>().map_err(|e| Error::Gpu(format!("burn: {e:?}")))?;
-        self.0.push((name, shape, values.iter().flat_map(|v| v.to_le_bytes()).collect()));
+        let values = floats(&tensor.clone().without_autodiff().into_data())?;
+        self.0.push((name, shape, f32_bytes(&values)));
         Ok(())
     }
 

@@ -9,9 +9,10 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::burn::Weights;
 use crate::consistency::rng::Generator;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::file;
 use crate::model::unet::Parameter;
-use crate::train::checkpoint::{read_weights, write_weights};
+use crate::train::checkpoint::{metadata, read_weights, write_weights};
 use crate::train::dataset::{Batch, Dataset};
 use crate::train::initial::initial_weights;
 use crate::train::optimizer::{Matrices, RAdam, detach_all, gradients, track_all};
@@ -30,7 +31,16 @@ pub struct Classifier {
     weights: Weights,
     shape: [usize; 3],
     classes: usize,
+    /// Hash of the images that it was trained on.
+    data: String,
     device: Device,
+}
+
+/// The entry of a file's metadata that has the hash.
+const DATA: &str = "data";
+
+fn hash_of(data: &Dataset) -> String {
+    format!("{:016x}", data.fingerprint())
 }
 
 /// The classifier's output for a batch.
@@ -50,7 +60,8 @@ impl Classifier {
         let mut weights = track_all(initial_weights(&parameters, seed, &device));
         let mut optimizer = RAdam::new(&weights);
         let mut generator = Generator::new(seed);
-        let mut classifier = Self { weights: Weights::new(), shape: data.shape, classes: data.classes.len(), device };
+        let (weights_later, classes) = (Weights::new(), data.classes.len());
+        let mut classifier = Self { weights: weights_later, shape: data.shape, classes, data: hash_of(data), device };
         for k in 0..iterations {
             let mut batch = data.draw(&mut generator, BATCH);
             shift(&mut batch, data.shape, &mut generator);
@@ -66,14 +77,21 @@ impl Classifier {
         classifier
     }
 
-    /// Reads a trained classifier for images and classes like `data`'s.
+    /// Reads a classifier that was trained on `data`.
     ///
     /// # Errors
-    /// [`crate::Error::Io`] and [`crate::Error::Weights`].
+    /// [`Error::Io`], [`Error::Weights`], and [`Error::Input`] for one that was trained on other images.
     pub fn read(path: &Path, data: &Dataset) -> Result<Self> {
         let (device, classes) = (Device::flex(), data.classes.len());
-        let weights = read_weights(path, &parameters(data.shape, classes), &device)?;
-        Ok(Self { weights, shape: data.shape, classes, device })
+        let (bytes, expected) = (file::read(path)?, hash_of(data));
+        if let Some(found) = metadata(path, &bytes)?.get(DATA).filter(|found| **found != expected) {
+            return Err(Error::Input(format!(
+                "{}: expected a classifier of these images ({expected}), found one of others ({found})",
+                path.display()
+            )));
+        }
+        let weights = read_weights(path, &bytes, &parameters(data.shape, classes), &device)?;
+        Ok(Self { weights, shape: data.shape, classes, data: expected, device })
     }
 
     /// Writes the weights for [`Classifier::read`].
@@ -81,7 +99,8 @@ impl Classifier {
     /// # Errors
     /// [`crate::Error::Io`].
     pub fn write(&self, path: &Path) -> Result<()> {
-        write_weights(path, &parameters(self.shape, self.classes), &self.weights)
+        let entry = Some((DATA, self.data.clone()));
+        write_weights(path, &parameters(self.shape, self.classes), &self.weights, entry)
     }
 
     /// Classifies images (B, C, H, W) in [−1, 1].

@@ -1,6 +1,6 @@
-//! Where training images come from: MNIST, folders of PNGs, or Crawl's tiles.
+//! Where training images come from: MNIST, folders of images, or Crawl's tiles.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::consistency::rng::Generator;
 use crate::error::{Error, Result};
@@ -17,27 +17,41 @@ pub enum Source {
     Heroes(Box<Heroes>),
 }
 
-impl Source {
-    /// Reads a folder: Crawl's tiles (`player/base/`), MNIST's IDX files (`train-images-idx3-ubyte`, …, plain or
-    /// `.gz`), or PNGs.
-    ///
-    /// An image folder holds PNGs of one size, grey or RGB (alpha is composed on black); each sub-folder is a class,
-    /// in alphabetical order, and PNGs in the folder itself make one class.
-    ///
-    /// # Errors
-    /// [`Error::Io`] for unreadable files, [`Error::Input`] for what they hold.
-    pub fn open(folder: &Path) -> Result<Self> {
+/// What a folder holds.
+enum Kind {
+    Tiles,
+    /// Below the folder, perhaps.
+    Mnist(PathBuf),
+    Images,
+}
+
+impl Kind {
+    fn of(folder: &Path) -> Result<Self> {
         if !folder.is_dir() {
             return Err(Error::Io(format!("{}: expected a folder of training data", folder.display())));
         }
         if Heroes::is_tile_folder(folder) {
-            return Ok(Self::Heroes(Box::new(Heroes::open(folder)?)));
+            return Ok(Self::Tiles);
         }
-        let images = match mnist::is_mnist(folder) {
-            true => mnist::read(folder, mnist::Split::Train),
-            false => image_folder::read(folder),
-        };
-        images.map(Self::Images)
+        Ok(mnist::locate(folder)?.map_or(Self::Images, Self::Mnist))
+    }
+}
+
+impl Source {
+    /// Reads a folder: Crawl's tiles (`player/base/`), MNIST's IDX files (`train-images-idx3-ubyte`, …, compressed or not,
+    /// in the folder or in `raw/` or `MNIST/raw/` below it), or images.
+    ///
+    /// An image folder holds PNGs and JPEGs of one size, grey or RGB (alpha is composed on black); each sub-folder is a
+    /// class, in alphabetical order, and images in the folder itself make one class.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for unreadable files, [`Error::Input`] for what they hold.
+    pub fn open(folder: &Path) -> Result<Self> {
+        Ok(match Kind::of(folder)? {
+            Kind::Tiles => Self::Heroes(Box::new(Heroes::open(folder)?)),
+            Kind::Mnist(folder) => Self::Images(mnist::read(&folder, mnist::Split::Train)?),
+            Kind::Images => Self::Images(image_folder::read(folder)?),
+        })
     }
 
     /// Reads a folder as [`Source::open`] does and divides it into training and test images: MNIST by its own files,
@@ -46,14 +60,45 @@ impl Source {
     /// # Errors
     /// Those of [`Source::open`]; [`Error::Input`] for fewer than ten images.
     pub fn open_split(folder: &Path) -> Result<(Dataset, Dataset)> {
-        match Self::open(folder)? {
-            Self::Heroes(heroes) => Ok((heroes.dataset(1, 20_000), heroes.dataset(2, 5000))),
-            Self::Images(train) if mnist::is_mnist(folder) => Ok((train, mnist::read(folder, mnist::Split::Test)?)),
-            Self::Images(all) if all.len() >= 10 => Ok(all.hold_out()),
-            Self::Images(few) => {
-                let found = few.len();
-                Err(Error::Input(format!("{}: expected at least 10 images, found {found}", folder.display())))
+        match Kind::of(folder)? {
+            Kind::Tiles => {
+                let heroes = Heroes::open(folder)?;
+                Ok((heroes.dataset(1, 20_000), heroes.dataset(2, 5000)))
             }
+            Kind::Mnist(folder) => {
+                Ok((mnist::read(&folder, mnist::Split::Train)?, mnist::read(&folder, mnist::Split::Test)?))
+            }
+            Kind::Images => match image_folder::read(folder)? {
+                all if all.len() >= 10 => Ok(all.hold_out()),
+                few => {
+                    let found = few.len();
+                    Err(Error::Input(format!("{}: expected at least 10 images, found {found}", folder.display())))
+                }
+            },
+        }
+    }
+
+    /// What there is, in one line.
+    pub fn summary(&self) -> String {
+        match self {
+            Self::Images(images) => images.summary(),
+            Self::Heroes(_) => format!("heroes of {} species, dressed as they are drawn", Heroes::classes().len()),
+        }
+    }
+
+    /// What lies among the images and was not read.
+    pub fn left_out(&self) -> &[String] {
+        match self {
+            Self::Images(images) => &images.left_out,
+            Self::Heroes(_) => &[],
+        }
+    }
+
+    /// The number of images, where it is known, and a hash of them.
+    pub fn fingerprint(&self) -> (Option<usize>, u64) {
+        match self {
+            Self::Images(images) => (Some(images.len()), images.fingerprint()),
+            Self::Heroes(heroes) => (None, heroes.dataset(0, 200).fingerprint()),
         }
     }
 

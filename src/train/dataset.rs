@@ -12,6 +12,8 @@ pub struct Dataset {
     /// (C, H, W) bytes of each image, one after another.
     pub(super) pixels: Vec<u8>,
     pub(super) labels: Vec<u32>,
+    /// What lies among the images and was not read, by its path within their folder.
+    pub left_out: Vec<String>,
 }
 
 /// Images drawn for one iteration.
@@ -26,7 +28,32 @@ pub struct Batch {
 impl Dataset {
     /// A set without images.
     pub(super) fn new(shape: [usize; 3], classes: Vec<String>) -> Self {
-        Self { shape, classes, pixels: vec![], labels: vec![] }
+        Self { shape, classes, pixels: vec![], labels: vec![], left_out: vec![] }
+    }
+
+    /// Makes grey images of three equal channels.
+    pub(super) fn widen(&mut self) {
+        let [channels, height, width] = self.shape;
+        if channels == 1 {
+            self.pixels = self.pixels.chunks_exact(height * width).flat_map(|plane| plane.repeat(3)).collect();
+            self.shape[0] = 3;
+        }
+    }
+
+    /// The number of images, their size and how many each class has, in one line; classes beyond the thirtieth together.
+    pub fn summary(&self) -> String {
+        const SHOWN: usize = 30;
+        let [channels, height, width] = self.shape;
+        let colours = if channels == 1 { "grey" } else { "colour" };
+        let mut counts = vec![0; self.classes.len()];
+        self.labels.iter().for_each(|&label| counts[label as usize] += 1);
+        let named = self.classes.iter().zip(&counts).take(SHOWN).map(|(name, count)| format!("{name} {count}"));
+        let mut named: Vec<String> = named.collect();
+        if let [first, rest @ ..] = counts.get(SHOWN..).unwrap_or_default() {
+            let (low, high) = rest.iter().fold((first, first), |(low, high), count| (low.min(count), high.max(count)));
+            named.push(format!("{} more classes of {low} to {high}", counts.len() - SHOWN));
+        }
+        format!("{} images of {height}×{width} in {colours}: {}", self.len(), named.join(", "))
     }
 
     /// Adds an image of (C, H, W) bytes with a label below the number of classes.
@@ -38,11 +65,13 @@ impl Dataset {
     /// Divides the set: every tenth image is in the second part.
     pub(super) fn hold_out(self) -> (Self, Self) {
         let size: usize = self.shape.iter().product();
-        let (mut train, mut test) = (Self::new(self.shape, self.classes.clone()), Self::new(self.shape, self.classes));
+        let part = || Self::new(self.shape, self.classes.clone());
+        let (mut train, mut test) = (part(), part());
         for (i, &label) in self.labels.iter().enumerate() {
             let part = if i % 10 == 9 { &mut test } else { &mut train };
             part.push(self.pixels[i * size..(i + 1) * size].iter().copied(), label);
         }
+        train.left_out = self.left_out;
         (train, test)
     }
 
@@ -107,6 +136,18 @@ mod tests {
         assert_eq!(data.proportional_labels(20), [[0; 14].as_slice(), &[2; 4], &[5; 2]].concat());
         assert_eq!(data.proportional_labels(1), [0]);
         assert_eq!(data.proportional_labels(5), [0, 0, 0, 2, 5]);
+    }
+
+    #[test]
+    fn a_summary_counts_each_class_in_one_line() {
+        let mut data = Dataset::new([1, 2, 3], ["a", "b"].map(String::from).to_vec());
+        [0, 1, 1].into_iter().for_each(|label| data.push([0; 6], label));
+        assert_eq!(data.summary(), "3 images of 2×3 in grey: a 1, b 2");
+        data.widen();
+        data.classes = (0..40).map(|c| c.to_string()).collect();
+        (2..40).for_each(|label| data.push([0; 18], label));
+        assert!(data.summary().starts_with("41 images of 2×3 in colour: 0 1, 1 2, 2 1, "), "{}", data.summary());
+        assert!(data.summary().ends_with("29 1, 10 more classes of 1 to 1"), "{}", data.summary());
     }
 
     #[test]

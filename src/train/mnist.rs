@@ -1,12 +1,12 @@
 //! MNIST's IDX files, plain or gzipped.
 
-use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use flate2::read::GzDecoder;
 
 use crate::error::{Error, Result};
+use crate::file;
 use crate::train::dataset::Dataset;
 
 /// The two parts of MNIST.
@@ -18,24 +18,52 @@ pub enum Split {
     Test,
 }
 
-/// Whether a folder holds MNIST's training images (`train-images-idx3-ubyte`, plain or `.gz`).
-pub fn is_mnist(folder: &Path) -> bool {
-    idx_file(folder, "train-images-idx3-ubyte").is_some()
+impl Split {
+    /// What the names of its files begin with.
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Test => "t10k",
+        }
+    }
 }
 
-/// Reads one part of MNIST (or of a set in its format) with its 10 classes.
+/// Where MNIST's files are: in the folder that is named, or below it as torchvision (`MNIST/raw/`) and others put them.
+///
+/// # Errors
+/// [`Error::Input`] when several sets are below it.
+pub fn locate(folder: &Path) -> Result<Option<PathBuf>> {
+    let there = |folder: &PathBuf| idx_file(folder, Split::Train, "images-idx3").is_some();
+    let own = [folder.to_owned(), folder.join("raw")];
+    if let Some(own) = own.into_iter().find(there) {
+        return Ok(Some(own));
+    }
+    let entries = std::fs::read_dir(folder).map_err(|e| file::unreadable(folder, &e))?;
+    let subs = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
+    let mut found: Vec<PathBuf> = subs.flat_map(|sub| [sub.join("raw"), sub]).filter(there).collect();
+    found.sort();
+    match found.as_slice() {
+        [] => Ok(None),
+        [one] => Ok(Some(one.clone())),
+        several => {
+            let names: Vec<String> = several.iter().map(|path| path.display().to_string()).collect();
+            let (folder, names) = (folder.display(), names.join(", "));
+            Err(Error::Input(format!("{folder}: expected one set of IDX files, found {names}: give one of them")))
+        }
+    }
+}
+
+/// Reads one part of MNIST (or of a set in its format) with its 10 classes from the folder that [`locate`] found.
 ///
 /// # Errors
 /// [`Error::Io`] for unreadable files, [`Error::Input`] for damaged ones or labels that do not fit the images.
 pub fn read(folder: &Path, split: Split) -> Result<Dataset> {
-    let prefix = match split {
-        Split::Train => "train",
-        Split::Test => "t10k",
+    let file = |what: &str| {
+        let missing = || format!("{}-{what}-ubyte", split.prefix());
+        idx_file(folder, split, what)
+            .ok_or_else(|| Error::Io(format!("{}: no such file", folder.join(missing()).display())))
     };
-    let file = |name: String| {
-        idx_file(folder, &name).ok_or_else(|| Error::Io(format!("{}: no such file", folder.join(name).display())))
-    };
-    let (images, labels) = (file(format!("{prefix}-images-idx3-ubyte"))?, file(format!("{prefix}-labels-idx1-ubyte"))?);
+    let (images, labels) = (file("images-idx3")?, file("labels-idx1")?);
     let (image_shape, pixels) = read_idx::<3>(&images)?;
     let (label_shape, labels_read) = read_idx::<1>(&labels)?;
     let ([count, height, width], [label_count]) = (image_shape, label_shape);
@@ -53,22 +81,30 @@ pub fn read(folder: &Path, split: Split) -> Result<Dataset> {
         classes: (0..10).map(|c: u32| c.to_string()).collect(),
         pixels,
         labels: labels_read.into_iter().map(u32::from).collect(),
+        left_out: vec![],
     })
 }
 
-fn idx_file(folder: &Path, name: &str) -> Option<PathBuf> {
-    [folder.join(name), folder.join(format!("{name}.gz"))].into_iter().find(|p| p.exists())
+/// A file under one of its common names: `train-images-idx3-ubyte`, `train-images.idx3-ubyte`, either with `.gz`, or in a
+/// folder of that name, as some archives are unpacked. `what` is `images-idx3` or `labels-idx1`.
+fn idx_file(folder: &Path, split: Split, what: &str) -> Option<PathBuf> {
+    let dashes = format!("{}-{what}-ubyte", split.prefix());
+    let dotted = dashes.replace("-idx", ".idx");
+    let names = [dashes, dotted].map(|name| [format!("{name}.gz"), name]).concat();
+    let folders = names.iter().map(|name| folder.join(name));
+    let places = std::iter::once(folder.to_owned()).chain(folders);
+    places
+        .flat_map(|place| names.iter().rev().map(move |name| place.join(name)).collect::<Vec<_>>())
+        .find(|p| p.is_file())
 }
 
-/// Reads an IDX file of bytes with D dimensions.
+/// Reads an IDX file of bytes with D dimensions, compressed or not, whatever its name says.
 fn read_idx<const D: usize>(path: &Path) -> Result<([usize; D], Vec<u8>)> {
-    let io = |e: std::io::Error| Error::Io(format!("{}: {e}", path.display()));
-    let file = File::open(path).map_err(io)?;
-    let mut bytes = Vec::new();
-    if path.extension().is_some_and(|e| e == "gz") {
-        GzDecoder::new(BufReader::new(file)).read_to_end(&mut bytes).map_err(io)?;
-    } else {
-        BufReader::new(file).read_to_end(&mut bytes).map_err(io)?;
+    let mut bytes = file::read(path)?;
+    if bytes.starts_with(&[0x1f, 0x8b]) {
+        let mut plain = Vec::new();
+        GzDecoder::new(bytes.as_slice()).read_to_end(&mut plain).map_err(|e| file::unreadable(path, &e))?;
+        bytes = plain;
     }
     let bad = |m: String| Error::Input(format!("{}: {m}", path.display()));
     let expected = [0, 0, 8, D as u8];
@@ -90,6 +126,7 @@ fn read_idx<const D: usize>(path: &Path) -> Result<([usize; D], Vec<u8>)> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::io::Write as _;
 
     use super::*;
@@ -125,6 +162,36 @@ mod tests {
             assert!((found - expected).abs() < 1e-6, "found {found}, expected {expected}");
         }
         std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn files_are_found_under_their_common_names_and_folders() {
+        let (images, labels) = (idx(&[2, 1, 2], &[0; 4]), idx(&[2], &[7, 3]));
+        for (place, image_name, label_name) in [
+            ("", "train-images.idx3-ubyte", "train-labels.idx1-ubyte"),
+            ("", "train-images-idx3-ubyte/train-images-idx3-ubyte", "train-labels-idx1-ubyte/train-labels-idx1-ubyte"),
+            ("", "train-images-idx3-ubyte.gz", "train-labels.idx1-ubyte"), // not compressed, whatever it is called
+            ("raw", "train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+            ("MNIST/raw", "train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+            ("mnist", "train-images.idx3-ubyte", "train-labels-idx1-ubyte"),
+        ] {
+            let folder = scratch("names");
+            for (name, bytes) in [(image_name, &images), (label_name, &labels)] {
+                file::replace(&folder.join(place).join(name), bytes).unwrap();
+            }
+            let found = locate(&folder).unwrap().unwrap_or_else(|| panic!("{place}/{image_name} is not found"));
+            assert_eq!(found, if place.is_empty() { folder.clone() } else { folder.join(place) });
+            assert_eq!(read(&found, Split::Train).unwrap().len(), 2);
+            let missing = read(&found, Split::Test).unwrap_err().to_string();
+            assert!(missing.ends_with("t10k-images-idx3-ubyte: no such file"), "{missing}");
+        }
+        let folder = scratch("two");
+        for set in ["MNIST/raw", "FashionMNIST/raw"] {
+            file::replace(&folder.join(set).join("train-images-idx3-ubyte"), &images).unwrap();
+        }
+        let refused = locate(&folder).unwrap_err().to_string();
+        assert!(refused.contains("FashionMNIST/raw, ") && refused.ends_with("give one of them"), "{refused}");
+        assert_eq!(locate(&scratch("none")), Ok(None));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! - [`objective`]: objectives and their noise levels; `losses`: the losses, each beside its equation; [`dmd`]:
 //!   distribution matching; `ode`: steps of the probability-flow ODE.
 //! - [`trainer`]: one iteration; [`optimizer`]: RAdam, Muon, moving averages; [`initial`]: initial weights.
-//! - [`checkpoint`]: the files of a run.
+//! - [`checkpoint`]: the files of a run; [`record`]: what it was begun with.
 //! - [`classifier`], [`evaluation`]: measures of samples.
 //!
 //! The random numbers of iteration k are from a generator seeded with `(seed, k)`, so that a resumed run of a length in
@@ -27,5 +27,6 @@ mod mnist;
 pub mod objective;
 mod ode;
 pub mod optimizer;
+pub mod record;
 pub mod teacher;
 pub mod trainer;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::burn::Weights;
+use crate::burn::{Weights, floats};
 use crate::consistency::rng::Generator;
 use crate::consistency::schedule::{Scalings, karras_sigma};
 use crate::error::{Error, Result};
@@ -138,7 +138,7 @@ impl Teacher {
         let sigmas: Vec<f64> = (0..steps).map(|i| karras_sigma(&levels, i)).collect();
         let x = Tensor::from_data(TensorData::new(z, shape), &Device::flex()) * levels.sigma_max;
         let end = integrate(|x, sigma| self.guided(x, sigma, labels, guidance), x, &sigmas);
-        end.into_data().try_to_vec::<f32>().map_err(|e| Error::Gpu(format!("burn: {e:?}")))
+        floats(&end.into_data())
     }
 }
 

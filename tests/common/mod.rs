@@ -35,6 +35,13 @@ pub fn error(arguments: &[&str]) -> String {
     line["error: ".len()..].to_owned()
 }
 
+/// Runs a line of `sh`, in which `$1` is the command line's program and further arguments follow.
+#[cfg(unix)]
+pub fn shell(line: &str, arguments: &[&str]) -> Output {
+    let program = env!("CARGO_BIN_EXE_consistency-sampler");
+    Command::new("sh").args(["-c", line, "sh", program]).args(arguments).output().unwrap()
+}
+
 pub fn goldens() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens")
 }

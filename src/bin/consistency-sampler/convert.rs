@@ -9,6 +9,7 @@ use consistency_sampler::image::to_unit;
 use consistency_sampler::{Precision, Request, Result};
 use indicatif::ProgressBar;
 
+use crate::console::print;
 use crate::device::{ModelArguments, style};
 
 #[derive(Args)]
@@ -55,13 +56,16 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     })?;
     bar.finish_and_clear();
     let (worst, error) = &report.worst;
-    println!("{}: {} bytes, before {read}", arguments.output.join(weights_file(precision)).display(), report.bytes);
-    println!("error of the weights: {:.2e} of their size; the largest {error:.2e}, of {worst}", report.relative_error);
+    let (file, bytes) = (arguments.output.join(weights_file(precision)), report.bytes);
+    print(format_args!("{}: {bytes} bytes, before {read}", file.display()))?;
+    let all = report.relative_error;
+    print(format_args!("error of the weights: {all:.2e} of their size; the largest {error:.2e}, of {worst}"))?;
     if arguments.samples > 0 {
         let before = pictures(arguments, &folder)?;
         let after = pictures(arguments, &ModelFolder::open(&arguments.output)?)?;
         let psnr = psnr(&before, &after);
-        println!("{} pictures of one call each: PSNR {psnr:.1} dB against the model before", arguments.samples);
+        let count = arguments.samples;
+        print(format_args!("{count} pictures of one call each: PSNR {psnr:.1} dB against the model before"))?;
     }
     Ok(())
 }

@@ -7,6 +7,8 @@ use consistency_sampler::checkpoint::folder::ModelFolder;
 use consistency_sampler::{AnyNetwork, Device, Pipeline, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::console::note;
+
 /// The model and the device of a command.
 #[derive(Args)]
 pub struct ModelArguments {
@@ -53,7 +55,7 @@ impl ModelArguments {
             bar.set_position(done);
         })?;
         bar.finish_and_clear();
-        eprintln!("device: {}", pipeline.network().device());
+        note(format_args!("device: {}", pipeline.network().device()));
         Ok(pipeline)
     }
 }

@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use consistency_sampler::consistency::edit::STROKE_SIGMAS;
+use consistency_sampler::file::check_writable;
 use consistency_sampler::model::config::UNetConfig;
 use consistency_sampler::{Edit, EditRequest, Error, Request, Result, Task};
 
+use crate::console::print;
 use crate::device::ModelArguments;
 use crate::files::{PictureFile, read_picture};
 use crate::sample::seed;
@@ -101,6 +103,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     // A wrong request is refused before the weights are read.
     edit.schedule(config, &folder.scheduler)?;
     edit.request.labels(config)?;
+    check_writable(&arguments.output)?;
 
     let mut pipeline = arguments.model.pipeline(&folder)?;
     let images = pollster::block_on(pipeline.edit(&edit))?;
@@ -111,8 +114,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let square = (1..).find(|n| n * n >= batch).expect("some square is large enough");
     let columns = if arguments.kind == Kind::Interpolate { batch } else { square };
     file.write(&arguments.output, shape, columns, &images)?;
-    println!("{}: {batch} × {height}×{width}", arguments.output.display());
-    Ok(())
+    print(format_args!("{}: {batch} × {height}×{width}", arguments.output.display()))
 }
 
 impl Arguments {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use consistency_sampler::checkpoint::folder::ModelFolder;
+use consistency_sampler::file::check_writable;
 use consistency_sampler::model::config::UNetConfig;
 use consistency_sampler::train::classifier::{Classifier, FEATURES};
 use consistency_sampler::train::data::Source;
@@ -14,6 +15,7 @@ use consistency_sampler::train::teacher::{Guidance, Teacher};
 use consistency_sampler::{AnyNetwork, Error, Pipeline, Request, Result};
 use indicatif::ProgressBar;
 
+use crate::console::{note, note_left_out, print};
 use crate::device::{ModelArguments, style};
 use crate::guidance::GuidanceArguments;
 
@@ -27,7 +29,7 @@ pub struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
 
-    /// The training data: MNIST's IDX files, PNGs of one size with a sub-folder for each class, or Crawl's tiles
+    /// The training data: MNIST's IDX files, PNGs or JPEGs of one size with a sub-folder for each class, or Crawl's tiles
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
 
@@ -66,8 +68,11 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let folder = arguments.model.folder()?;
     let (train, test) = Source::open_split(&arguments.data)?;
+    note(format_args!("data: {}; {} more to test", train.summary(), test.len()));
+    note_left_out(&train.left_out);
     let guidance = arguments.guidance.guidance()?;
     check(arguments, &folder, &train, &guidance)?;
+    let file = classifier_file(arguments, &train)?;
     let mut sampler = match arguments.edm_steps {
         Some(steps) => Sampler::Edm(
             Box::new(Teacher::read(
@@ -81,7 +86,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         ),
         None => Sampler::Consistency(Box::new(arguments.model.pipeline(&folder)?)),
     };
-    let classifier = classifier(arguments, &train)?;
+    let classifier = classifier(file, &train)?;
 
     let real = classify(&classifier, &train, "training images");
     let held_out = classify(&classifier, &test, "test images");
@@ -100,7 +105,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         None => arguments.request(&folder.unet, 0, &[0]).schedule(&folder.scheduler)?.steps.len(),
     };
     if arguments.json {
-        let json = serde_json::json!({
+        return print(serde_json::json!({
             "class_accuracy": folder.unet.num_class_embeds.map(|_| accuracy(&found)),
             "frechet": distance,
             "frechet_floor": floor,
@@ -110,19 +115,15 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             "network_calls": calls,
             "seed": arguments.seed,
             "classifier_accuracy": accuracy(&held_out),
-        });
-        println!("{json}");
-    } else {
-        let count = found.count;
-        println!("{count} samples in {calls} network calls each, seed {}", arguments.seed);
-        if folder.unet.num_class_embeds.is_some() {
-            println!("class accuracy     {:.2} %", 100.0 * accuracy(&found));
-        }
-        println!("Fréchet distance   {distance:.3} ({:.2} × the floor {floor:.3})", distance / floor);
-        println!("copies             {in_pixels} in pixels, {in_features} in features");
-        println!("(classifier        {:.2} % on the test images)", 100.0 * accuracy(&held_out));
+        }));
     }
-    Ok(())
+    print(format_args!("{} samples in {calls} network calls each, seed {}", found.count, arguments.seed))?;
+    if folder.unet.num_class_embeds.is_some() {
+        print(format_args!("class accuracy     {:.2} %", 100.0 * accuracy(&found)))?;
+    }
+    print(format_args!("Fréchet distance   {distance:.3} ({:.2} × the floor {floor:.3})", distance / floor))?;
+    print(format_args!("copies             {in_pixels} in pixels, {in_features} in features"))?;
+    print(format_args!("(classifier        {:.2} % on the test images)", 100.0 * accuracy(&held_out)))
 }
 
 impl Arguments {
@@ -237,25 +238,41 @@ fn samples(
     Ok(classified)
 }
 
-/// Reads the classifier of this data; trains and writes it if there is none.
-fn classifier(arguments: &Arguments, data: &Dataset) -> Result<Classifier> {
-    let path = match &arguments.classifier {
-        Some(path) => path.clone(),
-        None => cache()?.join(format!("classifier-{:016x}.safetensors", data.fingerprint())),
-    };
-    if path.exists() {
-        return Classifier::read(&path, data);
+/// Where the classifier of this data is, or is to be kept; `None` where the user's cache cannot be written.
+///
+/// A place that was named must be one: training takes minutes, which must not be lost.
+fn classifier_file(arguments: &Arguments, data: &Dataset) -> Result<Option<PathBuf>> {
+    let ready = |path: PathBuf| if path.exists() { Ok(path) } else { check_writable(&path).map(|()| path) };
+    if let Some(path) = &arguments.classifier {
+        return ready(path.clone()).map(Some);
+    }
+    let cached = cache().map(|cache| cache.join(format!("classifier-{:016x}.safetensors", data.fingerprint())));
+    Ok(cached.and_then(ready).map_err(|e| note(not_kept(&e))).ok())
+}
+
+fn not_kept(e: &Error) -> String {
+    format!("the classifier is not kept: {e} (--classifier FILE names another place)")
+}
+
+/// Reads the classifier of this data; trains it, and keeps it if it can, where there is none.
+fn classifier(file: Option<PathBuf>, data: &Dataset) -> Result<Classifier> {
+    if let Some(path) = file.as_ref().filter(|path| path.exists()) {
+        return Classifier::read(path, data);
     }
     let bar = bar(CLASSIFIER_ITERATIONS, "training the classifier");
     let classifier = Classifier::train(data, CLASSIFIER_ITERATIONS, 0, |k, loss| {
         bar.set_position(k as u64 + 1);
         if bar.is_hidden() && (k + 1) % 250 == 0 {
-            eprintln!("classifier: iteration {} of {CLASSIFIER_ITERATIONS}, loss {loss:.3}", k + 1);
+            note(format_args!("classifier: iteration {} of {CLASSIFIER_ITERATIONS}, loss {loss:.3}", k + 1));
         }
     });
     bar.finish_and_clear();
-    classifier.write(&path)?;
-    eprintln!("classifier: {}", path.display());
+    if let Some(path) = file {
+        match classifier.write(&path) {
+            Ok(()) => note(format_args!("classifier: {}", path.display())),
+            Err(e) => note(not_kept(&e)),
+        }
+    }
     Ok(classifier)
 }
 
@@ -266,7 +283,7 @@ fn cache() -> Result<PathBuf> {
         let home = variable("HOME").or_else(|| variable("USERPROFILE"))?;
         Some(Path::new(&home).join(".cache"))
     });
-    let missing = || Error::Io("no cache folder: neither XDG_CACHE_HOME nor HOME is set, name --classifier".into());
+    let missing = || Error::Io("no cache folder: neither XDG_CACHE_HOME nor HOME is set".into());
     Ok(base.ok_or_else(missing)?.join("consistency-sampler"))
 }
 

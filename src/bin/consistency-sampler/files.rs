@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use consistency_sampler::checkpoint::tensor::f32_bytes;
+use consistency_sampler::file::{read, replace};
 pub use consistency_sampler::image::png::read as read_picture;
 use consistency_sampler::image::png::write_grid;
 use consistency_sampler::image::to_unit;
@@ -51,12 +53,9 @@ pub struct Tensor {
 
 /// Reads the named tensors of a safetensors file; a missing one is `None`.
 pub fn read_tensors<const N: usize>(path: &Path, names: [&str; N]) -> Result<[Option<Tensor>; N]> {
-    let io = |e: &dyn std::fmt::Display| Error::Io(format!("{}: {e}", path.display()));
-    let bytes = std::fs::read(path).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => io(&"no such file"),
-        _ => io(&e),
-    })?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|e| io(&format!("not a safetensors file: {e}")))?;
+    let bytes = read(path)?;
+    let file = SafeTensors::deserialize(&bytes)
+        .map_err(|e| Error::Io(format!("{}: not a safetensors file: {e}", path.display())))?;
     Ok(names.map(|name| {
         let t = file.tensor(name).ok()?;
         Some(Tensor { shape: t.shape().to_vec(), dtype: t.dtype(), bytes: t.data().to_vec() })
@@ -80,13 +79,7 @@ pub fn write_tensor(path: &Path, name: &str, shape: &[usize], values: &[f32]) ->
             self.1.len()
         }
     }
-    let tensor = F32(shape, values.iter().flat_map(|v| v.to_le_bytes()).collect());
-    safetensors::serialize_to_file([(name, &tensor)], None, path)
-        .map_err(|e| Error::Io(format!("{}: cannot be written: {e}", path.display())))
-}
-
-/// A text file, whole.
-#[cfg(feature = "train")]
-pub fn read_text(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).map_err(|e| Error::Io(format!("{}: {e}", path.display())))
+    let bytes = safetensors::serialize([(name, &F32(shape, f32_bytes(values)))], None)
+        .map_err(|e| Error::Io(format!("safetensors: {e}")))?;
+    replace(path, &bytes)
 }

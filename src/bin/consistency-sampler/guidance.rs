@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use consistency_sampler::train::record::Record;
 use consistency_sampler::train::teacher::Guidance;
 use consistency_sampler::{Error, Result};
 
@@ -26,6 +27,14 @@ impl GuidanceArguments {
     /// The folder of the worse denoiser.
     pub fn guide(&self) -> Option<&Path> {
         self.guide.as_deref()
+    }
+
+    /// Adds what it changes in a run.
+    pub fn add_to(&self, record: &mut Record) {
+        record.push("--guidance", self.guidance);
+        if let [low, high] = *self.guidance_interval.as_slice() {
+            record.push("--guidance-interval", format_args!("{low},{high}"));
+        }
     }
 
     pub fn guidance(&self) -> Result<Guidance> {

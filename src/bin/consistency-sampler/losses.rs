@@ -4,10 +4,8 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use consistency_sampler::Result;
+use consistency_sampler::file::{read_text, replace};
 use consistency_sampler::image::png::write_grid;
-use consistency_sampler::train::checkpoint::write_atomically;
-
-use crate::files::read_text;
 
 const WIDTH: usize = 640;
 const HEIGHT: usize = 320;
@@ -36,7 +34,7 @@ impl Losses {
 
     /// Writes the file, and the curve beside it as `loss.png`.
     pub fn write(&self) -> Result<()> {
-        write_atomically(&self.path, self.text.as_bytes())?;
+        replace(&self.path, self.text.as_bytes())?;
         let loss = |line: &str| line.split(',').nth(2)?.parse().ok();
         let losses: Vec<f32> = self.text.lines().skip(1).filter_map(loss).collect();
         match losses.is_empty() {

@@ -1,5 +1,6 @@
 //! The command line: the library's interpreters over files.
 
+mod console;
 mod convert;
 mod device;
 mod edit;
@@ -12,6 +13,7 @@ mod guidance;
 #[cfg(feature = "train")]
 mod losses;
 mod sample;
+mod signals;
 #[cfg(feature = "train")]
 mod train;
 
@@ -46,24 +48,27 @@ enum Command {
     Evaluate(evaluate::Arguments),
 }
 
-fn run(command: &Command) -> Result<()> {
+/// The exit status of what could be done.
+fn run(command: &Command) -> Result<ExitCode> {
+    signals::let_limits_be_errors()?;
     match command {
+        #[cfg(feature = "train")]
+        Command::Train(arguments) => return train::run(arguments),
         Command::Sample(arguments) => sample::run(arguments),
         Command::Edit(arguments) => edit::run(arguments),
         Command::Forward(arguments) => forward::run(arguments),
         Command::Convert(arguments) => convert::run(arguments),
         #[cfg(feature = "train")]
-        Command::Train(arguments) => train::run(arguments),
-        #[cfg(feature = "train")]
         Command::Evaluate(arguments) => evaluate::run(arguments),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn main() -> ExitCode {
     match run(&Arguments::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(e) => {
-            eprintln!("error: {e}");
+            console::note(format_args!("error: {e}"));
             ExitCode::FAILURE
         }
     }

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
+use consistency_sampler::file::check_writable;
 use consistency_sampler::{BatchNoise, Noise, Request, Result};
 use indicatif::ProgressBar;
 
+use crate::console::print;
 use crate::device::{ModelArguments, style};
 use crate::files::PictureFile;
 
@@ -78,6 +80,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let schedule = request.schedule(&folder.scheduler)?;
     let labels = request.labels(&folder.unet)?;
     drop(request.noise.generator(1, 1)?);
+    check_writable(&arguments.output)?;
 
     let mut pipeline = arguments.model.pipeline(&folder)?;
     let bar = ProgressBar::new(schedule.steps.len() as u64)
@@ -97,6 +100,6 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     file.write(&arguments.output, shape, columns, &samples)?;
     let classes = if labels.is_empty() { String::new() } else { format!(", classes {labels:?}") };
     let (calls, seconds) = (schedule.steps.len(), begin.elapsed().as_secs_f64());
-    println!("{}: {} × {calls} network calls in {seconds:.2} s{classes}", arguments.output.display(), request.batch);
-    Ok(())
+    let (output, batch) = (arguments.output.display(), request.batch);
+    print(format_args!("{output}: {batch} × {calls} network calls in {seconds:.2} s{classes}"))
 }

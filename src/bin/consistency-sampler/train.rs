@@ -1,33 +1,38 @@
 //! `consistency-sampler train`.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
 use clap::{Args, ValueEnum};
+use consistency_sampler::burn::floats;
+use consistency_sampler::checkpoint::folder::{ModelFolder, holds_model};
 use consistency_sampler::checkpoint::tensor::{Arrival, Rows, f32_bytes};
 use consistency_sampler::consistency::rng::Generator;
 use consistency_sampler::consistency::schedule::karras_sigma;
 use consistency_sampler::cpu::CpuUNet;
+use consistency_sampler::file::read_text;
 use consistency_sampler::image::png::write_grid;
 use consistency_sampler::model::config::{SchedulerConfig, UNetConfig};
 use consistency_sampler::network::Network;
-use consistency_sampler::train::checkpoint::{read_state, write_model, write_state};
+use consistency_sampler::train::checkpoint::{read_record, read_state, write_model, write_state};
 use consistency_sampler::train::data::Source;
 use consistency_sampler::train::dataset::Batch;
 use consistency_sampler::train::denoiser::{Denoiser, Engine};
 use consistency_sampler::train::initial::initial_weights;
 use consistency_sampler::train::objective::{CtSchedule, Recipe, Weighting};
+use consistency_sampler::train::record::Record;
 use consistency_sampler::train::teacher::Teacher;
 use consistency_sampler::train::trainer::{Settings, State, Trainer};
 use consistency_sampler::{Error, Pipeline, Request, Result};
 use indicatif::ProgressBar;
 
+use crate::console::{note, note_left_out, print};
 use crate::device::style;
-use crate::files::read_text;
 use crate::guidance::GuidanceArguments;
 use crate::losses::Losses;
+use crate::signals::Stop;
 
 /// Time between two checkpoints: the most training that an interruption loses.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(50);
@@ -50,7 +55,7 @@ pub struct Arguments {
     #[arg(long, value_enum)]
     recipe: RecipeName,
 
-    /// Training data: MNIST's IDX files, PNGs of one size with a sub-folder for each class, or Crawl's tiles
+    /// Training data: MNIST's IDX files, PNGs or JPEGs of one size with a sub-folder for each class, or Crawl's tiles
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
 
@@ -121,7 +126,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 0)]
     seed: u64,
 
-    /// Continue the run in --output
+    /// Continue the run in --output, with the settings and the data that it was begun with; its length may change
     #[arg(long)]
     resume: bool,
 
@@ -278,7 +283,83 @@ impl Arguments {
     }
 }
 
-pub fn run(arguments: &Arguments) -> Result<()> {
+impl Arguments {
+    fn state_file(&self) -> PathBuf {
+        self.output.join("training/state.safetensors")
+    }
+
+    /// Checks that the run overwrites nothing but itself.
+    fn check_output(&self) -> Result<()> {
+        let (output, shown) = (whole(&self.output), self.output.display());
+        if output.starts_with(whole(&self.data)) {
+            let m = "would be read as training data: name a folder outside of --data";
+            return Err(Error::Input(format!("--output: {shown} {m}")));
+        }
+        let sources = [("--teacher", self.teacher.as_deref()), ("--guide", self.guidance.guide())];
+        let init = ("--init", self.init.as_deref().filter(|_| !self.resume));
+        for (name, source) in sources.into_iter().chain([init]) {
+            if source.is_some_and(|source| whole(source) == output) {
+                let m = format!("is {name}, which would be overwritten: name another folder");
+                return Err(Error::Input(format!("--output: {shown} {m}")));
+            }
+        }
+        match (self.state_file().exists(), self.resume) {
+            (true, false) => {
+                Err(Error::Input(format!("{shown} holds a run: continue it with --resume or name another folder")))
+            }
+            (false, _) if holds_model(&self.output) => Err(Error::Input(format!(
+                "{shown} holds a model that is no run of this trainer: name another folder (--init begins from a model)"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// What makes the run what it is, by the names of the options.
+    fn record(&self, recipe: &Recipe) -> Record {
+        fn name(value: &impl ValueEnum) -> String {
+            value.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default()
+        }
+        let mut record = Record::default();
+        record.push("--recipe", name(&self.recipe));
+        record.push("--batch", self.batch);
+        record.push("--lr", self.lr);
+        record.push("--optimizer", name(&self.optimizer));
+        record.push("--decay", self.decay);
+        record.push("--ema", self.ema);
+        record.push("--seed", self.seed);
+        record.push("--flip", self.flip);
+        record.push("--class-dropout", self.class_dropout);
+        self.guidance.add_to(&mut record);
+        match *recipe {
+            Recipe::Edm { mean, deviation } | Recipe::Dmd { mean, deviation } | Recipe::Ect { mean, deviation, .. } => {
+                record.push("--p-mean", mean);
+                record.push("--p-std", deviation);
+            }
+            Recipe::Cd { mu } => record.push("--mu", mu),
+            Recipe::Ct(_) => {}
+        }
+        match *recipe {
+            Recipe::Ect { q, stages: [first, last], .. } => {
+                record.push("--q", q);
+                record.push("--stages", format_args!("{first},{last}"));
+                record.push("--weighting", name(&self.weighting));
+            }
+            Recipe::Dmd { .. } => record.push("--critic-lr", self.critic_lr.unwrap_or(3.0 * self.lr)),
+            _ => {}
+        }
+        record
+    }
+}
+
+/// A path without links or `..`, as far as it exists, so that two can be compared.
+fn whole(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let real = |part: &Path| Some(part.canonicalize().ok()?.join(absolute.strip_prefix(part).ok()?));
+    absolute.ancestors().find_map(real).unwrap_or(absolute)
+}
+
+/// Returns the exit status: that of a run that was asked to stop is 128 + the signal.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let recipe = arguments.recipe()?;
     let length = match (arguments.minutes, arguments.iterations) {
         (Some(m), _) => Length::Minutes(m),
@@ -296,9 +377,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         guidance: arguments.guidance.guidance()?,
         critic_learning_rate: arguments.critic_lr.unwrap_or(3.0 * arguments.lr),
     };
+    arguments.check_output()?;
     let (unet_json, scheduler_json) = match (&arguments.init, &arguments.config) {
         (Some(dir), _) => {
-            (read_text(&dir.join("unet/config.json"))?, read_text(&dir.join("scheduler/scheduler_config.json"))?)
+            let folder = ModelFolder::open(dir)?;
+            (folder.unet_json().to_owned(), folder.scheduler_json().to_owned())
         }
         (None, Some(file)) => (read_text(file)?, SCHEDULER.to_owned()),
         (None, None) => return Err(Error::Input("expected --init or --config, found neither".into())),
@@ -307,23 +390,34 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let (engine, device) = arguments.device.open()?;
     let denoiser = Denoiser::new(&config, &SchedulerConfig::parse(&scheduler_json)?, engine);
     let data = Source::open(&arguments.data)?;
+    note(format_args!("data: {}", data.summary()));
+    note_left_out(data.left_out());
     check_data(&data, &config)?;
 
-    let state_file = arguments.output.join("training/state.safetensors");
-    let description = format!("{settings:?}{}", if arguments.flip { ", flip" } else { "" });
+    let state_file = arguments.state_file();
     let parameters = denoiser.unet().parameters();
     let guide = arguments.guidance.guide();
     let read_teacher = |dir: &PathBuf| Teacher::read(dir, guide, engine, &device);
     let teacher = arguments.teacher.as_ref().map(read_teacher).transpose()?;
+    let mut record = arguments.record(&recipe);
+    record.push_config("unet/config.json", &unet_json)?;
+    record.push_config("scheduler_config.json", &scheduler_json)?;
+    record.push_data(&data);
+    if let Some(teacher) = &teacher {
+        record.push_weights("--teacher", &teacher.weights)?;
+        if let Some((_, weights)) = &teacher.guide {
+            record.push_weights("--guide", weights)?;
+        }
+    }
     let state = if arguments.resume {
+        match read_record(&state_file)? {
+            Some(run) => run.check(&record)?,
+            None => note("the run is of an earlier version: its settings and its data are not compared"),
+        }
         let is_matching = matches!(recipe, Recipe::Dmd { .. });
         let of_critic = teacher.as_ref().filter(|_| is_matching).map(|t| t.denoiser.unet().parameters());
-        read_state(&state_file, &parameters, of_critic.as_deref(), &description, &device)?
+        read_state(&state_file, &parameters, of_critic.as_deref(), &device)?
     } else {
-        if state_file.exists() {
-            let found = arguments.output.display();
-            return Err(Error::Input(format!("{found} holds a run: continue it with --resume or name another folder")));
-        }
         let weights = match &arguments.init {
             Some(dir) => Denoiser::read(dir, engine, &device)?.1,
             None => initial_weights(&parameters, arguments.seed, &device),
@@ -335,7 +429,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         class_names: config.num_class_embeds.map(|_| data.classes()).unwrap_or_default(),
         unet_json,
         scheduler_json,
-        description,
+        record,
         flip: arguments.flip,
         losses: Losses::open(&arguments.output.join("training/loss.csv"), state.optimizer.step)?,
         trainer: Trainer::new(denoiser, settings, state, teacher, device)?,
@@ -349,24 +443,32 @@ struct Run<'a> {
     class_names: Vec<String>,
     unet_json: String,
     scheduler_json: String,
-    description: String,
+    record: Record,
     flip: bool,
     losses: Losses,
     trainer: Trainer,
 }
 
 impl Run<'_> {
-    fn train(&mut self, data: &Source, length: &Length, grid_every: u64) -> Result<()> {
+    fn train(&mut self, data: &Source, length: &Length, grid_every: u64) -> Result<ExitCode> {
         let bar = ProgressBar::new(1000).with_style(style("{msg} {wide_bar} {percent}% of the run, {elapsed}"));
         let (begin, first) = (Instant::now(), self.trainer.state.optimizer.step);
         self.show_data(data)?;
         let begun_at = length.progress(&self.trainer.state);
+        let stop = Stop::listen()?;
         let mut saved = Instant::now();
         let mut smooth = None;
         loop {
             let progress = length.progress(&self.trainer.state);
             if progress >= 1.0 {
                 break;
+            }
+            if let Some(status) = stop.status() {
+                self.save()?;
+                bar.finish_and_clear();
+                let (output, step) = (self.output.display(), self.trainer.state.optimizer.step);
+                note(format_args!("{output}: stopped and saved at iteration {step}; --resume continues"));
+                return Ok(ExitCode::from(status));
             }
             let iteration = Instant::now();
             let mut generator = self.trainer.generator();
@@ -395,33 +497,35 @@ impl Run<'_> {
             ));
             bar.set_position((now * 1000.0) as u64);
             if bar.is_hidden() && ((step - first).is_power_of_two() || step.is_multiple_of(50)) {
-                eprintln!("iteration {step} {losses} {rate:.1} img/s, {:.0} s left", left.min(1e7));
+                note(format_args!("iteration {step} {losses} {rate:.1} img/s, {:.0} s left", left.min(1e7)));
             }
             if step.is_multiple_of(grid_every) {
-                self.write_grids(&format!("samples-{step:06}"))?;
+                unless_unwritable(self.write_grids(&format!("samples-{step:06}")))?;
             }
             if saved.elapsed() >= CHECKPOINT_INTERVAL {
-                self.save()?;
+                unless_unwritable(self.save())?;
                 saved = Instant::now();
             }
         }
         self.save()?;
-        self.write_grids("samples-final")?;
+        unless_unwritable(self.write_grids("samples-final"))?;
         bar.finish_and_clear();
-        println!(
-            "{}: {} iterations in {:.0} s of training",
-            self.output.display(),
-            self.trainer.state.optimizer.step,
-            self.trainer.state.seconds
-        );
-        Ok(())
+        let (output, state) = (self.output.display(), &self.trainer.state);
+        let (steps, seconds) = (state.optimizer.step, state.seconds);
+        print(format_args!("{output}: {steps} iterations in {seconds:.0} s of training"))?;
+        Ok(ExitCode::SUCCESS)
     }
 
     fn save(&mut self) -> Result<()> {
         let state = &self.trainer.state;
-        write_state(&self.output.join("training/state.safetensors"), state, &self.description)?;
+        write_state(&self.output.join("training/state.safetensors"), state, &self.record)?;
         let unet = self.trainer.denoiser.unet();
-        write_model(self.output, &self.class_names, &self.unet_json, &self.scheduler_json, unet, &state.ema)?;
+        let (names, unet_json, scheduler_json) = (&self.class_names, &self.unet_json, &self.scheduler_json);
+        let removed = write_model(self.output, names, unet_json, scheduler_json, unet, &state.ema)?;
+        if !removed.is_empty() {
+            let removed = removed.join(", ");
+            note(format_args!("removed, for it was made of earlier weights: {removed} (convert makes it anew)"));
+        }
         self.losses.write()
     }
 
@@ -429,7 +533,6 @@ impl Run<'_> {
     fn show_data(&self, data: &Source) -> Result<()> {
         let batch = data.draw(&mut Generator::new(self.trainer.settings.seed), 64);
         let [channels, height, width] = data.shape();
-        create(&self.output.join("training"))?;
         write_grid(self.output.join("training/data.png"), [64, channels, height, width], 16, &batch.images)
     }
 
@@ -438,8 +541,7 @@ impl Run<'_> {
         let denoiser = &self.trainer.denoiser;
         let mut network = CpuUNet::new(&denoiser.config);
         for (name, w) in &self.trainer.state.ema {
-            let values = w.clone().into_data().try_to_vec::<f32>();
-            let bytes = f32_bytes(&values.map_err(|e| Error::Gpu(format!("burn: {e:?}")))?);
+            let bytes = f32_bytes(&floats(&w.clone().into_data())?);
             network.load(Arrival::Rows(Rows::whole_f32(name, &bytes)))?;
         }
         let mut pipeline = Pipeline::new(network, denoiser.scheduler.clone());
@@ -492,6 +594,13 @@ fn check_data(data: &Source, config: &UNetConfig) -> Result<()> {
     }
 }
 
-fn create(folder: &Path) -> Result<()> {
-    fs::create_dir_all(folder).map_err(|e| Error::Io(format!("{}: cannot be created: {e}", folder.display())))
+/// A full disk ends no run: what cannot be written now is said, and perhaps can be next time.
+fn unless_unwritable(result: Result<()>) -> Result<()> {
+    match result {
+        Err(e @ Error::Io(_)) => {
+            note(format_args!("the run goes on, but {e}"));
+            Ok(())
+        }
+        other => other,
+    }
 }
