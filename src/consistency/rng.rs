@@ -70,6 +70,11 @@ impl Generator {
         out.fill_with(|| self.next_u32() % bound);
     }
 
+    /// One whole number below `bound`, as one `torch.randint(0, bound, (1,))` call draws it.
+    pub fn below(&mut self, bound: usize) -> usize {
+        self.next_u32() as usize % bound
+    }
+
     /// U[0, 1) on a grid of 2⁻²⁴.
     fn uniform_f32(&mut self) -> f32 {
         (self.next_u32() & 0x00ff_ffff) as f32 / (1 << 24) as f32

@@ -125,7 +125,7 @@ impl Heroes {
         let mut batch =
             Batch { images: Vec::with_capacity(count * 3 * SIZE * SIZE), labels: Vec::with_capacity(count) };
         for _ in 0..count {
-            let species = below(generator, SPECIES.len());
+            let species = generator.below(SPECIES.len());
             let planes = self.compose(species, generator);
             batch.images.extend(planes.iter().map(|&v| f32::from(v) / 127.5 - 1.0));
             batch.labels.push(species as u32);
@@ -152,17 +152,10 @@ impl Heroes {
             if unfit.contains(layer) || generator.uniform_f64() >= *probability {
                 continue;
             }
-            draw_over(&mut image, &tiles[below(generator, tiles.len())]);
+            draw_over(&mut image, &tiles[generator.below(tiles.len())]);
         }
         (0..3).flat_map(|c| image.iter().map(move |p| p[c])).collect()
     }
-}
-
-/// A whole number below `bound`.
-fn below(generator: &mut Generator, bound: usize) -> usize {
-    let mut out = [0];
-    generator.randint(bound as u32, &mut out);
-    out[0] as usize
 }
 
 /// Draws a tile over an image.

@@ -12,6 +12,7 @@
 //! The random numbers of iteration k are from a generator seeded with `(seed, k)`, so that a resumed run of a length in
 //! iterations has the results of an uninterrupted one.
 
+pub mod animals;
 pub mod checkpoint;
 pub mod classifier;
 pub mod data;

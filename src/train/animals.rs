@@ -1,0 +1,318 @@
+//! Animal faces composed of masks: flat and bright, any square size that divides the masks', with the ears as class.
+//!
+//! A folder holds `masks.png` (grey masks side by side, row by row) and `parts.json` (how they are put together). A picture
+//! begins as its ground; each group of parts, from the bottom to the top, lays the masks of one of its members over it, filled
+//! with the fur's colour, a lighter or darker one, or a fixed one. Then it is averaged over blocks to the size that is wanted.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::consistency::rng::Generator;
+use crate::error::{Error, Result};
+use crate::image::png::read_rgba;
+use crate::train::dataset::{Batch, Dataset};
+
+const MASKS: &str = "masks.png";
+const PARTS: &str = "parts.json";
+/// The group of parts that is the class.
+const EARS: &str = "ears";
+
+/// `parts.json`.
+#[derive(Debug, Clone, Deserialize)]
+struct Parts {
+    /// Height and width of a mask.
+    size: usize,
+    /// Masks in a row of the file.
+    columns: usize,
+    /// How many masks there are.
+    masks: usize,
+    /// The groups, from the bottom to the top.
+    order: Vec<String>,
+    /// How often a group is drawn at all; always where it is not named.
+    probability: HashMap<String, f64>,
+    classes_by_ears: Vec<String>,
+    /// Colours as `#rrggbb` or `#rgb`.
+    fur: Vec<String>,
+    ground: Vec<String>,
+    /// The members of each group: masks with their tones, from the bottom to the top.
+    parts: HashMap<String, Vec<Vec<(String, usize)>>>,
+}
+
+/// What a mask is filled with.
+#[derive(Debug, Clone, Copy)]
+enum Tone {
+    /// The fur's colour plus so much, clamped to 0…255.
+    Fur(f64),
+    Fixed([f64; 3]),
+}
+
+/// A group of parts.
+#[derive(Debug, Clone)]
+struct Group {
+    is_ears: bool,
+    /// How often it is drawn; `None`: always.
+    probability: Option<f64>,
+    /// Of each member: tones, and indices of masks.
+    members: Vec<Vec<(Tone, usize)>>,
+}
+
+/// The parts of animals, and the size of their pictures.
+#[derive(Debug, Clone)]
+pub struct Animals {
+    /// Height and width of a picture, a divisor of the masks'.
+    size: usize,
+    /// Height and width of a mask.
+    mask_size: usize,
+    /// From 0 to 1, row by row.
+    masks: Vec<Vec<f64>>,
+    classes: Vec<String>,
+    fur: Vec<[f64; 3]>,
+    ground: Vec<[f64; 3]>,
+    groups: Vec<Group>,
+}
+
+impl Animals {
+    /// Whether a folder is one of masks.
+    pub fn is_mask_folder(folder: &Path) -> bool {
+        folder.join(MASKS).is_file() && folder.join(PARTS).is_file()
+    }
+
+    /// Reads the masks and parts of a folder for pictures of `size` × `size` pixels.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for unreadable files; [`Error::Input`] naming what does not fit, or a size that does not divide the masks'.
+    pub fn open(folder: &Path, size: usize) -> Result<Self> {
+        let path = folder.join(PARTS);
+        let bad = |what: String| Error::Input(format!("{}: {what}", path.display()));
+        let text = std::fs::read(&path).map_err(|e| Error::Io(format!("{}: {e}", path.display())))?;
+        let parts: Parts = serde_json::from_slice(&text).map_err(|e| bad(e.to_string()))?;
+        if size == 0 || !parts.size.is_multiple_of(size) {
+            return Err(bad(format!("expected a size that divides that of the masks, {}, found {size}", parts.size)));
+        }
+        let colours = |key: &str, texts: &[String]| -> Result<Vec<[f64; 3]>> {
+            let colours: Option<Vec<_>> = texts.iter().map(|text| colour(text)).collect();
+            colours.filter(|c| !c.is_empty()).ok_or_else(|| bad(format!("{key}: expected colours as #rrggbb")))
+        };
+        let groups = parts.order.iter().map(|name| {
+            let members = parts.parts.get(name).filter(|members| !members.is_empty());
+            let members = members.ok_or_else(|| bad(format!("parts: expected {name:?}, which \"order\" names")))?;
+            let members = members.iter().map(|layers| {
+                let layer = |(text, mask): &(String, usize)| match tone(text) {
+                    Some(tone) if *mask < parts.masks => Ok((tone, *mask)),
+                    _ => Err(bad(format!(
+                        "{name}: expected a tone and a mask below {}, found {text} {mask}",
+                        parts.masks
+                    ))),
+                };
+                layers.iter().map(layer).collect::<Result<Vec<_>>>()
+            });
+            Ok(Group {
+                is_ears: name == EARS,
+                probability: parts.probability.get(name).copied(),
+                members: members.collect::<Result<_>>()?,
+            })
+        });
+        let groups: Vec<Group> = groups.collect::<Result<_>>()?;
+        let kinds = groups.iter().find(|group| group.is_ears).map_or(0, |ears| ears.members.len());
+        if kinds != parts.classes_by_ears.len() {
+            let named = parts.classes_by_ears.len();
+            return Err(bad(format!("classes_by_ears: expected a name for each of {kinds} ears, found {named}")));
+        }
+        Ok(Self {
+            size,
+            mask_size: parts.size,
+            masks: masks(&folder.join(MASKS), &parts)?,
+            classes: parts.classes_by_ears.clone(),
+            fur: colours("fur", &parts.fur)?,
+            ground: colours("ground", &parts.ground)?,
+            groups,
+        })
+    }
+
+    /// Names of the kinds, by label.
+    pub fn classes(&self) -> Vec<String> {
+        self.classes.clone()
+    }
+
+    /// Channels, height, width.
+    pub fn shape(&self) -> [usize; 3] {
+        [3, self.size, self.size]
+    }
+
+    /// Composes `count` animals of random kinds.
+    pub fn draw(&self, generator: &mut Generator, count: usize) -> Batch {
+        let mut batch = Batch { images: Vec::with_capacity(count * 3 * self.size * self.size), labels: vec![] };
+        for _ in 0..count {
+            let kind = generator.below(self.classes.len());
+            let planes = self.compose(kind, generator);
+            batch.images.extend(planes.iter().map(|&v| f32::from(v) / 127.5 - 1.0));
+            batch.labels.push(kind as u32);
+        }
+        batch
+    }
+
+    /// A fixed set of `count` animals, of each kind in turn.
+    pub fn dataset(&self, seed: u64, count: usize) -> Dataset {
+        let mut generator = Generator::new(seed);
+        let mut animals = Dataset::new(self.shape(), self.classes());
+        for kind in (0..self.classes.len()).cycle().take(count) {
+            animals.push(self.compose(kind, &mut generator), kind as u32);
+        }
+        animals
+    }
+
+    /// One animal as planes of R, G and B, (3, size, size).
+    fn compose(&self, kind: usize, generator: &mut Generator) -> Vec<u8> {
+        let fur = self.fur[generator.below(self.fur.len())];
+        let ground = self.ground[generator.below(self.ground.len())];
+        let mut image = vec![ground; self.mask_size * self.mask_size];
+        for group in &self.groups {
+            if group.probability.is_some_and(|probability| generator.uniform_f64() >= probability) {
+                continue;
+            }
+            let member = if group.is_ears { kind } else { generator.below(group.members.len()) };
+            for &(tone, mask) in &group.members[member] {
+                let fill = match tone {
+                    Tone::Fur(lighter) => fur.map(|v| (v + lighter).clamp(0.0, 255.0)),
+                    Tone::Fixed(colour) => colour,
+                };
+                for (pixel, &a) in image.iter_mut().zip(&self.masks[mask]) {
+                    for (v, fill) in pixel.iter_mut().zip(fill) {
+                        *v = *v * (1.0 - a) + fill * a;
+                    }
+                }
+            }
+        }
+        let block = self.mask_size / self.size;
+        let mean = |c: usize, y: usize, x: usize| {
+            let rows = (y * block..(y + 1) * block).map(|row| row * self.mask_size);
+            let sum: f64 =
+                rows.flat_map(|row| &image[row + x * block..row + (x + 1) * block]).map(|pixel| pixel[c]).sum();
+            (sum / (block * block) as f64).round_ties_even() as u8
+        };
+        let size = self.size;
+        (0..3)
+            .flat_map(|c| (0..size * size).map(move |at| (c, at / size, at % size)))
+            .map(|(c, y, x)| mean(c, y, x))
+            .collect()
+    }
+}
+
+fn masks(path: &Path, parts: &Parts) -> Result<Vec<Vec<f64>>> {
+    let image = read_rgba(path)?;
+    let (side, rows) = (parts.size, parts.masks.div_ceil(parts.columns.max(1)));
+    if (image.width, image.height) != (parts.columns * side, rows * side) {
+        let (w, h) = (image.width, image.height);
+        let (columns, masks) = (parts.columns, parts.masks);
+        return Err(Error::Input(format!(
+            "{}: expected {masks} masks of {side}×{side} pixels in rows of {columns}, found a picture of {w}×{h}",
+            path.display()
+        )));
+    }
+    let mask = |i: usize| {
+        let corner = i / parts.columns * side * image.width + i % parts.columns * side;
+        let rows = (0..side).map(|row| corner + row * image.width);
+        rows.flat_map(|row| &image.pixels[row..row + side]).map(|pixel| f64::from(pixel[0]) / 255.0).collect()
+    };
+    Ok((0..parts.masks).map(mask).collect())
+}
+
+/// `base`, `lighterN`, `darkerN`, `#rrggbb` or `#rgb`.
+fn tone(text: &str) -> Option<Tone> {
+    if text == "base" {
+        return Some(Tone::Fur(0.0));
+    }
+    if let Some(amount) = text.strip_prefix("lighter") {
+        return amount.parse().ok().map(Tone::Fur);
+    }
+    if let Some(amount) = text.strip_prefix("darker") {
+        return amount.parse().ok().map(|amount: f64| Tone::Fur(-amount));
+    }
+    colour(text).map(Tone::Fixed)
+}
+
+fn colour(text: &str) -> Option<[f64; 3]> {
+    let digits = text.strip_prefix('#')?;
+    let value = u32::from_str_radix(digits, 16).ok()?;
+    match digits.len() {
+        6 => Some([16, 8, 0].map(|shift| f64::from(value >> shift & 255))),
+        3 => Some([8, 4, 0].map(|shift| f64::from((value >> shift & 15) * 17))),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sha2::{Digest, Sha256};
+
+    fn folder() -> std::path::PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/animals")
+    }
+
+    #[test]
+    fn pictures_are_those_of_the_python_script() {
+        #[derive(Deserialize)]
+        struct Picture {
+            seed: u64,
+            size: usize,
+            count: usize,
+            sha256: String,
+        }
+        let text = std::fs::read_to_string(folder().join("pictures.json")).unwrap();
+        let pictures: Vec<Picture> = serde_json::from_str(&text).unwrap();
+        assert!(pictures.len() >= 3);
+        for Picture { seed, size, count, sha256 } in pictures {
+            let animals = Animals::open(&folder(), size).unwrap().dataset(seed, count);
+            assert_eq!(animals.len(), count);
+            let found: String = Sha256::digest(&animals.pixels).iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(found, sha256, "seed {seed}, size {size}");
+        }
+    }
+
+    #[test]
+    fn kinds_are_drawn_at_random_and_named() {
+        let animals = Animals::open(&folder(), 32).unwrap();
+        assert_eq!(animals.classes().len(), 14);
+        let batch = animals.draw(&mut Generator::new(1), 100);
+        assert_eq!(batch.images.len(), 100 * 3 * 32 * 32);
+        assert!((0..14).all(|kind| batch.labels.contains(&kind)));
+        assert_ne!(batch, animals.draw(&mut Generator::new(2), 100));
+    }
+
+    #[test]
+    fn refuses_a_size_that_does_not_divide_the_masks() {
+        for size in [0, 48, 256] {
+            let error = Animals::open(&folder(), size).unwrap_err().to_string();
+            assert!(error.contains("expected a size that divides that of the masks, 128, found"), "{error}");
+        }
+    }
+
+    #[test]
+    fn names_what_is_wrong_with_the_parts() {
+        let good = std::fs::read_to_string(folder().join(PARTS)).unwrap();
+        let here = std::env::temp_dir().join(format!("animals-{}", std::process::id()));
+        std::fs::create_dir_all(&here).unwrap();
+        std::fs::copy(folder().join(MASKS), here.join(MASKS)).unwrap();
+        for (from, to, expected) in [
+            ("\"order\"", "\"ordre\"", "missing field `order`"),
+            (
+                "\"columns\": 16",
+                "\"columns\": 8",
+                "expected 106 masks of 128×128 pixels in rows of 8, found a picture of",
+            ),
+            ("\"face\",", "\"nose\",", "expected \"nose\", which \"order\" names"),
+            ("#ece2e1", "beige", "ground: expected colours as #rrggbb"),
+            ("\"base\",\n0\n", "\"base\",\n106\n", "face: expected a tone and a mask below 106, found base 106"),
+            ("\"cat\",", "", "classes_by_ears: expected a name for each of 14 ears, found 13"),
+        ] {
+            assert!(good.contains(from), "{from}");
+            std::fs::write(here.join(PARTS), good.replacen(from, to, 1)).unwrap();
+            let error = Animals::open(&here, 64).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        std::fs::remove_dir_all(here).unwrap();
+    }
+}
