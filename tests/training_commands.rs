@@ -70,7 +70,7 @@ fn a_model_is_trained_resumed_sampled_and_evaluated() {
     assert!(picture.exists());
 
     let classifier = dir.join("classifier.safetensors");
-    let (training, _) = Source::open_split(&data).unwrap();
+    let (training, _) = Source::open_split(&data, 0).unwrap();
     Classifier::train(&training, 60, 0, |_, _| {}).write(&classifier).unwrap();
     let evaluate = ["evaluate", "--device", "cpu", "--model", str(&model), "--data", str(&data), "--samples", "20"];
     let more = ["--num-inference-steps", "2", "--classifier", str(&classifier), "--json"];
@@ -331,7 +331,7 @@ fn a_judge_that_cannot_be_kept_is_said_before_it_is_trained() {
 
     // A judge of other images is no judge of these.
     let file = dir.join("classifier.safetensors");
-    let (training, _) = Source::open_split(&data).unwrap();
+    let (training, _) = Source::open_split(&data, 0).unwrap();
     Classifier::train(&training, 1, 0, |_, _| {}).write(&file).unwrap();
     fs::copy(data.join("a/1.png"), data.join("a/2.png")).unwrap();
     let refused = error(&[&evaluate[..], &["--classifier", str(&file)]].concat());

@@ -1,9 +1,10 @@
-//! Where training images come from: MNIST, folders of images, or Crawl's tiles.
+//! Where training images come from: MNIST, folders of images, Crawl's tiles, or the masks of animals.
 
 use std::path::{Path, PathBuf};
 
 use crate::consistency::rng::Generator;
 use crate::error::{Error, Result};
+use crate::train::animals::Animals;
 use crate::train::dataset::{Batch, Dataset};
 use crate::train::heroes::Heroes;
 use crate::train::{image_folder, mnist};
@@ -15,11 +16,14 @@ pub enum Source {
     Images(Dataset),
     /// Heroes composed of tiles as they are drawn.
     Heroes(Box<Heroes>),
+    /// Animals composed of masks as they are drawn.
+    Animals(Box<Animals>),
 }
 
 /// What a folder holds.
 enum Kind {
     Tiles,
+    Masks,
     /// Below the folder, perhaps.
     Mnist(PathBuf),
     Images,
@@ -33,37 +37,47 @@ impl Kind {
         if Heroes::is_tile_folder(folder) {
             return Ok(Self::Tiles);
         }
+        if Animals::is_mask_folder(folder) {
+            return Ok(Self::Masks);
+        }
         Ok(mnist::locate(folder)?.map_or(Self::Images, Self::Mnist))
     }
 }
 
 impl Source {
-    /// Reads a folder: Crawl's tiles (`player/base/`), MNIST's IDX files (`train-images-idx3-ubyte`, …, compressed or not,
+    /// Reads a folder: Crawl's tiles (`player/base/`), the masks of animals (`masks.png`, `parts.json`), MNIST's IDX files (`train-images-idx3-ubyte`, …, compressed or not,
     /// in the folder or in `raw/` or `MNIST/raw/` below it), or images.
     ///
     /// An image folder holds PNGs and JPEGs of one size, grey or RGB (alpha is composed on black); each sub-folder is a
-    /// class, in alphabetical order, and images in the folder itself make one class.
+    /// class, in alphabetical order, and images in the folder itself make one class. Animals are composed at `size` × `size`
+    /// pixels; all else has the size of its files.
     ///
     /// # Errors
     /// [`Error::Io`] for unreadable files, [`Error::Input`] for what they hold.
-    pub fn open(folder: &Path) -> Result<Self> {
+    pub fn open(folder: &Path, size: usize) -> Result<Self> {
         Ok(match Kind::of(folder)? {
             Kind::Tiles => Self::Heroes(Box::new(Heroes::open(folder)?)),
+            Kind::Masks => Self::Animals(Box::new(Animals::open(folder, size)?)),
             Kind::Mnist(folder) => Self::Images(mnist::read(&folder, mnist::Split::Train)?),
             Kind::Images => Self::Images(image_folder::read(folder)?),
         })
     }
 
     /// Reads a folder as [`Source::open`] does and divides it into training and test images: MNIST by its own files,
-    /// an image folder by holding out every tenth image; of tiles, 20,000 and 5,000 heroes are composed.
+    /// an image folder by holding out every tenth image; of tiles or masks, 20,000 and
+    /// 5,000 images are composed.
     ///
     /// # Errors
     /// Those of [`Source::open`]; [`Error::Input`] for fewer than ten images.
-    pub fn open_split(folder: &Path) -> Result<(Dataset, Dataset)> {
+    pub fn open_split(folder: &Path, size: usize) -> Result<(Dataset, Dataset)> {
         match Kind::of(folder)? {
             Kind::Tiles => {
                 let heroes = Heroes::open(folder)?;
                 Ok((heroes.dataset(1, 20_000), heroes.dataset(2, 5000)))
+            }
+            Kind::Masks => {
+                let animals = Animals::open(folder, size)?;
+                Ok((animals.dataset(1, 20_000), animals.dataset(2, 5000)))
             }
             Kind::Mnist(folder) => {
                 Ok((mnist::read(&folder, mnist::Split::Train)?, mnist::read(&folder, mnist::Split::Test)?))
@@ -83,6 +97,9 @@ impl Source {
         match self {
             Self::Images(images) => images.summary(),
             Self::Heroes(_) => format!("heroes of {} species, dressed as they are drawn", Heroes::classes().len()),
+            Self::Animals(animals) => {
+                format!("animals of {} kinds, composed as they are drawn", animals.classes().len())
+            }
         }
     }
 
@@ -90,7 +107,7 @@ impl Source {
     pub fn left_out(&self) -> &[String] {
         match self {
             Self::Images(images) => &images.left_out,
-            Self::Heroes(_) => &[],
+            Self::Heroes(_) | Self::Animals(_) => &[],
         }
     }
 
@@ -99,6 +116,7 @@ impl Source {
         match self {
             Self::Images(images) => (Some(images.len()), images.fingerprint()),
             Self::Heroes(heroes) => (None, heroes.dataset(0, 200).fingerprint()),
+            Self::Animals(animals) => (None, animals.dataset(0, 200).fingerprint()),
         }
     }
 
@@ -107,6 +125,7 @@ impl Source {
         match self {
             Self::Images(images) => images.shape,
             Self::Heroes(_) => Heroes::shape(),
+            Self::Animals(animals) => animals.shape(),
         }
     }
 
@@ -115,6 +134,7 @@ impl Source {
         match self {
             Self::Images(images) => images.classes.clone(),
             Self::Heroes(_) => Heroes::classes(),
+            Self::Animals(animals) => animals.classes(),
         }
     }
 
@@ -123,6 +143,7 @@ impl Source {
         match self {
             Self::Images(images) => images.draw(generator, count),
             Self::Heroes(heroes) => heroes.draw(generator, count),
+            Self::Animals(animals) => animals.draw(generator, count),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Training of consistency models and EDM denoisers, on the CPU interpreter's gradients or burn's autodiff.
 //!
 //! # Layout
-//! - [`data`]: the formats of training images (`mnist`, `image_folder`, `heroes`), read into a [`dataset`].
+//! - [`data`]: the formats of training images (`mnist`, `image_folder`, `heroes`, `animals`), read into a [`dataset`].
 //! - [`denoiser`]: the U-Net under its scalings, with gradients; [`teacher`]: a denoiser under guidance.
 //! - [`objective`]: objectives and their noise levels; `losses`: the losses, each beside its equation; [`dmd`]:
 //!   distribution matching; `ode`: steps of the probability-flow ODE.
@@ -12,7 +12,7 @@
 //! The random numbers of iteration k are from a generator seeded with `(seed, k)`, so that a resumed run of a length in
 //! iterations has the results of an uninterrupted one.
 
-pub mod animals;
+mod animals;
 pub mod checkpoint;
 pub mod classifier;
 pub mod data;

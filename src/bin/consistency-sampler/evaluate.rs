@@ -29,7 +29,7 @@ pub struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
 
-    /// The training data: MNIST's IDX files, PNGs or JPEGs of one size with a sub-folder for each class, or Crawl's tiles
+    /// The training data: MNIST's IDX files, PNGs or JPEGs of one size with a sub-folder for each class, Crawl's tiles, or the masks of animals
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
 
@@ -67,7 +67,7 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     let folder = arguments.model.folder()?;
-    let (train, test) = Source::open_split(&arguments.data)?;
+    let (train, test) = Source::open_split(&arguments.data, folder.unet.sample_size[0])?;
     note(format_args!("data: {}; {} more to test", train.summary(), test.len()));
     note_left_out(&train.left_out);
     let guidance = arguments.guidance.guidance()?;

@@ -55,7 +55,7 @@ pub struct Arguments {
     #[arg(long, value_enum)]
     recipe: RecipeName,
 
-    /// Training data: MNIST's IDX files, PNGs or JPEGs of one size with a sub-folder for each class, or Crawl's tiles
+    /// Training data: MNIST's IDX files, PNGs or JPEGs of one size with a sub-folder for each class, Crawl's tiles, or the masks of animals
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
 
@@ -389,7 +389,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let config = UNetConfig::parse(&unet_json)?;
     let (engine, device) = arguments.device.open()?;
     let denoiser = Denoiser::new(&config, &SchedulerConfig::parse(&scheduler_json)?, engine);
-    let data = Source::open(&arguments.data)?;
+    let data = Source::open(&arguments.data, config.sample_size[0])?;
     note(format_args!("data: {}", data.summary()));
     note_left_out(data.left_out());
     check_data(&data, &config)?;
