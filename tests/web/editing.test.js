@@ -66,11 +66,22 @@ async function generate() {
     .waitFor({ timeout: 120_000 });
 }
 
-test("a sample that is chosen while editing is put on the paint canvas", async () => {
+test("editing begins with a sample and a hole in it, so that Generate shows what it is for", async () => {
   await visit(page, `${server.origin}/?seed=6&steps=1&class=3&count=4`);
   await openTab(page, "Edit");
-  const [sample] = await canvases(page, "#latest li:first-child canvas");
-  await page.getByRole("list", { name: "Latest samples" }).getByRole("button", { name: "seed 6, class 3" }).click();
+  assert.match(await page.locator("#paint-caption").textContent(), /seed 6, class 3/);
+  assert.ok(new Set(await painting()).size > 20, "it is not blank");
+  await shoot(page, "edit-begins");
+  await generate();
+  const cells = await hole();
+  const open = cells.filter(Boolean).length / cells.length;
+  assert.ok(open > 0.2 && open < 0.6, `${open} of the picture`);
+});
+
+test("a sample that is chosen while editing is put on the paint canvas", async () => {
+  const [sample] = await canvases(page, '#latest [title="seed 6, class 3"] canvas');
+  await page.getByRole("list", { name: "Latest samples" }).getByRole("button", { name: "seed 6, class 3", exact: true }).first().click();
+  await press("Clear");
   assert.deepEqual(
     await painting(),
     Array.from({ length: SIZE * SIZE }, (_, i) => sample.data[4 * i]),
@@ -104,8 +115,9 @@ test("inpainting fills a hole painted with the mouse, and keeps everything else 
 
 test("an answer goes to the gallery, and from there back to the paint canvas", async () => {
   const latest = page.getByRole("list", { name: "Latest samples" });
-  const first = latest.getByRole("button", { name: "inpaint, seed 0, class 3" });
+  const first = latest.getByRole("button", { name: "inpaint, seed 0, class 3" }).first();
   await first.click();
+  await press("Clear");
   const data = await answer();
   assert.deepEqual(
     await painting(),
@@ -119,7 +131,10 @@ test("strokes are undone and cleared, and erasing closes a hole", async () => {
   assert.notDeepEqual(await painting(), clean);
   await press("Undo");
   assert.deepEqual(await painting(), clean);
+  await press("Undo");
+  assert.notDeepEqual(await painting(), clean, "the hole is there again that was cleared");
   assert.equal(await page.getByRole("button", { name: "Undo" }).isDisabled(), true);
+  await press("Clear");
   await stroke([5, 5], [15, 5]);
   await page.getByLabel("Erase").check();
   await stroke([5, 5], [15, 5]);

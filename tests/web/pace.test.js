@@ -42,7 +42,7 @@ test("is cancelled within the call, answers meanwhile, and the next call is whol
       return pixels.join();
     };
     const before = await draw({ count: 2 });
-    let begin = performance.now();
+    const begin = performance.now();
     await draw({ count });
     const whole = performance.now() - begin;
 

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import path from "node:path";
-import { after, afterEach, before, beforeEach, test } from "node:test";
+import { after, afterEach, before, beforeEach, describe, test } from "node:test";
 
 import { launch, newPage } from "./browser.js";
 import { finished } from "./page.js";
@@ -54,7 +54,7 @@ test("a link to another site's model loads it when the person says so, and asks 
   assert.equal(await field().inputValue(), `${other.origin}/models/small/`);
   await press("Load");
   assert.match(await finished(page), /^10 images in .* with 2 network calls$/);
-  assert.match(await card(), /Name http:\S+\/models\/small\/ Parameters 0\.0\d million, 0\.1 MB Images 16 × 16 pixels Classes none Runs on /);
+  assert.match(await card(), /Name small Parameters 0\.0\d million, 0\.1 MB Images 16 × 16 pixels Classes none Runs on /);
   assert.equal(await page.locator("#class").isVisible(), false);
   assert.equal(new URL(page.url()).searchParams.get("model"), `${other.origin}/models/small/`);
   assert.deepEqual([...asked].sort(), [server.origin, other.origin].sort());
@@ -152,7 +152,7 @@ test("the policy refuses an origin that is neither https nor this machine", asyn
   });
   await page.goto(`${server.origin}/?model=${encodeURIComponent("http://example.org/model/")}`);
   await press("Load");
-  await page.getByRole("alert").filter({ hasText: "http://example.org/model/model_index.json" }).waitFor();
+  await page.getByRole("alert").filter({ hasText: "http://example.org/model/SHA256SUMS" }).waitFor();
   assert.equal(reached, false);
 });
 
@@ -186,4 +186,99 @@ test("the text of a model's folder is never HTML", async () => {
   await page.goto(`${server.origin}/?model=/evil/`);
   await page.locator("#error").filter({ hasText: "owned.png" }).waitFor();
   await unharmed();
+});
+
+describe("a load that fails", () => {
+  /** Drops files on the page, as a person does. */
+  const drop = (files) =>
+    page.evaluate((files) => {
+      const transfer = new DataTransfer();
+      for (const [name, type] of files) transfer.items.add(new File(["no model"], name, { type }));
+      dispatchEvent(new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true }));
+    }, files);
+  const error = () => page.locator("#error");
+  const ways = {
+    "a wrong address": async () => {
+      await field().fill("/no/such/model/");
+      await press("Load");
+      await error().filter({ hasText: "404" }).waitFor();
+    },
+    "weights that are damaged": async () => {
+      other.routes.set(`/models/small/${WEIGHTS}`, { headers: { "Access-Control-Allow-Origin": "*" }, body: Buffer.alloc(100) });
+      await field().fill(`${other.origin}/models/small/`);
+      await press("Load");
+      await error().filter({ hasText: "header" }).waitFor();
+    },
+    "notes.txt": async () => {
+      await drop([["notes.txt", "text/plain"]]);
+      await error().filter({ hasText: "expected a model's folder or one picture, found notes.txt" }).waitFor();
+    },
+    "a zip": async () => {
+      await drop([["model.zip", "application/zip"]]);
+      await error().filter({ hasText: "found model.zip" }).waitFor();
+    },
+    "a pair of pictures": async () => {
+      await drop([["a.png", "image/png"], ["b.png", "image/png"]]);
+      await error().filter({ hasText: "found a.png, b.png" }).waitFor();
+    },
+    "a picture that no browser reads": async () => {
+      await drop([["photo.heic", "image/heic"]]);
+      await error().filter({ hasText: "photo.heic: expected a picture that this browser can read" }).waitFor();
+      await page.getByRole("tab", { name: "Sample" }).click();
+    },
+    "a model without weights": async () => {
+      await drop([["model_index.json", "application/json"]]);
+      await error().filter({ hasText: /model_index\.json|not among the files/ }).waitFor();
+    },
+  };
+  for (const [what, fail] of Object.entries(ways)) {
+    test(`(${what}) leaves the model before as it was`, async () => {
+      await page.goto(`${server.origin}/`);
+      await finished(page);
+      const before = [await card(), page.url()];
+      await fail();
+      assert.equal(await error().isVisible(), true);
+      assert.deepEqual([await card(), page.url()], before);
+      assert.equal(await page.locator('#site-models [aria-pressed="true"]').textContent().then((text) => /^mnist/.test(text)), true);
+      await press("Generate");
+      assert.match(await finished(page), /^10 images in /);
+      assert.equal(await error().isVisible(), false, "the error goes with the next run");
+    });
+  }
+
+  test("or is cancelled, or gives way to another, leaves a model that draws", async () => {
+    await page.goto(`${server.origin}/`);
+    await finished(page);
+    const manner = { headers: { "Access-Control-Allow-Origin": "*" }, stall: 1000 };
+    const file = readFileSync(path.join(SMALL, WEIGHTS));
+    other.routes.set(`/models/small/${WEIGHTS}`, (request, response) => send(request, response, file, manner));
+    await field().fill(`${other.origin}/models/small/`);
+    await press("Load");
+    await page.locator("#bar-text").filter({ hasText: "MB" }).waitFor();
+    await press("Generate");
+    assert.match(await finished(page), /^10 images in /, "the model before draws while another one loads");
+    await press("Cancel loading");
+    await status().filter({ hasText: "Cancelled" }).waitFor();
+    await press("Generate");
+    assert.match(await finished(page), /^10 images in /);
+    await press("Load");
+    await page.locator("#bar-text").filter({ hasText: "MB" }).waitFor();
+    await page.locator('[data-model="weights/mnist/"]').click();
+    await page.locator("#progress").waitFor({ state: "hidden" });
+    await press("Generate");
+    assert.match(await finished(page), /^10 images in /);
+    assert.match(await card(), /^Name mnist /);
+  });
+});
+
+test("a link to a model of this site asks no other one, a redirect neither", async () => {
+  for (const name of ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json", WEIGHTS, "SHA256SUMS"]) {
+    server.routes.set(`/moved/${name}`, (_request, response) =>
+      response.writeHead(302, { Location: `${other.origin}/models/small/${name}` }).end(),
+    );
+  }
+  other.log.length = 0;
+  await page.goto(`${server.origin}/?model=/moved/`);
+  await page.locator("#error").filter({ hasText: "a redirect to another site is not followed" }).waitFor({ timeout: 60_000 });
+  assert.deepEqual(other.log, []);
 });

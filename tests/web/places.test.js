@@ -2,14 +2,16 @@
 // refuses storage. Digits are drawn in each of them.
 
 import assert from "node:assert/strict";
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, before, describe, test } from "node:test";
+import { pathToFileURL } from "node:url";
 
 import { launch, launchProfile, launchWithoutWebGpu, listen, newPage } from "./browser.js";
 import { assertAccessible, finished, generate, shoot, visit } from "./page.js";
-import { startServer } from "./server.js";
+import { DIST, startServer } from "./server.js";
+import { useSite } from "./setup.js";
 
 /** A name that is no machine's own, so that pages from there are not secure. */
 const NAME = "docs.test";
@@ -208,5 +210,37 @@ describe("in a browser without anything of these", () => {
     await page.getByRole("button", { name: /^Dismiss: This browser/ }).click();
     assert.equal((await texts()).length, 1);
     assert.deepEqual(page.complaints, []);
+  });
+});
+
+describe("where the page's scripts do not run", () => {
+  let server, browser;
+  useSite((site) => ({ server, browser } = site));
+
+  const check = async (page, address) => {
+    await page.goto(address);
+    const words = page.locator("#static");
+    await words.filter({ hasText: "This page's scripts did not run" }).waitFor();
+    await page.waitForFunction(() => getComputedStyle(document.getElementById("static")).visibility === "visible");
+    assert.equal(await page.locator("#work").getAttribute("inert"), "", "nothing can be pressed");
+  };
+
+  test("opened from the disk it says so", async () => {
+    const page = await newPage(browser);
+    await check(page, pathToFileURL(path.join(DIST, "index.html")).href);
+    await page.context().close();
+  });
+
+  test("from a server that sends scripts as text it says so", async () => {
+    const page = await newPage(browser);
+    const body = readFileSync(path.join(DIST, "page/app.js"));
+    server.routes.set("/page/app.js", { type: "text/plain", body });
+    await check(page, `${server.origin}/`);
+    await shoot(page, "scripts-as-text");
+    server.routes.delete("/page/app.js");
+    await page.goto(`${server.origin}/`);
+    await page.locator("#static").waitFor({ state: "detached" });
+    assert.equal(await page.locator("#work").getAttribute("inert"), null);
+    await page.context().close();
   });
 });

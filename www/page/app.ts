@@ -20,6 +20,10 @@ const DEFAULT_MODEL = "weights/mnist/";
 const TABS = ["sample", "explore", "edit"] as const;
 type Tab = (typeof TABS)[number];
 
+// Without this script the page is static: it says so, and nothing can be pressed.
+byId("static").remove();
+byId("work").inert = false;
+
 const queue = new Queue();
 const gallery = new Gallery({
   choose: (sample) => page.choose(sample),
@@ -42,10 +46,11 @@ const explanation = explain(page);
 queue.onError = fail;
 queue.onBusy = setRunning;
 const take = (model: picker.Choice) => change(model).catch(fail);
-picker.connect(take, (file) => {
+const takePicture = (file: File) => {
   show("edit");
   views.edit.take(file);
-});
+};
+picker.connect({ take, takePicture, refuse: fail });
 picker.listModels("weights/", take).catch(() => {}); // Without the list, the address field is there.
 connectTabs();
 byId("cancel").addEventListener("click", () => queue.cancel());
@@ -61,22 +66,25 @@ async function start(): Promise<void> {
     say("The model in this page's address is not of this site: press Load to fetch it");
     return;
   }
-  await change(model);
+  await change(model, true);
 }
 
-/** Loads another model and draws with it. */
-async function change(model: picker.Choice): Promise<void> {
+/** Loads another model and draws with it; the one before stays until that is whole. A link may ask no other site. */
+async function change(model: picker.Choice, sameOrigin = false): Promise<void> {
   const turn = ++changes;
-  queue.use(null);
   clearError();
   say(typeof model === "string" ? `Loading the model ${model}` : "Loading the model");
   let sampler: ConsistencySampler;
   try {
-    sampler = await picker.load(model);
+    sampler = await picker.load(model, sameOrigin);
   } catch (error) {
     if (turn !== changes) return; // another model is wanted by now
     if (!isAbort(error)) throw error;
     say("Cancelled");
+    return;
+  }
+  if (turn !== changes) {
+    sampler.dispose();
     return;
   }
   say("");

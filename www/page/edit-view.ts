@@ -90,6 +90,8 @@ export class EditView implements TabView {
   #canvas = new PaintCanvas(byId<HTMLCanvasElement>("paint"), () => this.#painted());
   /** Where the picture came from, in words. */
   #origin = "Blank";
+  /** Whether a picture was put up, by a person or a link. */
+  #begun = false;
   /** The other end of an interpolation. */
   #other: Pixels | null = null;
   #answers: Sample[] = [];
@@ -172,7 +174,9 @@ export class EditView implements TabView {
     this.#renderPatches(width, height);
     const before = this.#canvas;
     if (before.width !== width || before.height !== height) {
+      const begun = this.#begun;
       this.#put(this.#fitted(before), this.#origin);
+      this.#begun = begun;
       this.#other = this.#other && this.#fitted(this.#other);
       this.#answers = [];
       this.#showAnswers();
@@ -183,13 +187,20 @@ export class EditView implements TabView {
   async opened(): Promise<void> {
     this.#offerOthers();
     this.#fit();
+    const { kept, latest } = this.#page.gallery;
+    const sample = kept[0] ?? latest[0];
+    if (sample?.steps.length && !this.#begun && !this.#canvas.canUndo) this.choose(sample);
   }
 
-  /** Puts a sample on the paint canvas. */
+  /** Puts a sample on the paint canvas, with a hole, so that Generate shows at once what it is for. */
   choose(sample: Sample): void {
     const { label } = sample.recipe;
     if (label !== null && sample.model === this.#info?.name) fields.class.value = String(label);
     this.#put(this.#fitted(pixelsOf(sample)), nameOf(sample));
+    const { width, height } = this.#canvas;
+    const inside = (i: number) => Math.abs((i % width) - (width - 1) / 2) < 0.4 * width && i >= (width * height) / 2;
+    this.#canvas.hole = Uint8Array.from(this.#canvas.hole, (_, i) => Number(inside(i)));
+    this.#update();
   }
 
   /** Puts a file on the paint canvas. */
@@ -208,6 +219,7 @@ export class EditView implements TabView {
 
   #put(picture: Pixels, origin: string): void {
     this.#origin = origin;
+    this.#begun = true;
     this.#canvas.put(picture);
     this.#update();
     this.#fit();

@@ -22,13 +22,19 @@ const onNotice = (notice: string) => notices.add(notice);
 /** Aborts the load under way; null when there is none. */
 let loading: AbortController | null = null;
 /** What was asked for last, for another try. */
-let wanted: Choice = "";
+let wanted: { model: Choice; sameOrigin: boolean } = { model: "", sameOrigin: false };
+/** What is loaded. */
+let current: Choice = "";
 
-/**
- * Connects the controls; `take` is called with the model that a person chose, `takePicture` with a picture that was dropped
- * on the page.
- */
-export function connect(take: (model: Choice) => void, takePicture: (file: File) => void): void {
+/** Who is told of what a person chose: a model, a picture that was dropped on the page, or what is neither. */
+interface Takers {
+  take: (model: Choice) => void;
+  takePicture: (file: File) => void;
+  refuse: (error: Error) => void;
+}
+
+/** Connects the controls. */
+export function connect({ take, takePicture, refuse }: Takers): void {
   byId("model-form").addEventListener("submit", (event) => {
     event.preventDefault();
     take(address.value.trim());
@@ -39,7 +45,7 @@ export function connect(take: (model: Choice) => void, takePicture: (file: File)
     folder.value = "";
   });
   byId("stop").addEventListener("click", () => loading?.abort());
-  byId("retry").addEventListener("click", () => take(wanted));
+  byId("retry").addEventListener("click", () => take(wanted.model));
   byId("kept").addEventListener("click", async (event) => {
     const { id } = targetOf(event).dataset;
     if (!id) return;
@@ -64,8 +70,19 @@ export function connect(take: (model: Choice) => void, takePicture: (file: File)
       const file = item.getAsFile();
       return entry ? filesIn(entry) : file ? [file] : [];
     });
-    take((await Promise.all(found)).flat());
+    const dropped = (await Promise.all(found)).flat();
+    if (dropped.some((item) => /(^|\/)(model_index\.json|[^/]+\.safetensors)$/.test(pathOf(item)))) take(dropped);
+    else refuse(new Error(`expected a model's folder or one picture, found ${namesOf(dropped)}`));
   });
+}
+
+const pathOf = (item: File | DroppedFile) => ("path" in item ? item.path : item.name);
+
+/** What was dropped, in words. */
+function namesOf(items: (File | DroppedFile)[]): string {
+  const names = items.slice(0, 3).map(pathOf);
+  if (items.length > names.length) names.push(`${items.length - names.length} more`);
+  return names.join(", ") || "nothing";
 }
 
 /** An entry of `weights/index.json`, which `cargo xtask build` writes. */
@@ -97,21 +114,26 @@ export async function listModels(folder: string, take: (model: Choice) => void):
   markCurrent();
 }
 
-/** Marks the button of the model that was asked for last. */
+/** Marks the button of the model that is loaded, or on its way. */
 function markCurrent(): void {
   for (const button of byId("site-models").querySelectorAll("button")) {
     const href = (address = "") => new URL(address, document.baseURI).href;
-    const current = typeof wanted === "string" && href(wanted) === href(button.dataset.model);
-    button.setAttribute("aria-pressed", String(current));
+    const model = loading ? wanted.model : current;
+    const pressed = typeof model === "string" && href(model) === href(button.dataset.model);
+    button.setAttribute("aria-pressed", String(pressed));
   }
 }
 
-/** Loads a model in view of the person, who may cancel; a load that is under way gives way. */
-export async function load(model: Choice): Promise<ConsistencySampler> {
+/**
+ * Loads a model in view of the person, who may cancel; a load that is under way gives way.
+ *
+ * @param sameOrigin whether no other site may be asked
+ */
+export async function load(model: Choice, sameOrigin: boolean): Promise<ConsistencySampler> {
   loading?.abort();
   const abort = new AbortController();
   loading = abort;
-  wanted = model;
+  wanted = { model, sameOrigin };
   if (typeof model === "string") address.value = model;
   markCurrent();
   notices.clear();
@@ -120,7 +142,9 @@ export async function load(model: Choice): Promise<ConsistencySampler> {
   byId("bar-text").textContent = "Loading";
   byId("bar").removeAttribute("value");
   try {
-    return await ConsistencySampler.load(model, { signal: abort.signal, onProgress, onNotice });
+    const sampler = await ConsistencySampler.load(model, { sameOrigin, signal: abort.signal, onProgress, onNotice });
+    current = model;
+    return sampler;
   } catch (error) {
     byId("retry").hidden = abort !== loading;
     throw error;
@@ -128,6 +152,7 @@ export async function load(model: Choice): Promise<ConsistencySampler> {
     if (abort === loading) {
       loading = null;
       byId("progress").hidden = true;
+      markCurrent();
     }
     showKept();
   }
@@ -137,7 +162,7 @@ export async function load(model: Choice): Promise<ConsistencySampler> {
 export function describe(info: ModelInfo): void {
   const { name, revision, licence, parameters, sampleSize, numClassEmbeds, bytes, processor, device } = info;
   const facts = {
-    Name: name,
+    Name: element("span", { title: name, textContent: shortName(name) }),
     Revision: revision?.slice(0, 12),
     Licence: licence,
     Parameters: `${(parameters / 1e6).toFixed(2)} million, ${megabytes(bytes)}`,
@@ -145,10 +170,13 @@ export function describe(info: ModelInfo): void {
     Classes: numClassEmbeds ?? "none",
     "Runs on": processor === "cpu" ? "the CPU" : device || "a GPU that the browser does not name",
   };
-  const row = ([term, fact]: [string, string | number | null | undefined]) =>
-    fact ? [element("dt", { textContent: term }), element("dd", { textContent: fact })] : [];
+  const row = ([term, fact]: [string, Node | string | number | null | undefined]) =>
+    fact ? [element("dt", { textContent: term }), element("dd", {}, fact instanceof Node ? fact : String(fact))] : [];
   byId("card").replaceChildren(...Object.entries(facts).flatMap(row));
 }
+
+/** A model's name without what leads to it: the last folder of an address, a hub id as it is. */
+const shortName = (name: string) => (/^https?:/.test(name) && name.split("/").at(-2)) || name;
 
 function onProgress({ stage, bytes, total, bytesPerSecond, secondsLeft, retry }: LoadProgress): void {
   const bar = byId<HTMLProgressElement>("bar");
