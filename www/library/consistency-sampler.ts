@@ -10,11 +10,11 @@
  * @packageDocumentation
  */
 
-import { ConsistencySamplerError, messageOf } from "./error.js";
+import { ConsistencySamplerError, refused } from "./error.js";
 import type { LoadEvent, Method, Methods } from "./messages.js";
 import { openCache } from "./model-cache.js";
 import { sourceOf } from "./model-source.js";
-import { type Answer, SharedModel } from "./runtime.js";
+import { type Answer, baseAddress, place, SharedModel } from "./runtime.js";
 import type {
   Denoised,
   DenoiseOptions,
@@ -39,6 +39,17 @@ export { ConsistencySamplerError };
  * weights, which go with the last of them (`dispose`).
  */
 export class ConsistencySampler {
+  /**
+   * The address of worker.js, beside which pkg/ and pkg-cpu/ are. Needed where a bundler has moved this file away from
+   * them; set it before the first load.
+   */
+  static get workerUrl(): string | URL | null {
+    return place.workerUrl;
+  }
+  static set workerUrl(value: string | URL | null) {
+    place.workerUrl = value;
+  }
+
   readonly info!: ModelInfo;
   #model: SharedModel;
   #onEvent: (event: LoadEvent) => void;
@@ -59,17 +70,22 @@ export class ConsistencySampler {
    * is named, or to the hub, and to where that redirects them, and nowhere else.
    */
   static async load(model: ModelLocation, options: LoadOptions = {}): Promise<ConsistencySampler> {
+    // A caller without types may give null.
+    options ??= {};
     const { cache: cached = true, device, patience, signal } = options;
     signal?.throwIfAborted();
     let sampler: ConsistencySampler;
     try {
-      const source = sourceOf(model, document.baseURI, options);
+      if (!globalThis.Worker) {
+        throw new ConsistencySamplerError("unsupported", "no Worker here: expected a page, or a worker that starts others");
+      }
+      const source = sourceOf(model, baseAddress(), options);
       sampler = new ConsistencySampler(
         (holder) => SharedModel.hold(source, { cached, device, patience }, holder),
         options,
       );
     } catch (error) {
-      throw new ConsistencySamplerError("input", messageOf(error));
+      throw refused("expected an address, a hub id or files, and options", error);
     }
     const abort = () => sampler.#end(signal?.reason);
     signal?.addEventListener("abort", abort);
@@ -95,10 +111,8 @@ export class ConsistencySampler {
   }
 
   /** The noise levels of a run: give the number of steps or the steps themselves. */
-  async schedule({
-    numInferenceSteps,
-    timesteps,
-  }: ScheduleOptions): Promise<{ timesteps: number[]; sigmas: number[] }> {
+  async schedule(options: ScheduleOptions): Promise<{ timesteps: number[]; sigmas: number[] }> {
+    const { numInferenceSteps, timesteps } = options ?? {};
     return this.#until(this.#call("schedule", { numInferenceSteps, timesteps }));
   }
 
@@ -180,7 +194,7 @@ export class ConsistencySampler {
       return this.#model.call(method, params, onEvent);
     } catch (error) {
       // An option that no worker can be sent, such as a function.
-      throw new ConsistencySamplerError("input", `options: ${messageOf(error)}`);
+      throw refused("options", error);
     }
   }
 

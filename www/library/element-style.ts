@@ -39,13 +39,16 @@ button[aria-disabled="true"] { opacity: 0.6; cursor: default; }
 :focus-visible { outline: 3px solid var(--consistency-sampler-accent, currentcolor); outline-offset: 2px; }
 `;
 
-let sheet: CSSStyleSheet | undefined;
+const sheets = new WeakMap<Document, CSSStyleSheet>();
 
-/** The style sheet of all elements, made when the first one needs it. */
-export function styles(): CSSStyleSheet {
-  if (!sheet) {
+/** The style sheet of all elements of a document, made when the first one needs it; none where there is no window. */
+export function styles(document: Document): CSSStyleSheet | undefined {
+  const { CSSStyleSheet } = document.defaultView ?? {};
+  let sheet = sheets.get(document);
+  if (!sheet && CSSStyleSheet) {
     sheet = new CSSStyleSheet();
     sheet.replaceSync(CSS);
+    sheets.set(document, sheet);
   }
   return sheet;
 }

@@ -22,6 +22,7 @@ export class View {
   columns: number | null = null;
   /** What the images show, in words that take the place of "images". */
   alt = "";
+  #root: ShadowRoot;
   #canvas = element("canvas", { part: "canvas", role: "img", hidden: true });
   #poster = element("img", { part: "poster", hidden: true });
   #posterSlot = element("slot", { name: "poster" }, this.#poster);
@@ -46,7 +47,8 @@ export class View {
   #shown: { images: ImageData[]; words: string } | null = null;
 
   constructor(root: ShadowRoot, { generate, cancel, retry }: Actions) {
-    root.adoptedStyleSheets = [styles()];
+    this.#root = root;
+    this.adopted();
     root.append(
       this.#stage,
       this.#progress,
@@ -67,6 +69,13 @@ export class View {
     this.#poster.addEventListener("load", () => this.#fit());
     this.busy(false);
     new ResizeObserver(() => this.#fit()).observe(this.#stage);
+  }
+
+  /** To be called when the element is in another document: style sheets belong to one. */
+  adopted(): void {
+    const root = this.#root;
+    const sheet = styles(root.ownerDocument);
+    if (sheet) root.adoptedStyleSheets = [sheet];
   }
 
   set controls(wanted: boolean) {

@@ -93,10 +93,23 @@ export class ConsistencySamplerElement extends Base {
       cancel: () => this.cancel(),
       retry: () => this.#begin(),
     });
+    // No change of an attribute is told of as long as this runs.
+    queueMicrotask(() => this.#upgrade());
+  }
+
+  /** Properties that were set before the element was defined hide the accessors: takes them over. */
+  #upgrade(): void {
+    for (const [name, value] of Object.entries(this)) {
+      const accessor = Object.getOwnPropertyDescriptor(ConsistencySamplerElement.prototype, name);
+      if (!accessor?.get) continue;
+      delete this[name as keyof this];
+      accessor.set?.call(this, value);
+    }
   }
 
   /** @internal */
   connectedCallback(): void {
+    this.#upgrade();
     if (this.loading === "eager") this.#begin();
     else if (this.loading === "lazy" && !this.#started) this.#watch();
   }
@@ -113,10 +126,16 @@ export class ConsistencySamplerElement extends Base {
   }
 
   /** @internal */
+  adoptedCallback(): void {
+    this.#view.adopted();
+    this.#observer = null;
+  }
+
+  /** @internal */
   attributeChangedCallback(name: string, before: string | null, value: string | null): void {
     if (before === value) return;
     const view = this.#view;
-    if (name === "poster") view.poster = value && new URL(value, this.baseURI).href;
+    if (name === "poster") view.poster = value;
     if (name === "controls") view.controls = value !== null;
     if (name === "alt") view.alt = value ?? "";
     if (name === "columns") view.columns = this.#columns();
@@ -242,14 +261,16 @@ export class ConsistencySamplerElement extends Base {
   load(): Promise<ModelInfo> {
     if (this.#load) return this.#load.info;
     const { promise, resolve } = deferred<ModelInfo>();
-    this.#load = { abort: new AbortController(), info: promise };
-    resolve(this.#fetch(this.#load));
+    const load = { abort: new AbortController(), info: promise };
+    this.#load = load;
+    // Whoever else asks in the same go gets this load, and its error is one event.
+    queueMicrotask(() => resolve(this.#fetch(load)));
     return promise;
   }
 
   /** Draws samples: what the attributes ask for, unless `options`, those of `ConsistencySampler.sample`, say otherwise. */
   sample(options: SampleOptions = {}): Promise<SampleResult> {
-    return this.#run("sample", options);
+    return this.#run("sample", options ?? {});
   }
 
   /** Changes a picture and shows the results; `options` are those of `ConsistencySampler.edit`. */
@@ -265,6 +286,8 @@ export class ConsistencySamplerElement extends Base {
 
   /** Loads and draws as soon as the element comes near the view. */
   #watch(): void {
+    // That of the window that the element is in.
+    const { IntersectionObserver } = this.ownerDocument.defaultView ?? window;
     this.#observer ??= new IntersectionObserver(
       (entries, observer) => {
         if (!entries.some(({ isIntersecting }) => isIntersecting)) return;

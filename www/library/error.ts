@@ -1,8 +1,8 @@
 /** What went wrong, as a word to decide by. */
 export type ErrorCode =
-  /** No usable WebGPU, and the CPU not wanted. */
+  /** No usable WebGPU, and the CPU not wanted; or no worker can be started here. */
   | "unsupported"
-  /** No answer, or one that broke off. */
+  /** No answer, or one that broke off; the worker's script did not load. */
   | "network"
   /** A status other than success, or a web page in place of a file. */
   | "http"
@@ -48,6 +48,16 @@ export async function failing<T>(code: ErrorCode | null, subject: string, action
     if (error instanceof ConsistencySamplerError) throw error;
     throw new ConsistencySamplerError(code ?? codeOf(error), `${subject}: ${messageOf(error)}`, { cause: error });
   }
+}
+
+/**
+ * An error that was thrown at what a caller gave, with a subject before its message unless it has its code already.
+ *
+ * @internal
+ */
+export function refused(subject: string, error: unknown): ConsistencySamplerError {
+  if (error instanceof ConsistencySamplerError) return error;
+  return new ConsistencySamplerError("input", `${subject}: ${messageOf(error)}`);
 }
 
 /**

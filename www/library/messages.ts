@@ -22,6 +22,8 @@ export interface LoadParams {
   cached: boolean;
   device: LoadOptions["device"];
   patience: LoadOptions["patience"];
+  /** The addresses of the WebAssembly modules. */
+  modules: Record<ModelInfo["processor"], string>;
 }
 
 /** A load tells how far it is, and what a person should know. */

@@ -3,7 +3,7 @@
 // The worker begins with the first model and ends with the last; `worker.ts` is the other end of its messages. When it
 // ends by itself, or its GPU is lost, another one takes its place, once for each call that was under way.
 
-import { ConsistencySamplerError } from "./error.js";
+import { ConsistencySamplerError, messageOf } from "./error.js";
 import type { Call, FromWorker, LoadEvent, LoadParams, Method, Methods, ToWorker } from "./messages.js";
 import { keyOf, type Source } from "./model-source.js";
 import type { ModelInfo } from "./types.js";
@@ -26,6 +26,22 @@ export interface Answer<T> {
   answer: Promise<T>;
   cancel: () => void;
 }
+
+const NAME = "consistency-sampler";
+const GPU = "pkg/consistency_sampler_bg.wasm";
+const CPU = "pkg-cpu/consistency_sampler_bg.wasm";
+
+/** What to do about a worker that does not start, where its script is of the page's origin and where it is not. */
+const PLACES =
+  "a bundler that leaves it behind needs worker.js, pkg/ and pkg-cpu/ beside its output, or ConsistencySampler.workerUrl; " +
+  "the page's policy must allow it by worker-src";
+const FOREIGN = "its server must send Access-Control-Allow-Origin, and the page's policy have worker-src blob:";
+
+/** What a page may say about where the files are. */
+export const place: { workerUrl: string | URL | null } = { workerUrl: null };
+
+/** The page's one policy of Trusted Types, where there are such. */
+let policy: TrustedScriptPolicy | undefined;
 
 type Holder = (event: LoadEvent) => void;
 
@@ -60,10 +76,11 @@ export class SharedModel {
    * @param options which, but for the device, count when it is not being loaded yet
    * @param holder told of the load's progress and notices
    */
-  static hold(source: Source, options: Omit<LoadParams, "source">, holder: Holder): SharedModel {
-    const place = keyOf(source);
-    const key = place ? `${options.device ?? "any"} ${place}` : Symbol("files");
-    const model = models.get(key) ?? new SharedModel(key, { source, ...options });
+  static hold(source: Source, options: Omit<LoadParams, "source" | "modules">, holder: Holder): SharedModel {
+    const known = keyOf(source);
+    const key = known ? `${options.device ?? "any"} ${known}` : Symbol("files");
+    const { gpu, cpu } = files();
+    const model = models.get(key) ?? new SharedModel(key, { source, modules: { gpu, cpu }, ...options });
     models.set(key, model);
     model.#holders.add(holder);
     if (model.#lastEvent) holder(model.#lastEvent);
@@ -166,9 +183,9 @@ export class SharedModel {
 
   /**
    * The worker or its GPU is gone, and every model with it. What was under way is done again in another worker; what is
-   * lost for a second time rejects with `error`, and the next call brings its model back.
+   * lost for a second time, or not to be tried `again`, rejects with `error`, and the next call brings its model back.
    */
-  static restart(error: ConsistencySamplerError): void {
+  static restart(error: ConsistencySamplerError, again = true): void {
     stop();
     const interrupted = [...calls.values()];
     const first = new Set(interrupted.filter(({ message }) => message.method === "load").map(({ model }) => model));
@@ -176,7 +193,7 @@ export class SharedModel {
     for (const call of interrupted) {
       // What waits for its model to come back has not begun.
       if (!call.posted) continue;
-      if (call.again) {
+      if (call.again || !again) {
         calls.delete(call.message.id);
         call.reject(error);
       } else {
@@ -196,14 +213,39 @@ function send(message: ToWorker): void {
   worker?.postMessage(message);
 }
 
+/** Where relative addresses begin: at the page's base or, in a worker, at its script (of a blob, at the site). */
+export const baseAddress = () => globalThis.document?.baseURI ?? location.href.replace(/^blob:/, "");
+
+/** Where the files are that are fetched with the first model. */
+function files(): LoadParams["modules"] & { worker: URL } {
+  const { workerUrl } = place;
+  try {
+    // Bundlers know a file by these very expressions.
+    const worker = workerUrl ? new URL(workerUrl, baseAddress()) : new URL("./worker.js", import.meta.url);
+    const gpu = workerUrl ? new URL(GPU, worker) : new URL("./pkg/consistency_sampler_bg.wasm", import.meta.url);
+    const cpu = workerUrl ? new URL(CPU, worker) : new URL("./pkg-cpu/consistency_sampler_bg.wasm", import.meta.url);
+    return { worker, gpu: gpu.href, cpu: cpu.href };
+  } catch (error) {
+    throw new ConsistencySamplerError("unsupported", `worker.js: ${messageOf(error)} (${PLACES})`);
+  }
+}
+
 function start(): Worker {
-  const started = open();
-  started.onmessage = ({ data }: MessageEvent<FromWorker>) => receive(data);
+  const { worker: script } = files();
+  // Of a sandboxed frame, every script is another origin's.
+  const foreign = script.origin !== self.origin;
+  const started = open(script.href, foreign);
+  const unloaded = () => {
+    const cure = foreign ? FOREIGN : PLACES;
+    const error = new ConsistencySamplerError("network", `the worker's script did not load: ${script} (${cure})`);
+    SharedModel.restart(error, false);
+  };
+  started.onmessage = ({ data }: MessageEvent<FromWorker | null>) => (data ? receive(data) : unloaded());
   // Nothing is known about an error outside a call, least of all whether the worker still works.
   started.onerror = (event) => {
     event.preventDefault();
-    const reason = event.message ?? "its script did not load";
-    SharedModel.restart(new ConsistencySamplerError("failed", `the worker failed: ${reason}`));
+    if (event.message === undefined) unloaded();
+    else SharedModel.restart(new ConsistencySamplerError("failed", `the worker failed: ${event.message}`));
   };
   // The browser may end a worker and say nothing; but then it frees the lock that the worker held.
   const lock: ToWorker = { method: "watch", lock: `consistency-sampler ${crypto.getRandomValues(new Uint32Array(4))}` };
@@ -212,18 +254,29 @@ function start(): Worker {
   return started;
 }
 
-function open(): Worker {
-  try {
-    // Bundlers know a worker by this very expression.
-    return new Worker(new URL("./worker.js", import.meta.url), { type: "module", name: "consistency-sampler" });
-  } catch {
-    // In a sandboxed frame every script is another origin's. No worker starts from one, but from a script of the frame's own,
-    // and not from a module in every browser, so that one imports it; until then it keeps the messages that come.
-    const address = JSON.stringify(import.meta.url.replace(/[^/]*$/, "worker.js"));
-    const script = `const early = [];
+/** @param foreign whether the script is another origin's */
+function open(script: string, foreign: boolean): Worker {
+  let address = script;
+  if (foreign) {
+    // No worker starts from one, but from a script of the page's own, and not from a module in every browser, so that one
+    // imports it; until then it keeps the messages that come.
+    const text = `const early = [];
       onmessage = (event) => early.push(event);
-      import(${address}).then(() => early.forEach((event) => onmessage(event)), (error) => setTimeout(() => { throw error; }));`;
-    return new Worker(URL.createObjectURL(new Blob([script], { type: "text/javascript" })));
+      import(${JSON.stringify(script)}).then(() => early.forEach((event) => onmessage(event)), () => postMessage(null));`;
+    address = URL.createObjectURL(new Blob([text], { type: "text/javascript" }));
+  }
+  const { trustedTypes } = globalThis;
+  try {
+    policy ??= trustedTypes?.createPolicy(NAME, { createScriptURL: (address) => address });
+  } catch {
+    // The page does not allow it, and perhaps needs none.
+  }
+  try {
+    address = policy?.createScriptURL(address) ?? address;
+    return new Worker(address, foreign ? { name: NAME } : { type: "module", name: NAME });
+  } catch (error) {
+    const cure = trustedTypes && !policy ? `the page's policy must have trusted-types ${NAME}` : foreign ? FOREIGN : PLACES;
+    throw new ConsistencySamplerError("unsupported", `no worker starts from ${script}: ${messageOf(error)} (${cure})`);
   }
 }
 

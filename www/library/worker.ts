@@ -88,14 +88,14 @@ async function told(error: unknown): Promise<WorkerError> {
 }
 
 async function load({ model: number, params }: Call<"load">, emit: (event: LoadEvent) => void): Promise<ModelInfo> {
-  const { source, cached, patience, device: wanted } = params;
+  const { source, cached, patience, device: wanted, modules } = params;
   const abort = new AbortController();
   const { signal } = abort;
   const entry: LoadedModel = { abort, model: null, turn: Promise.resolve() };
   models.set(number, entry);
   const notice = (notice: string) => emit({ notice });
   const cache = await CachedModel.open(cached ? keyOf(source) : null, notice);
-  const opening = openProcessor(wanted, notice);
+  const opening = openProcessor(wanted, modules, notice);
   const [{ Loader, device, kind }, about] = await Promise.all([opening, describeOrRecall(source, cache)]);
   if (kind === "gpu") gpu = device;
   const { name, revision, licence, classNames, texts, single, weights } = about;
