@@ -48,7 +48,6 @@ export class View {
 
   constructor(root: ShadowRoot, { generate, cancel, retry }: Actions) {
     this.#root = root;
-    this.adopted();
     root.append(
       this.#stage,
       this.#progress,
@@ -71,11 +70,11 @@ export class View {
     new ResizeObserver(() => this.#fit()).observe(this.#stage);
   }
 
-  /** To be called when the element is in another document: style sheets belong to one. */
-  adopted(): void {
-    const root = this.#root;
-    const sheet = styles(root.ownerDocument);
-    if (sheet) root.adoptedStyleSheets = [sheet];
+  /** To be called when the element comes into a document, for a style sheet belongs to one: elsewhere it does not count. */
+  connected(): void {
+    const { adoptedStyleSheets: others, ownerDocument } = this.#root;
+    const sheet = styles(ownerDocument);
+    if (sheet && !others.includes(sheet)) this.#root.adoptedStyleSheets = [sheet, ...others];
   }
 
   set controls(wanted: boolean) {

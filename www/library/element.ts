@@ -110,6 +110,7 @@ export class ConsistencySamplerElement extends Base {
   /** @internal */
   connectedCallback(): void {
     this.#upgrade();
+    this.#view.connected();
     if (this.loading === "eager") this.#begin();
     else if (this.loading === "lazy" && !this.#started) this.#watch();
   }
@@ -123,12 +124,6 @@ export class ConsistencySamplerElement extends Base {
       this.#started = false;
       this.#unload();
     });
-  }
-
-  /** @internal */
-  adoptedCallback(): void {
-    this.#view.adopted();
-    this.#observer = null;
   }
 
   /** @internal */
@@ -286,8 +281,6 @@ export class ConsistencySamplerElement extends Base {
 
   /** Loads and draws as soon as the element comes near the view. */
   #watch(): void {
-    // That of the window that the element is in.
-    const { IntersectionObserver } = this.ownerDocument.defaultView ?? window;
     this.#observer ??= new IntersectionObserver(
       (entries, observer) => {
         if (!entries.some(({ isIntersecting }) => isIntersecting)) return;

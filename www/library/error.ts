@@ -1,8 +1,8 @@
 /** What went wrong, as a word to decide by. */
 export type ErrorCode =
-  /** No usable WebGPU, and the CPU not wanted; or no worker can be started here. */
+  /** No usable WebGPU, and the CPU not wanted, or no worker starts here. */
   | "unsupported"
-  /** No answer, or one that broke off; the worker's script did not load. */
+  /** No answer, or one that broke off, for the worker's script too. */
   | "network"
   /** A status other than success, or a web page in place of a file. */
   | "http"

@@ -2,8 +2,8 @@
 
 import type { ConsistencySamplerElement, ConsistencySamplerElementEventMap as Events } from "./element.js";
 
-/** Attributes and properties, as a template may give them. */
-interface Attributes {
+/** The attributes and properties, as a template may give them. */
+interface TagAttributes {
   model?: string | null;
   revision?: string | null;
   hub?: string | null;
@@ -23,7 +23,7 @@ interface Attributes {
 type Listeners = { [Name in keyof Events as `on${Name}`]?: (event: Events[Name]) => void };
 type CapitalizedListeners = { [Name in keyof Events as `on${Capitalize<Name>}`]?: (event: Events[Name]) => void };
 
-// React's own interfaces gain nothing here; they are named so that they exist where React does not.
+// The frameworks' own interfaces gain nothing here; they are named so that they exist where the framework does not.
 declare module "react" {
   interface ClassAttributes<T> {}
   interface HTMLAttributes<T> {}
@@ -31,7 +31,7 @@ declare module "react" {
     interface IntrinsicElements {
       "consistency-sampler": ClassAttributes<ConsistencySamplerElement> &
         HTMLAttributes<ConsistencySamplerElement> &
-        Attributes &
+        TagAttributes &
         Listeners;
     }
   }
@@ -42,7 +42,20 @@ declare module "vue" {
   interface GlobalComponents {
     // What a template may say is in $props; a ref is the element.
     "consistency-sampler": new () => ConsistencySamplerElement & {
-      $props: HTMLAttributes & Attributes & CapitalizedListeners;
+      $props: HTMLAttributes & TagAttributes & CapitalizedListeners;
     };
+  }
+}
+
+declare module "preact" {
+  interface ClassAttributes<T> {}
+  interface HTMLAttributes<RefType extends EventTarget = EventTarget> {}
+  namespace JSX {
+    interface IntrinsicElements {
+      "consistency-sampler": ClassAttributes<ConsistencySamplerElement> &
+        HTMLAttributes<ConsistencySamplerElement> &
+        TagAttributes &
+        Listeners;
+    }
   }
 }
