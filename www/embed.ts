@@ -8,28 +8,18 @@ import { ConsistencySamplerElement } from "./element.js";
 const DEFAULT_MODEL = "weights/mnist/";
 const refused: string[] = [];
 
-/** An address of this site in full; null for any other. */
-function own(address: string): string | null {
-  try {
-    const { origin, href } = new URL(address, document.baseURI);
-    return origin === location.origin ? href : null;
-  } catch {
-    return null;
-  }
-}
-
 const element = document.createElement("consistency-sampler");
 const query = new URLSearchParams(location.search);
 if (!query.has("model")) query.set("model", DEFAULT_MODEL);
 for (const [name, value] of query) {
   if (!ConsistencySamplerElement.observedAttributes.includes(name)) {
     // Sites and messengers add their own to links, which are no visitor's concern.
-    console.warn(`Ignored in the address: ${name}, which is no option here`);
+    console.warn(`${name} is no option here`);
   } else if (["hub", "revision"].includes(name)) refused.push(`${name}, which is no option here`);
   else if (["model", "poster"].includes(name)) {
-    // In full, a folder without a slash is no hub id.
-    const address = value && own(value);
-    if (address !== null) element.setAttribute(name, address);
+    // Of what is no address, this origin is empty. In full, a folder without a slash is no hub id.
+    const { origin, href } = Object.assign(document.createElement("a"), { href: value });
+    if (origin === location.origin) element.setAttribute(name, value && href);
     else refused.push(`${name}, which is not ${name === "model" ? "a folder " : ""}of this site`);
   } else element.setAttribute(name, value);
 }

@@ -120,7 +120,7 @@ test("an embedded address cannot name another site, and what it gets wrong is sa
       "poster, which is not of this site",
   );
   // What the element does not know is not for a visitor to read.
-  assert.deepEqual(warnings, ["sed", "utm_source"].map((name) => `Ignored in the address: ${name}, which is no option here`));
+  assert.deepEqual(warnings, ["sed", "utm_source"].map((name) => `${name} is no option here`));
   assert.deepEqual(elsewhere, []);
   await page.context().close();
 });

@@ -92,7 +92,7 @@ test("everything can be imported where there is no DOM, and does nothing there",
 });
 
 /** What the compiler says of a file. */
-function check(file, { compiler = "typescript/bin/tsc", ...options } = {}) {
+function check(file, /** @type {Record<string, string>} */ { compiler = "typescript/bin/tsc", ...options } = {}) {
   const compilerOptions = {
     noEmit: true, strict: true, target: "es2022", module: "esnext", moduleResolution: "bundler", lib: ["es2023", "dom", "dom.iterable"], types: [], ...options,
   };
@@ -286,7 +286,7 @@ async function titleOf(built) {
     await page.waitForFunction(() => document.title !== "Built", null, { timeout: 240_000 });
     const title = await page.title();
     if (!title.startsWith("error")) assert.deepEqual(page.complaints, []);
-    return title.replace(server.origin, "");
+    return title.replace(`from ${server.origin}`, "from ");
   } finally {
     await browser.close();
     await server.stop();
@@ -347,9 +347,12 @@ for (const [name, bundle] of Object.entries(bundlers)) {
     assert.equal(bundle(root).trim(), "");
     const dist = path.join(root, "dist");
     cpSync(path.join(root, "index.html"), path.join(dist, "index.html"));
-    assert.match(await titleOf(dist), /^error: the worker's script did not load: \/app\/worker\.js \(.*worker\.js, pkg\/ and pkg-cpu\/ beside its output, or ConsistencySampler\.workerUrl/);
+    assert.match(await titleOf(dist), /^error: no worker starts from \/app\/worker\.js: its script did not load \(copy worker\.js, pkg\/ and pkg-cpu\/ beside the bundle or set ConsistencySampler\.workerUrl/);
     // As the package's README says: `cp -r node_modules/consistency-sampler/{worker.js,pkg,pkg-cpu} dist/app/`.
-    for (const file of ["worker.js", "pkg", "pkg-cpu"]) cpSync(path.join(installed, file), path.join(dist, "app", file), { recursive: true });
+    const copy = (file) => cpSync(path.join(installed, file), path.join(dist, "app", file), { recursive: true });
+    copy("worker.js");
+    assert.match(await titleOf(dist), /^error: the WebAssembly module: http\S+\/app\/pkg\/consistency_sampler_bg\.wasm: /);
+    ["pkg", "pkg-cpu"].forEach(copy);
     assert.equal(await titleOf(dist), "drawn 1");
     // Or elsewhere, where the page says so.
     mkdirSync(path.join(dist, "static"));

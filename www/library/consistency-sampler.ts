@@ -10,7 +10,7 @@
  * @packageDocumentation
  */
 
-import { ConsistencySamplerError, refused } from "./error.js";
+import { ConsistencySamplerError, typed } from "./error.js";
 import type { LoadEvent, Method, Methods } from "./messages.js";
 import { openCache } from "./model-cache.js";
 import { sourceOf } from "./model-source.js";
@@ -43,12 +43,7 @@ export class ConsistencySampler {
    * The address of worker.js, beside which pkg/ and pkg-cpu/ are. Needed where a bundler has moved this file away from
    * them; set it before the first load.
    */
-  static get workerUrl(): string | URL | null {
-    return place.workerUrl;
-  }
-  static set workerUrl(value: string | URL | null) {
-    place.workerUrl = value;
-  }
+  static workerUrl: string | URL | null = null;
 
   readonly info!: ModelInfo;
   #model: SharedModel;
@@ -77,15 +72,19 @@ export class ConsistencySampler {
     let sampler: ConsistencySampler;
     try {
       if (!globalThis.Worker) {
-        throw new ConsistencySamplerError("unsupported", "no Worker here: expected a page, or a worker that starts others");
+        throw new ConsistencySamplerError(
+          "unsupported",
+          "no Worker here: expected a page or a worker that starts others",
+        );
       }
+      place.workerUrl = ConsistencySampler.workerUrl;
       const source = sourceOf(model, baseAddress(), options);
       sampler = new ConsistencySampler(
         (holder) => SharedModel.hold(source, { cached, device, patience }, holder),
         options,
       );
     } catch (error) {
-      throw refused("expected an address, a hub id or files, and options", error);
+      throw typed("input", "expected an address, a hub id or files, and options", error);
     }
     const abort = () => sampler.#end(signal?.reason);
     signal?.addEventListener("abort", abort);
@@ -194,7 +193,7 @@ export class ConsistencySampler {
       return this.#model.call(method, params, onEvent);
     } catch (error) {
       // An option that no worker can be sent, such as a function.
-      throw refused("options", error);
+      throw typed("input", "options", error);
     }
   }
 

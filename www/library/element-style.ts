@@ -39,16 +39,20 @@ button[aria-disabled="true"] { opacity: 0.6; cursor: default; }
 :focus-visible { outline: 3px solid var(--consistency-sampler-accent, currentcolor); outline-offset: 2px; }
 `;
 
+/** A sheet belongs to a document, whose elements share it. */
 const sheets = new WeakMap<Document, CSSStyleSheet>();
 
-/** The style sheet of all elements of a document, made when the first one needs it; none where there is no window. */
-export function styles(document: Document): CSSStyleSheet | undefined {
-  const { CSSStyleSheet } = document.defaultView ?? {};
-  let sheet = sheets.get(document);
-  if (!sheet && CSSStyleSheet) {
+/** Gives an element its style; to be called each time that it comes into a document, perhaps another one. */
+export function style(root: ShadowRoot): void {
+  const { ownerDocument } = root;
+  const { CSSStyleSheet } = ownerDocument.defaultView ?? {};
+  // Where there is no window nothing is shown.
+  if (!CSSStyleSheet) return;
+  let sheet = sheets.get(ownerDocument);
+  if (!sheet) {
     sheet = new CSSStyleSheet();
     sheet.replaceSync(CSS);
-    sheets.set(document, sheet);
+    sheets.set(ownerDocument, sheet);
   }
-  return sheet;
+  root.adoptedStyleSheets = [...new Set([sheet, ...root.adoptedStyleSheets])];
 }

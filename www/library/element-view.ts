@@ -1,7 +1,6 @@
 // What the element shows, in its shadow root. Knows neither model nor attributes; `element.ts` tells it what there is.
 
 import { columnsFor, context2d, element, many, megabytes, Notices, pixelScale } from "./display.js";
-import { styles } from "./element-style.js";
 import type { ConsistencySamplerError } from "./error.js";
 import type { LoadProgress } from "./types.js";
 
@@ -22,7 +21,6 @@ export class View {
   columns: number | null = null;
   /** What the images show, in words that take the place of "images". */
   alt = "";
-  #root: ShadowRoot;
   #canvas = element("canvas", { part: "canvas", role: "img", hidden: true });
   #poster = element("img", { part: "poster", hidden: true });
   #posterSlot = element("slot", { name: "poster" }, this.#poster);
@@ -47,7 +45,6 @@ export class View {
   #shown: { images: ImageData[]; words: string } | null = null;
 
   constructor(root: ShadowRoot, { generate, cancel, retry }: Actions) {
-    this.#root = root;
     root.append(
       this.#stage,
       this.#progress,
@@ -68,13 +65,6 @@ export class View {
     this.#poster.addEventListener("load", () => this.#fit());
     this.busy(false);
     new ResizeObserver(() => this.#fit()).observe(this.#stage);
-  }
-
-  /** To be called when the element comes into a document, for a style sheet belongs to one: elsewhere it does not count. */
-  connected(): void {
-    const { adoptedStyleSheets: others, ownerDocument } = this.#root;
-    const sheet = styles(ownerDocument);
-    if (sheet && !others.includes(sheet)) this.#root.adoptedStyleSheets = [sheet, ...others];
   }
 
   set controls(wanted: boolean) {

@@ -45,19 +45,18 @@ export async function failing<T>(code: ErrorCode | null, subject: string, action
   try {
     return await action();
   } catch (error) {
-    if (error instanceof ConsistencySamplerError) throw error;
-    throw new ConsistencySamplerError(code ?? codeOf(error), `${subject}: ${messageOf(error)}`, { cause: error });
+    throw typed(code, subject, error);
   }
 }
 
 /**
- * An error that was thrown at what a caller gave, with a subject before its message unless it has its code already.
+ * The error that was thrown, with a subject and a code as `failing` gives them.
  *
  * @internal
  */
-export function refused(subject: string, error: unknown): ConsistencySamplerError {
+export function typed(code: ErrorCode | null, subject: string, error: unknown): ConsistencySamplerError {
   if (error instanceof ConsistencySamplerError) return error;
-  return new ConsistencySamplerError("input", `${subject}: ${messageOf(error)}`);
+  return new ConsistencySamplerError(code ?? codeOf(error), `${subject}: ${messageOf(error)}`, { cause: error });
 }
 
 /**

@@ -3,7 +3,7 @@
 // The worker begins with the first model and ends with the last; `worker.ts` is the other end of its messages. When it
 // ends by itself, or its GPU is lost, another one takes its place, once for each call that was under way.
 
-import { ConsistencySamplerError, messageOf } from "./error.js";
+import { ConsistencySamplerError, type ErrorCode, messageOf } from "./error.js";
 import type { Call, FromWorker, LoadEvent, LoadParams, Method, Methods, ToWorker } from "./messages.js";
 import { keyOf, type Source } from "./model-source.js";
 import type { ModelInfo } from "./types.js";
@@ -28,14 +28,11 @@ export interface Answer<T> {
 }
 
 const NAME = "consistency-sampler";
-const GPU = "pkg/consistency_sampler_bg.wasm";
-const CPU = "pkg-cpu/consistency_sampler_bg.wasm";
 
 /** What to do about a worker that does not start, where its script is of the page's origin and where it is not. */
 const PLACES =
-  "a bundler that leaves it behind needs worker.js, pkg/ and pkg-cpu/ beside its output, or ConsistencySampler.workerUrl; " +
-  "the page's policy must allow it by worker-src";
-const FOREIGN = "its server must send Access-Control-Allow-Origin, and the page's policy have worker-src blob:";
+  "copy worker.js, pkg/ and pkg-cpu/ beside the bundle or set ConsistencySampler.workerUrl; allow it by worker-src";
+const FOREIGN = "allow it by worker-src blob: and, there, by Access-Control-Allow-Origin";
 
 /** What a page may say about where the files are. */
 export const place: { workerUrl: string | URL | null } = { workerUrl: null };
@@ -76,11 +73,10 @@ export class SharedModel {
    * @param options which, but for the device, count when it is not being loaded yet
    * @param holder told of the load's progress and notices
    */
-  static hold(source: Source, options: Omit<LoadParams, "source" | "modules">, holder: Holder): SharedModel {
-    const known = keyOf(source);
-    const key = known ? `${options.device ?? "any"} ${known}` : Symbol("files");
-    const { gpu, cpu } = files();
-    const model = models.get(key) ?? new SharedModel(key, { source, modules: { gpu, cpu }, ...options });
+  static hold(source: Source, options: Omit<LoadParams, "source">, holder: Holder): SharedModel {
+    const place = keyOf(source);
+    const key = place ? `${options.device ?? "any"} ${place}` : Symbol("files");
+    const model = models.get(key) ?? new SharedModel(key, { source, ...options });
     models.set(key, model);
     model.#holders.add(holder);
     if (model.#lastEvent) holder(model.#lastEvent);
@@ -217,67 +213,72 @@ function send(message: ToWorker): void {
 export const baseAddress = () => globalThis.document?.baseURI ?? location.href.replace(/^blob:/, "");
 
 /** Where the files are that are fetched with the first model. */
-function files(): LoadParams["modules"] & { worker: URL } {
+function files(): { script: URL; modules: Record<ModelInfo["processor"], string> } {
   const { workerUrl } = place;
-  try {
-    // Bundlers know a file by these very expressions.
-    const worker = workerUrl ? new URL(workerUrl, baseAddress()) : new URL("./worker.js", import.meta.url);
-    const gpu = workerUrl ? new URL(GPU, worker) : new URL("./pkg/consistency_sampler_bg.wasm", import.meta.url);
-    const cpu = workerUrl ? new URL(CPU, worker) : new URL("./pkg-cpu/consistency_sampler_bg.wasm", import.meta.url);
-    return { worker, gpu: gpu.href, cpu: cpu.href };
-  } catch (error) {
-    throw new ConsistencySamplerError("unsupported", `worker.js: ${messageOf(error)} (${PLACES})`);
-  }
+  // Bundlers know a file by such an expression, and put its address there.
+  const script = workerUrl ? new URL(workerUrl, baseAddress()) : new URL("./worker.js", import.meta.url);
+  const gpu = workerUrl
+    ? new URL("./pkg/consistency_sampler_bg.wasm", script)
+    : new URL("./pkg/consistency_sampler_bg.wasm", import.meta.url);
+  const cpu = workerUrl
+    ? new URL("./pkg-cpu/consistency_sampler_bg.wasm", script)
+    : new URL("./pkg-cpu/consistency_sampler_bg.wasm", import.meta.url);
+  return { script, modules: { gpu: gpu.href, cpu: cpu.href } };
 }
 
 function start(): Worker {
-  const { worker: script } = files();
-  // Of a sandboxed frame, every script is another origin's.
-  const foreign = script.origin !== self.origin;
-  const started = open(script.href, foreign);
-  const unloaded = () => {
-    const cure = foreign ? FOREIGN : PLACES;
-    const error = new ConsistencySamplerError("network", `the worker's script did not load: ${script} (${cure})`);
-    SharedModel.restart(error, false);
-  };
-  started.onmessage = ({ data }: MessageEvent<FromWorker | null>) => (data ? receive(data) : unloaded());
-  // Nothing is known about an error outside a call, least of all whether the worker still works.
-  started.onerror = (event) => {
-    event.preventDefault();
-    if (event.message === undefined) unloaded();
-    else SharedModel.restart(new ConsistencySamplerError("failed", `the worker failed: ${event.message}`));
-  };
-  // The browser may end a worker and say nothing; but then it frees the lock that the worker held.
-  const lock: ToWorker = { method: "watch", lock: `consistency-sampler ${crypto.getRandomValues(new Uint32Array(4))}` };
-  started.postMessage(lock);
-  watch = new AbortController();
-  return started;
+  let address = "worker.js";
+  let cure = PLACES;
+  const failure = (code: ErrorCode, reason: string) =>
+    new ConsistencySamplerError(code, `no worker starts from ${address}: ${reason} (${cure})`);
+  try {
+    const { script, modules } = files();
+    address = script.href;
+    // Of a sandboxed frame, every script is another origin's.
+    const foreign = script.origin !== self.origin;
+    if (foreign) cure = FOREIGN;
+    const started = new Worker(trusted(foreign ? importing(address) : address), {
+      type: foreign ? "classic" : "module",
+      name: NAME,
+    });
+    const unloaded = () => SharedModel.restart(failure("network", "its script did not load"), false);
+    started.onmessage = ({ data }: MessageEvent<FromWorker | null>) => (data ? receive(data) : unloaded());
+    // Nothing is known about an error outside a call, least of all whether the worker still works.
+    started.onerror = (event) => {
+      event.preventDefault();
+      if (event.message === undefined) unloaded();
+      else SharedModel.restart(new ConsistencySamplerError("failed", `the worker failed: ${event.message}`));
+    };
+    // The browser may end a worker and say nothing; but then it frees the lock that the worker held.
+    const lock = `${NAME} ${crypto.getRandomValues(new Uint32Array(4))}`;
+    started.postMessage({ method: "begin", lock, modules } satisfies ToWorker);
+    watch = new AbortController();
+    return started;
+  } catch (error) {
+    if (globalThis.trustedTypes && !policy) cure = `allow it by trusted-types ${NAME}`;
+    throw failure("unsupported", messageOf(error));
+  }
 }
 
-/** @param foreign whether the script is another origin's */
-function open(script: string, foreign: boolean): Worker {
-  let address = script;
-  if (foreign) {
-    // No worker starts from one, but from a script of the page's own, and not from a module in every browser, so that one
-    // imports it; until then it keeps the messages that come.
-    const text = `const early = [];
-      onmessage = (event) => early.push(event);
-      import(${JSON.stringify(script)}).then(() => early.forEach((event) => onmessage(event)), () => postMessage(null));`;
-    address = URL.createObjectURL(new Blob([text], { type: "text/javascript" }));
-  }
-  const { trustedTypes } = globalThis;
+/**
+ * The address of a script that imports another origin's. No worker starts from that, but from a script of the page's own,
+ * and not from a module in every browser; until it has the other script it keeps the messages that come.
+ */
+function importing(address: string): string {
+  const text = `const early = [];
+    onmessage = (event) => early.push(event);
+    import(${JSON.stringify(address)}).then(() => early.forEach((event) => onmessage(event)), () => postMessage(null));`;
+  return URL.createObjectURL(new Blob([text], { type: "text/javascript" }));
+}
+
+/** An address as Trusted Types want it, as far as the page allows the policy. */
+function trusted(address: string): string {
   try {
-    policy ??= trustedTypes?.createPolicy(NAME, { createScriptURL: (address) => address });
+    policy ??= globalThis.trustedTypes?.createPolicy(NAME, { createScriptURL: (address) => address });
   } catch {
-    // The page does not allow it, and perhaps needs none.
+    // Perhaps the page needs none.
   }
-  try {
-    address = policy?.createScriptURL(address) ?? address;
-    return new Worker(address, foreign ? { name: NAME } : { type: "module", name: NAME });
-  } catch (error) {
-    const cure = trustedTypes && !policy ? `the page's policy must have trusted-types ${NAME}` : foreign ? FOREIGN : PLACES;
-    throw new ConsistencySamplerError("unsupported", `no worker starts from ${script}: ${messageOf(error)} (${cure})`);
-  }
+  return policy?.createScriptURL(address) ?? address;
 }
 
 function stop(): void {

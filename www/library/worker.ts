@@ -29,11 +29,16 @@ const models = new Map<number, LoadedModel>();
 const cancels = new Map<number, () => void>();
 /** The GPU's device, which its models share; null when there is none. */
 let gpu: Device | null = null;
+/** Where the WebAssembly modules are. */
+let modules: Record<ModelInfo["processor"], string>;
 
 self.onmessage = async ({ data }: MessageEvent<ToWorker>) => {
   if (data.method === "cancel") return cancels.get(data.id)?.();
   if (data.method === "dispose") return dispose(data.model);
-  if (data.method === "watch") return hold(data.lock);
+  if (data.method === "begin") {
+    modules = data.modules;
+    return hold(data.lock);
+  }
   const { id } = data;
   try {
     post({ type: "result", id, result: await run(data) });
@@ -88,7 +93,7 @@ async function told(error: unknown): Promise<WorkerError> {
 }
 
 async function load({ model: number, params }: Call<"load">, emit: (event: LoadEvent) => void): Promise<ModelInfo> {
-  const { source, cached, patience, device: wanted, modules } = params;
+  const { source, cached, patience, device: wanted } = params;
   const abort = new AbortController();
   const { signal } = abort;
   const entry: LoadedModel = { abort, model: null, turn: Promise.resolve() };
