@@ -8,7 +8,7 @@ import { after, before, describe, test } from "node:test";
 
 import { newPage } from "./browser.js";
 import { PIXEL_TOLERANCE, assertNear, goldens, rgba } from "./goldens.js";
-import { startServer } from "./server.js";
+import { DIST, startServer } from "./server.js";
 import { useSite } from "./setup.js";
 import { hookAll } from "./worker-hooks.js";
 
@@ -573,11 +573,27 @@ describe("a page of another origin than the scripts'", () => {
   const tag = `<consistency-sampler model="${MODEL}" class-label="1" loading="eager"></consistency-sampler>`;
   const from = (origin) => `<script type="module" src="${origin}/define.js"></script>`;
 
-  test("draws", async () => {
+  test("draws, under a policy that allows that origin and no more than it has to", async () => {
+    const policy = `${STRICT.replace("script-src", `script-src ${cdn.origin}`).replace("worker-src 'self'", "worker-src blob:")}; `
+      .replace("connect-src", `connect-src ${cdn.origin}`);
+    for (const allowed of [null, policy]) {
+      const page = await open(tag, { policy: allowed, define: from(cdn.origin) });
+      await events(page, "sample");
+      assert.deepEqual(await heard(page, "error"), []);
+      assert.deepEqual(page.complaints, []);
+      await page.context().close();
+    }
+  });
+
+  test("is told the address where that origin does not let it read the worker", async () => {
+    const body = readFileSync(path.join(DIST, "worker.js"), "utf8");
+    cdn.routes.set("/worker.js", { type: "text/javascript", body });
     const page = await open(tag, { policy: null, define: from(cdn.origin) });
-    await events(page, "sample");
-    assert.deepEqual(await heard(page, "error"), []);
-    assert.deepEqual(page.complaints, []);
+    const [{ detail }] = await events(page, "error");
+    cdn.routes.delete("/worker.js");
+    assert.equal(detail.code, "network");
+    assert.ok(detail.message.startsWith(`no worker starts from ${cdn.origin}/worker.js: its script did not load (`), detail.message);
+    assert.match(detail.message, /Access-Control-Allow-Origin\)$/);
     await page.context().close();
   });
 
