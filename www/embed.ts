@@ -7,19 +7,21 @@ import { ConsistencySamplerElement } from "./element.js";
 
 const DEFAULT_MODEL = "weights/mnist/";
 const refused: string[] = [];
-const own = (address: string) => new URL(address, document.baseURI).origin === location.origin;
 
 const element = document.createElement("consistency-sampler");
 const query = new URLSearchParams(location.search);
 if (!query.has("model")) query.set("model", DEFAULT_MODEL);
 for (const [name, value] of query) {
-  const known = ConsistencySamplerElement.observedAttributes.includes(name) && !["hub", "revision"].includes(name);
-  if (!known) refused.push(`${name}, which is no option here`);
-  else if (name === "poster" && !own(value)) refused.push("poster, which is not of this site");
-  // Without a slash at an end it would be a hub id.
-  else if (name === "model" && !(/\/$|^[./]/.test(value) && own(value)))
-    refused.push("model, which is not a folder of this site");
-  else element.setAttribute(name, value);
+  if (!ConsistencySamplerElement.observedAttributes.includes(name)) {
+    // Sites and messengers add their own to links, which are no visitor's concern.
+    console.warn(`${name} is no option here`);
+  } else if (["hub", "revision"].includes(name)) refused.push(`${name}, which is no option here`);
+  else if (["model", "poster"].includes(name)) {
+    // Of what is no address, this origin is empty. In full, a folder without a slash is no hub id.
+    const { origin, href } = Object.assign(document.createElement("a"), { href: value });
+    if (origin === location.origin) element.setAttribute(name, value && href);
+    else refused.push(`${name}, which is not ${name === "model" ? "a folder " : ""}of this site`);
+  } else element.setAttribute(name, value);
 }
 document.body.append(element);
 if (refused.length) {

@@ -1,18 +1,20 @@
 // The public JavaScript interface, `www/library/consistency-sampler.ts`, as another page would use it.
 
 import assert from "node:assert/strict";
+import { readFileSync, readdirSync } from "node:fs";
 import { open } from "node:fs/promises";
 import path from "node:path";
-import { test } from "node:test";
+import { describe, test } from "node:test";
 
+import { newPage } from "./browser.js";
 import { PIXEL_TOLERANCE, assertNear, goldens, rgba } from "./goldens.js";
-import { GOLDENS } from "./server.js";
-import { useSite } from "./setup.js";
+import { DIST, GOLDENS } from "./server.js";
+import { openBlank, useSite } from "./setup.js";
 
-let server, page;
+let server, browser, page;
 
 useSite(async (site) => {
-  ({ server, page } = site);
+  ({ server, browser, page } = site);
   await page.evaluate(async () => {
     window.progress = [];
     window.sampler = await window.ConsistencySampler.load("/weights/mnist", {
@@ -241,6 +243,102 @@ test("dispose rejects what is under way and what comes later", async () => {
     outcomes.map(({ error }) => error?.code),
     ["disposed", "disposed"],
   );
+});
+
+describe("in a worker of the page's own", () => {
+  /** What such a worker answers: what it loaded and how many bytes it drew, or an error in plain data. */
+  const script = (model) => `
+    const port = new Promise((resolve) => { self.onconnect = ({ ports }) => resolve(ports[0]); });
+    const answer = async (data) => (self.postMessage ? self : await port).postMessage(data);
+    import(ORIGIN + "/consistency-sampler.js").then(async ({ ConsistencySampler }) => {
+      const sampler = await ConsistencySampler.load(${JSON.stringify(model)}, { cache: false });
+      let bytes;
+      await sampler.sample({ seed: 1, count: 2, onStep: ({ pixels }) => { bytes = pixels.length; } });
+      sampler.dispose();
+      await answer({ name: sampler.info.name, bytes });
+    }).catch(({ name, code, message }) => answer({ name, code, message }));`;
+
+  /** @param {"script" | "blob" | "shared"} kind */
+  const drawn = (kind, model) => {
+    const text = `const ORIGIN = ${JSON.stringify(server.origin)};${script(model)}`;
+    server.routes.set("/workers/own.js", { type: "text/javascript", body: text });
+    return page.evaluate(
+      ([kind, text]) =>
+        new Promise((resolve) => {
+          const address = kind === "blob" ? URL.createObjectURL(new Blob([text], { type: "text/javascript" })) : "/workers/own.js";
+          const worker = kind === "shared" ? new SharedWorker(address, { type: "module" }).port : new Worker(address, { type: "module" });
+          worker.onmessage = ({ data }) => resolve(data);
+        }),
+      [kind, text],
+    );
+  };
+
+  test("a model loads, with an address relative to the worker's script", async () => {
+    const { bytes, name, message } = await drawn("script", "../goldens/no-mid/");
+    assert.equal(name, `${server.origin}/goldens/no-mid/`, message);
+    assert.ok(bytes > 0);
+  });
+
+  test("a model loads in a worker made of a blob, relative to the site", async () => {
+    const { bytes, name, message } = await drawn("blob", "/goldens/no-mid/");
+    assert.equal(name, `${server.origin}/goldens/no-mid/`, message);
+    assert.ok(bytes > 0);
+  });
+
+  test("where a worker can start no other the error says so", async () => {
+    const { name, code, message } = await drawn("shared", "/goldens/no-mid/");
+    assert.deepEqual([name, code], ["ConsistencySamplerError", "unsupported"]);
+    assert.match(message, /^no Worker here: expected a page or a worker that starts others$/);
+  });
+});
+
+test("workerUrl says where the worker and its modules are", async () => {
+  const other = await newPage(browser);
+  await openBlank(other, server);
+  for (const file of readdirSync(DIST, { recursive: true, encoding: "utf8" }).filter((file) => /^[\w-]+\.js$|^pkg\//.test(file))) {
+    const type = file.endsWith(".wasm") ? "application/wasm" : "text/javascript";
+    server.routes.set(`/vendor/${file}`, { type, body: readFileSync(path.join(DIST, file)) });
+  }
+  server.log.length = 0;
+  const outcome = await other.evaluate(async () => {
+    const { ConsistencySampler } = await import("/consistency-sampler.js");
+    const before = ConsistencySampler.workerUrl;
+    ConsistencySampler.workerUrl = "vendor/worker.js";
+    const sampler = await ConsistencySampler.load("/goldens/no-mid/", { cache: false });
+    const { networkCalls } = await sampler.sample();
+    sampler.dispose();
+    ConsistencySampler.workerUrl = "http://";
+    const { code, message } = await ConsistencySampler.load("/goldens/no-mid/").catch((error) => error);
+    return { before, networkCalls, code, message };
+  });
+  const code = server.log.map(({ path }) => path).filter((path) => /worker\.js$|\.wasm$/.test(path));
+  assert.deepEqual(code, ["/vendor/worker.js", "/vendor/pkg/consistency_sampler_bg.wasm"]);
+  assert.deepEqual([outcome.before, outcome.networkCalls, outcome.code], [null, 1, "unsupported"]);
+  assert.match(outcome.message, /ConsistencySampler\.workerUrl/);
+  await other.context().close();
+});
+
+test("what a caller without types gives wrongly is a typed error", async () => {
+  const errors = await page.evaluate(async () => {
+    /** @type {any} */
+    const { ConsistencySampler } = window;
+    const sampler = await ConsistencySampler.load("/goldens/no-mid/", null);
+    const wrong = [
+      () => ConsistencySampler.load(), () => ConsistencySampler.load(null), () => ConsistencySampler.load("http://"),
+      () => ConsistencySampler.load("/goldens/no-mid/", { patience: { stall: () => {} }, device: "cpu" }),
+      () => sampler.schedule({ timesteps: () => {} }), () => sampler.edit(), () => sampler.edit(null), () => sampler.denoise(null),
+    ];
+    const outcomes = [];
+    for (const call of wrong) outcomes.push(await window.outcome(call()));
+    if ((await sampler.schedule(null)).timesteps.length !== 1) throw new Error("one step is the default");
+    sampler.dispose();
+    return outcomes;
+  });
+  for (const { error } of errors) {
+    assert.equal(error?.name, "ConsistencySamplerError", JSON.stringify(errors));
+    assert.equal(error.code, "input", error.message);
+    assert.match(error.message, /^[^\n]+$/);
+  }
 });
 
 /** The first bytes of the weights, and then silence. */

@@ -106,17 +106,44 @@ test("so does one with the README's iframe", async () => {
 
 test("an embedded address cannot name another site, and what it gets wrong is said", async () => {
   const page = await newPage(browser);
+  const warnings = [];
+  page.on("console", (message) => message.type() === "warning" && warnings.push(message.text()));
   const elsewhere = [];
   page.on("request", (request) => request.url().startsWith(server.origin) || elsewhere.push(request.url()));
-  const query = "model=https%3A%2F%2Fexample.com%2Fmodel%2F&hub=https%3A%2F%2Fexample.com&poster=https%3A%2F%2Fexample.com%2Fa.png&sed=1";
+  const query = "model=https%3A%2F%2Fexample.com%2Fmodel%2F&hub=https%3A%2F%2Fexample.com&poster=https%3A%2F%2Fexample.com%2Fa.png&sed=1&utm_source=news";
   await page.goto(`${server.origin}/embed.html?${query}`);
   const note = page.locator("#refused");
   await note.waitFor();
   assert.equal(
     await note.textContent(),
     "Ignored in the address: model, which is not a folder of this site; hub, which is no option here; " +
-      "poster, which is not of this site; sed, which is no option here",
+      "poster, which is not of this site",
   );
+  // What the element does not know is not for a visitor to read.
+  assert.deepEqual(warnings, ["sed", "utm_source"].map((name) => `${name} is no option here`));
   assert.deepEqual(elsewhere, []);
+  await page.context().close();
+});
+
+test("an embedded address that others have added to draws, and its model is a folder with or without a slash", async () => {
+  for (const model of ["weights/heroes", "weights/heroes/", "./weights/heroes", `${server.origin}/weights/heroes`]) {
+    const page = await newPage(browser);
+    const query = new URLSearchParams({ model, loading: "eager", utm_source: "news", utm_medium: "mail", fbclid: "1", gclid: "2" });
+    await page.goto(`${server.origin}/embed.html?${query}`);
+    await page.getByRole("img", { name: /^1 image: seed 0, step 1 of 1$/ }).waitFor({ timeout: 240_000 });
+    assert.deepEqual(await page.getByRole("alert").filter({ visible: true }).allTextContents(), []);
+    assert.deepEqual(page.complaints, []);
+    await page.context().close();
+  }
+});
+
+test("an embedded address whose model is no address says so", async () => {
+  const page = await newPage(browser);
+  await page.goto(`${server.origin}/embed.html?model=http%3A%2F%2F&poster=http%3A%2F%2F`);
+  await page.locator("#refused").waitFor();
+  assert.equal(
+    await page.locator("#refused").textContent(),
+    "Ignored in the address: model, which is not a folder of this site; poster, which is not of this site",
+  );
   await page.context().close();
 });

@@ -4,10 +4,11 @@ import assert from "node:assert/strict";
 import { mkdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";
-import { test } from "node:test";
+import { after, before, describe, test } from "node:test";
 
 import { newPage } from "./browser.js";
 import { PIXEL_TOLERANCE, assertNear, goldens, rgba } from "./goldens.js";
+import { DIST, startServer } from "./server.js";
 import { useSite } from "./setup.js";
 import { hookAll } from "./worker-hooks.js";
 
@@ -447,5 +448,219 @@ test("with neither WebGPU nor the code for the CPU the error says so, and what t
   assert.equal(detail.code, "network");
   assert.match(detail.message, /the WebAssembly module for the CPU/);
   assert.ok(await page.getByText("Digits, as a picture.").isVisible());
+  await page.context().close();
+});
+
+test("without a model there is one error event, and every method's promise rejects and says what was expected", async () => {
+  const page = await open(`<consistency-sampler id="auto" loading="eager"></consistency-sampler>
+    <consistency-sampler id="asked" loading="eager"></consistency-sampler>
+    <consistency-sampler id="manual" loading="manual"></consistency-sampler>`);
+  const expected = ["ConsistencySamplerError", "input", "model: expected the address of a folder or a hub id, found none"];
+  const [{ detail }] = await events(page, "error", 1, "auto");
+  assert.deepEqual([detail.name, detail.code, detail.message], expected);
+  const outcomes = await page.evaluate(async () => {
+    /** @returns {any} */
+    const element = (id) => document.getElementById(id);
+    // In one go with what the element does by itself, when it is put back.
+    const asked = element("asked");
+    window.events.length = 0;
+    asked.remove();
+    await new Promise((resolve) => setTimeout(resolve));
+    document.body.append(asked);
+    // Its rejection is nobody's, and the error is an event.
+    asked.load();
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    const together = window.events.filter(({ name }) => name === "error").length;
+    const outcomes = [];
+    for (const method of ["load", "sample", "edit"]) {
+      for (const args of [[], [null]]) {
+        window.events.length = 0;
+        // What is thrown and not rejected fails here.
+        const promise = element("manual")[method](...args);
+        const { name, code, message } = await promise.catch((error) => error);
+        outcomes.push([method, name, code, message, window.events.length]);
+      }
+    }
+    return { together, outcomes };
+  });
+  assert.equal(outcomes.together, 1);
+  for (const [method, ...outcome] of outcomes.outcomes) assert.deepEqual(outcome, [...expected, 1], method);
+  assert.equal((await heard(page, "error", "auto")).length, 0, "and no second one");
+  assert.deepEqual(page.complaints, [], "no rejection is unhandled");
+  await page.context().close();
+});
+
+test("properties that are set before the definition count as if they were set after it", async () => {
+  const page = await open("", { define: "" });
+  const values = {
+    model: MODEL, revision: "main", hub: "https://hub.test", poster: `${MODEL}poster.png`, alt: "Digits", loading: "manual", seed: 7,
+    steps: 2, count: 2, columns: 1, classLabel: [1, 2], timesteps: [22, 0], controls: true,
+  };
+  const outcome = await page.evaluate(async (values) => {
+    /** @returns {any} */
+    const make = () => Object.assign(document.createElement("consistency-sampler"), values, { info: "mine" });
+    const [shown, apart] = [make(), make()];
+    document.querySelector("main").append(shown);
+    const script = Object.assign(document.createElement("script"), { type: "module", src: "/define.js" });
+    document.head.append(script);
+    const Class = await customElements.whenDefined("consistency-sampler");
+    customElements.upgrade(apart);
+    await new Promise((resolve) => setTimeout(resolve));
+    const settable = Object.entries(Object.getOwnPropertyDescriptors(Class.prototype)).filter(([, { set }]) => set);
+    const read = (element) => Object.fromEntries(Object.keys(values).map((name) => [name, element[name]]));
+    const both = [shown, apart].map((element) => ({ ...read(element), own: Object.keys(element), info: element.info }));
+    shown.model = "/elsewhere/";
+    const { shadowRoot } = shown;
+    return {
+      settable: settable.map(([name]) => name), both, after: shown.getAttribute("model"), alt: shadowRoot.querySelector("img").alt,
+      controls: shadowRoot.querySelector("[part=controls]").hidden,
+    };
+  }, values);
+  assert.deepEqual(outcome.settable.toSorted(), Object.keys(values).toSorted(), "each property is tried");
+  for (const element of outcome.both) assert.deepEqual(element, { ...values, own: [], info: null });
+  assert.deepEqual([outcome.after, outcome.alt, outcome.controls], ["/elsewhere/", "Digits", false]);
+  await page.context().close();
+});
+
+test("an element that moves to another document keeps its styles, draws there and comes back", async () => {
+  server.routes.set("/frame", { type: "text/html", body: "<!doctype html><title>Frame</title>" });
+  const page = await open(
+    `<consistency-sampler model="${MODEL}" class-label="1" loading="manual" controls></consistency-sampler><iframe src="/frame"></iframe>`,
+    { policy: null },
+  );
+  const outcome = await page.evaluate(async () => {
+    /** @type {any} */
+    const element = document.querySelector("consistency-sampler");
+    const popup = window.open("", "", "popup,width=400,height=400");
+    const inert = document.implementation.createHTMLDocument();
+    const places = { frame: document.querySelector("iframe").contentDocument, popup: popup.document, inert, home: document };
+    const shown = {};
+    for (const [name, place] of Object.entries(places)) {
+      place.body.append(place.adoptNode(element));
+      const { defaultView } = place;
+      if (!defaultView) continue;
+      const style = (part) => defaultView.getComputedStyle(element.shadowRoot.querySelector(`[part~=${part}]`));
+      const { images } = await element.sample({ seed: 3 });
+      shown[name] = [style("stage").display, style("generate").cursor, images.length, element.shadowRoot.querySelector("canvas").hidden];
+    }
+    return shown;
+  });
+  const whole = ["grid", "pointer", 1, false];
+  assert.deepEqual(outcome, { frame: whole, popup: whole, home: whole });
+  // And a lazy one begins where it is seen.
+  const lazy = await page.evaluate(async (model) => {
+    const popup = window.open("", "", "popup,width=400,height=400");
+    const element = document.createElement("consistency-sampler");
+    Object.assign(element, { model, classLabel: 1 });
+    document.body.append(element);
+    const drawn = new Promise((resolve) => element.addEventListener("sample", () => resolve(element.ownerDocument === popup.document)));
+    popup.document.body.append(element);
+    return drawn;
+  }, MODEL);
+  assert.equal(lazy, true);
+  assert.deepEqual(page.complaints, []);
+  await page.context().close();
+});
+
+describe("a page of another origin than the scripts'", () => {
+  let cdn;
+
+  before(async () => {
+    cdn = await startServer({ headers: { "Access-Control-Allow-Origin": "*" } });
+  });
+  after(() => cdn?.stop());
+
+  const tag = `<consistency-sampler model="${MODEL}" class-label="1" loading="eager"></consistency-sampler>`;
+  const from = (origin) => `<script type="module" src="${origin}/define.js"></script>`;
+
+  test("draws, under a policy that allows that origin and no more than it has to", async () => {
+    const policy = `${STRICT.replace("script-src", `script-src ${cdn.origin}`).replace("worker-src 'self'", "worker-src blob:")}; `
+      .replace("connect-src", `connect-src ${cdn.origin}`);
+    for (const allowed of [null, policy]) {
+      const page = await open(tag, { policy: allowed, define: from(cdn.origin) });
+      await events(page, "sample");
+      assert.deepEqual(await heard(page, "error"), []);
+      assert.deepEqual(page.complaints, []);
+      await page.context().close();
+    }
+  });
+
+  test("is told the address where that origin does not let it read the worker", async () => {
+    const body = readFileSync(path.join(DIST, "worker.js"), "utf8");
+    cdn.routes.set("/worker.js", { type: "text/javascript", body });
+    const page = await open(tag, { policy: null, define: from(cdn.origin) });
+    const [{ detail }] = await events(page, "error");
+    cdn.routes.delete("/worker.js");
+    assert.equal(detail.code, "network");
+    assert.ok(detail.message.startsWith(`no worker starts from ${cdn.origin}/worker.js: its script did not load (`), detail.message);
+    assert.match(detail.message, /Access-Control-Allow-Origin\)$/);
+    await page.context().close();
+  });
+
+  test("draws in a sandboxed frame", async () => {
+    const frame = `${from(cdn.origin)}<consistency-sampler model="${cdn.origin}${MODEL}" class-label="1" loading="eager"></consistency-sampler>`;
+    const page = await open(`<iframe sandbox="allow-scripts" srcdoc='${frame}' width="600" height="600"></iframe>`, { policy: null, define: "" });
+    await page.frameLocator("iframe").getByRole("img", { name: /^1 image: seed 0, class 1/ }).waitFor({ timeout: 240_000 });
+    await page.context().close();
+  });
+
+  test("draws under Trusted Types that allow the policy", async () => {
+    const policy = "require-trusted-types-for 'script'; trusted-types consistency-sampler";
+    const page = await open(tag, { policy, define: from(cdn.origin) });
+    await events(page, "sample");
+    // A second worker is of the same policy.
+    await page.evaluate(() => document.querySelector("consistency-sampler").remove());
+    await until(() => page.workers().length === 0, "the worker's end");
+    await page.evaluate((model) => {
+      document.querySelector("main").append(Object.assign(document.createElement("consistency-sampler"), { model, loading: "eager" }));
+    }, MODEL);
+    await events(page, "sample", 2);
+    assert.deepEqual(page.complaints, []);
+    await page.context().close();
+  });
+
+  test("is told what its policy lacks where that allows no such worker", async () => {
+    const policy = "script-src * 'unsafe-inline' 'wasm-unsafe-eval'; worker-src 'self'";
+    const page = await open(tag, { policy, define: from(cdn.origin) });
+    const [{ detail }] = await events(page, "error");
+    assert.ok(detail.message.includes(`${cdn.origin}/worker.js`), detail.message);
+    assert.match(detail.message, /worker-src blob:/);
+    assert.ok(["network", "unsupported"].includes(detail.code));
+    assert.equal((await heard(page, "error")).length, 1);
+    await page.context().close();
+  });
+});
+
+test("under Trusted Types the element draws by its own policy, and says its name where that is refused", async () => {
+  const tag = `<consistency-sampler model="${MODEL}" class-label="1" loading="eager"></consistency-sampler>`;
+  for (const names of ["consistency-sampler", "consistency-sampler other"]) {
+    const page = await open(tag, { policy: `${STRICT}; require-trusted-types-for 'script'; trusted-types ${names}` });
+    await events(page, "sample");
+    assert.deepEqual(page.complaints, []);
+    await page.context().close();
+  }
+  // Where nothing requires trusted types, a list of policies without this one is no hindrance.
+  const page = await open(tag, { policy: `${STRICT}; trusted-types other` });
+  await events(page, "sample");
+  await page.context().close();
+  const refused = await open(tag, { policy: `${STRICT}; require-trusted-types-for 'script'; trusted-types 'none'` });
+  const [{ detail }] = await events(refused, "error");
+  assert.deepEqual([detail.name, detail.code], ["ConsistencySamplerError", "unsupported"]);
+  assert.match(detail.message, /^[^\n]*\(allow it by trusted-types consistency-sampler\)$/);
+  assert.equal((await heard(refused, "error")).length, 1);
+  await refused.context().close();
+});
+
+test("a worker's script that is not there is named in the error, with what to do, and Retry finds it", async () => {
+  server.routes.set("/worker.js", { type: "text/html", body: "<!doctype html><title>The app</title>" });
+  const page = await open(`<consistency-sampler model="${MODEL}" class-label="1" loading="eager"></consistency-sampler>`);
+  const [{ detail }] = await events(page, "error");
+  assert.equal(detail.code, "network");
+  assert.ok(detail.message.startsWith(`no worker starts from ${server.origin}/worker.js: its script did not load (`), detail.message);
+  assert.match(detail.message, /worker\.js, pkg\/ and pkg-cpu\/ .*ConsistencySampler\.workerUrl/);
+  server.routes.delete("/worker.js");
+  await page.getByRole("button", { name: "Retry" }).click();
+  await events(page, "sample");
+  assert.equal((await heard(page, "error")).length, 1);
   await page.context().close();
 });

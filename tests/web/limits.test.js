@@ -49,7 +49,7 @@ test("a batch that exceeds them is drawn in parts, and is the same", async () =>
       return await page.evaluate(async () => {
         const { ConsistencySampler } = await import("/consistency-sampler.js");
         const sampler = await ConsistencySampler.load("/weights/mnist/", { cache: false, device: "gpu" });
-        let pixels;
+        let pixels = new Uint8ClampedArray();
         await sampler.sample({ seed: 2, count: 20, onStep: (step) => (pixels = step.pixels) });
         return pixels.join();
       });

@@ -37,7 +37,7 @@ test("tells how far a network call is, in rising shares", async () => {
 test("is cancelled within the call, answers meanwhile, and the next call is whole", async () => {
   const result = await page.evaluate(async (count) => {
     const draw = async (options) => {
-      let pixels;
+      let pixels = new Uint8ClampedArray();
       await window.sampler.sample({ seed: 1, ...options, onStep: (step) => (pixels = step.pixels) });
       return pixels.join();
     };
@@ -47,7 +47,7 @@ test("is cancelled within the call, answers meanwhile, and the next call is whol
     const whole = performance.now() - begin;
 
     const abort = new AbortController();
-    let cancelled, answered;
+    let [cancelled, answered] = [0, 0];
     const onProgress = async () => {
       if (cancelled) return;
       cancelled = performance.now();

@@ -1,8 +1,10 @@
-// The npm package: what it holds, what its types say, and a page that Vite builds from it.
+// The npm package: what it holds, what its types say, and pages that bundlers build from it.
 
 import assert from "node:assert/strict";
-import { execFileSync } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { execFileSync, spawnSync } from "node:child_process";
+import {
+  cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, renameSync, rmSync, symlinkSync, writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, before, test } from "node:test";
@@ -66,15 +68,52 @@ test("the tarball holds what the package needs, and nothing else", () => {
   assert.match(read("LICENSE-APACHE"), /Apache License/);
 });
 
-test("the class can be imported where there is no DOM, and does nothing there", () => {
+test("everything can be imported where there is no DOM, and does nothing there", () => {
   const script = `
-    import { ConsistencySamplerElement } from "consistency-sampler/element";
-    import { ConsistencySampler } from "consistency-sampler";
-    console.log(typeof ConsistencySamplerElement, typeof ConsistencySampler.load);`;
+    const before = Reflect.ownKeys(globalThis);
+    for (const name of ["HTMLElement", "customElements", "Worker", "document", "location", "self", "window"]) {
+      if (name in globalThis) throw new Error(name + " is there");
+    }
+    // Node has a navigator; other servers have none.
+    delete globalThis.navigator;
+    const { ConsistencySamplerElement } = await import("consistency-sampler/element");
+    const defined = await import("consistency-sampler/define");
+    const { ConsistencySampler, ConsistencySamplerError } = await import("consistency-sampler");
+    if (defined.ConsistencySamplerElement !== ConsistencySamplerElement) throw new Error("two classes");
+    const added = Reflect.ownKeys(globalThis).filter((name) => !before.includes(name));
+    for (const model of ["/weights/mnist/", "https://example.com/model/"]) {
+      const error = await ConsistencySampler.load(model).catch((error) => error);
+      console.log(error instanceof ConsistencySamplerError, error.code);
+    }
+    console.log(typeof ConsistencySamplerElement, typeof ConsistencySampler.load, added.length);`;
   writeFileSync(path.join(folder, "import.mjs"), script);
   const said = execFileSync("node", ["import.mjs"], { cwd: folder, encoding: "utf8" });
-  assert.equal(said.trim(), "function function");
+  assert.equal(said.trim(), "true unsupported\ntrue unsupported\nfunction function 0");
 });
+
+/** What the compiler says of a file. */
+function check(file, /** @type {Record<string, string>} */ { compiler = "typescript/bin/tsc", ...options } = {}) {
+  const compilerOptions = {
+    noEmit: true, strict: true, target: "es2022", module: "esnext", moduleResolution: "bundler", lib: ["es2023", "dom", "dom.iterable"], types: [], ...options,
+  };
+  writeFileSync(path.join(folder, "tsconfig.json"), JSON.stringify({ compilerOptions, files: [file] }));
+  try {
+    execFileSync("node", [path.join(MODULES, compiler)], { cwd: folder, encoding: "utf8" });
+    return [];
+  } catch ({ stdout }) {
+    return stdout.trim().split("\n").filter((line) => /error TS/.test(line));
+  }
+}
+
+/** Installs packages of the tests for the project, as links. */
+function install(...names) {
+  for (const name of names) {
+    const link = path.join(folder, "node_modules", name);
+    if (existsSync(link)) continue;
+    mkdirSync(path.dirname(link), { recursive: true });
+    symlinkSync(path.join(MODULES, name), link);
+  }
+}
 
 test("the types are right TypeScript, and mistakes are seen", () => {
   const good = `
@@ -112,19 +151,6 @@ test("the types are right TypeScript, and mistakes are seen", () => {
   writeFileSync(path.join(folder, "good.ts"), good);
   writeFileSync(path.join(folder, "alone.ts"), alone);
   writeFileSync(path.join(folder, "bad.ts"), bad);
-  const check = (file) => {
-    const tsc = path.join(MODULES, "typescript/bin/tsc");
-    const compilerOptions = {
-      noEmit: true, strict: true, target: "es2022", module: "esnext", moduleResolution: "bundler", lib: ["es2023", "dom", "dom.iterable"], types: [],
-    };
-    writeFileSync(path.join(folder, "tsconfig.json"), JSON.stringify({ compilerOptions, files: [file] }));
-    try {
-      execFileSync("node", [tsc], { cwd: folder, encoding: "utf8" });
-      return [];
-    } catch ({ stdout }) {
-      return stdout.trim().split("\n").filter((line) => /error TS/.test(line));
-    }
-  };
   assert.deepEqual(check("good.ts"), []);
   assert.deepEqual(check("alone.ts"), []);
   const complaints = check("bad.ts");
@@ -148,41 +174,194 @@ test("the types name what the classes have", () => {
   }
 });
 
-test("Vite builds a page from it that draws", async () => {
-  const write = (file, text) => writeFileSync(path.join(folder, file), text);
+/** What a template says of the tag rightly, and in three ways wrongly. */
+const templates = {
+  react: {
+    file: "react.tsx",
+    options: { jsx: "react-jsx" },
+    packages: ["@types/react"],
+    good: `
+      import { useRef } from "react";
+      import "consistency-sampler/define";
+      import type { ConsistencySamplerElement } from "consistency-sampler/element";
+      export function App() {
+        const element = useRef<ConsistencySamplerElement>(null);
+        return (
+          <consistency-sampler ref={element} key="a" className="x" model="/weights/mnist/" seed={2n ** 60n} steps="2" count={2} class-label="1,2"
+            timesteps={[22, 0]} loading="eager" controls onClick={() => element.current?.sample()}
+            onsample={({ detail }) => detail.images[0].width.toFixed()} onerror={({ detail }) => detail.code === "input"}>
+            <p slot="caption">Digits</p>
+          </consistency-sampler>
+        );
+      }`,
+    bad: `
+      import "consistency-sampler/define";
+      export const a = <consistency-sampler model={3} />;
+      export const b = <consistency-sampler loading="soon" />;
+      export const c = <consistency-sampler onsample={({ detail }) => detail.nothing} />;`,
+  },
+  preact: {
+    file: "preact.tsx",
+    options: { jsx: "react-jsx", jsxImportSource: "preact" },
+    packages: ["preact"],
+    good: `
+      import "consistency-sampler/define";
+      export const a = <consistency-sampler key="a" class="x" model="/weights/mnist/" seed={6} class-label="1" onClick={() => {}}
+        onsample={({ detail }) => detail.images[0].width.toFixed()} />;`,
+    bad: `
+      import "consistency-sampler/define";
+      export const a = <consistency-sampler model={3} />;
+      export const b = <consistency-sampler loading="soon" />;
+      export const c = <consistency-sampler onsample={({ detail }) => detail.nothing} />;`,
+  },
+  vue: {
+    file: "App.vue",
+    options: { compiler: "vue-tsc/bin/vue-tsc.js" },
+    packages: ["vue"],
+    good: `<script setup lang="ts">
+      import { ref } from "vue";
+      import "consistency-sampler/define";
+      import type { ConsistencySamplerElement } from "consistency-sampler/element";
+      const element = ref<ConsistencySamplerElement>();
+      const seed = ref(2n ** 60n);
+      </script>
+      <template>
+        <consistency-sampler ref="element" class="x" model="/weights/mnist/" :seed="seed" steps="2" :count="2" class-label="1,2" controls
+          @sample="(event) => event.detail.images[0].width.toFixed()" @click="element?.sample()"><p slot="caption">Digits</p></consistency-sampler>
+      </template>`,
+    bad: `<script setup lang="ts">
+      import "consistency-sampler/define";
+      </script>
+      <template>
+        <consistency-sampler :model="3" />
+        <consistency-sampler loading="soon" />
+        <consistency-sampler @sample="(event) => event.detail.nothing" />
+      </template>`,
+  },
+};
+for (const [name, { file, options, packages, good, bad }] of Object.entries(templates)) {
+  test(`templates of ${name} know the tag, and mistakes are seen`, () => {
+    install(...packages);
+    for (const [text, mistakes] of /** @type {const} */ ([[good, 0], [bad, 3]])) {
+      writeFileSync(path.join(folder, file), text);
+      const complaints = check(file, options);
+      assert.equal(complaints.length, mistakes, complaints.join("\n"));
+    }
+  });
+}
+
+/** Writes a page's project in a folder of its own in the project. */
+function project(name, main = `import "consistency-sampler/define";`, src = "/main.js") {
+  const root = path.join(folder, name);
+  mkdirSync(root);
+  const write = (file, text) => writeFileSync(path.join(root, file), text);
   write(
     "index.html",
-    `<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Vite</title><link rel="icon" href="data:,"></head><body>
+    `<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Built</title><link rel="icon" href="data:,"></head><body>
      <consistency-sampler model="/weights/mnist/" seed="6" class-label="3" loading="eager"></consistency-sampler>
-     <script type="module" src="/main.js"></script></body></html>`,
+     <script type="module" src="${src}"></script></body></html>`,
   );
-  write("main.js", `import "consistency-sampler/define";
+  write("main.js", `${main}
     addEventListener("sample", ({ detail }) => { document.title = "drawn " + detail.images.length; });
     addEventListener("error", ({ detail }) => { document.title = "error: " + detail?.message; });`);
-  // As the package's README says; a worker of one file, Vite's default, cannot leave the CPU's module for later.
-  write("vite.config.js", `export default { worker: { format: "es" } };`);
-  symlinkSync(path.join(MODULES, "vite"), path.join(folder, "node_modules/vite"));
-  const vite = path.join(MODULES, "vite/bin/vite.js");
-  execFileSync("node", [vite, "build", "--logLevel", "warn"], { cwd: folder, stdio: ["ignore", "pipe", "pipe"] });
-  const assets = readdirSync(path.join(folder, "dist/assets"));
-  assert.ok(assets.some((name) => name.endsWith(".wasm")), assets.join(" "));
-  const built = {};
-  for (const file of ["index.html", ...assets.map((name) => `assets/${name}`)]) built[`/${file}`] = path.join(folder, "dist", file);
+  return root;
+}
 
-  const server = await startServer();
+/** Opens what was built, in a folder, and waits for what its page comes to: a title. */
+async function titleOf(built) {
+  const server = await startServer({ folders: { "/built/": built } });
   const types = { ".html": "text/html", ".js": "text/javascript", ".wasm": "application/wasm" };
-  for (const [address, file] of Object.entries(built)) {
-    server.routes.set(address, { type: types[path.extname(file)], body: readFileSync(file) });
+  // At the root of its site, as bundlers expect it.
+  for (const file of readdirSync(built, { recursive: true, encoding: "utf8" }).filter((file) => path.extname(file))) {
+    server.routes.set(`/${file}`, { type: types[path.extname(file)], body: readFileSync(path.join(built, file)) });
+  }
+  // The site's own must not take the place of what a build leaves out.
+  for (const file of ["worker.js", "pkg/consistency_sampler_bg.wasm", "pkg-cpu/consistency_sampler_bg.wasm"]) {
+    if (!server.routes.has(`/${file}`)) server.routes.set(`/${file}`, { type: "text/html", status: 404, body: "not here" });
   }
   const browser = await launch();
   try {
     const page = await newPage(browser);
     await page.goto(`${server.origin}/index.html`);
-    await page.waitForFunction(() => document.title !== "Vite", null, { timeout: 240_000 });
-    assert.equal(await page.title(), "drawn 1");
-    assert.deepEqual(page.complaints, []);
+    await page.waitForFunction(() => document.title !== "Built", null, { timeout: 240_000 });
+    const title = await page.title();
+    if (!title.startsWith("error")) assert.deepEqual(page.complaints, []);
+    return title.replace(`from ${server.origin}`, "from ");
   } finally {
     await browser.close();
     await server.stop();
   }
+}
+
+/** Runs a program of the tests' packages in a folder; returns what it says. */
+const runs = (root, program, ...args) => {
+  const { status, stdout, stderr } = spawnSync("node", [path.resolve(MODULES, program), ...args], { cwd: root, encoding: "utf8" });
+  assert.equal(status, 0, stdout + stderr);
+  return stdout + stderr;
+};
+
+for (const [name, args] of Object.entries({ "with its defaults": [], "at a relative base": ["--base", "./"] })) {
+  test(`Vite, ${name}, builds a page from it that draws`, async () => {
+    const root = project(`vite${args.length}`);
+    const said = runs(root, "vite/bin/vite.js", "build", "--logLevel", "warn", ...args);
+    assert.equal(said.trim(), "");
+    assert.equal(await titleOf(path.join(root, "dist")), "drawn 1");
+  });
+}
+
+test("Vite renders a page with it on a server", async () => {
+  const root = project("server");
+  writeFileSync(path.join(root, "entry.js"), `
+    import "consistency-sampler/define";
+    import { ConsistencySampler } from "consistency-sampler";
+    export const render = () => "<consistency-sampler></consistency-sampler>" + typeof ConsistencySampler.load;`);
+  // Once left outside of the bundle, as is usual, and once within.
+  for (const config of ["", `export default { ssr: { noExternal: true } };`]) {
+    writeFileSync(path.join(root, "vite.config.js"), config || "export default {};");
+    runs(root, "vite/bin/vite.js", "build", "--ssr", "entry.js", "--logLevel", "warn");
+    const [entry] = readdirSync(path.join(root, "dist"));
+    const script = `import { render } from "./dist/${entry}"; console.log(render());`;
+    const said = execFileSync("node", ["--input-type=module", "--eval", script], { cwd: root, encoding: "utf8" });
+    assert.equal(said.trim(), "<consistency-sampler></consistency-sampler>function");
+  }
 });
+
+const bundlers = {
+  esbuild: (root) => {
+    install("esbuild");
+    const script = `import { build } from "esbuild";
+      await build({ entryPoints: ["main.js"], bundle: true, format: "esm", logLevel: "warning", outfile: "dist/app/main.js" });`;
+    writeFileSync(path.join(root, "build.mjs"), script);
+    return runs(root, path.join(root, "build.mjs"));
+  },
+  // Without a plug-in it finds files alone.
+  rollup: (root) => {
+    const main = readFileSync(path.join(root, "main.js"), "utf8").replace(`"consistency-sampler/define"`, `"../node_modules/consistency-sampler/define.js"`);
+    writeFileSync(path.join(root, "main.js"), main);
+    return runs(root, "rollup/dist/bin/rollup", "main.js", "--format", "es", "--silent", "--file", "dist/app/main.js");
+  },
+};
+for (const [name, bundle] of Object.entries(bundlers)) {
+  test(`${name} builds a page from it that says which file it lacks and draws once that is there`, async () => {
+    const root = project(name, undefined, "/app/main.js");
+    assert.equal(bundle(root).trim(), "");
+    const dist = path.join(root, "dist");
+    cpSync(path.join(root, "index.html"), path.join(dist, "index.html"));
+    assert.match(await titleOf(dist), /^error: no worker starts from \/app\/worker\.js: its script did not load \(copy worker\.js, pkg\/ and pkg-cpu\/ beside the bundle or set ConsistencySampler\.workerUrl/);
+    // As the package's README says: `cp -r node_modules/consistency-sampler/{worker.js,pkg,pkg-cpu} dist/app/`.
+    const copy = (file) => cpSync(path.join(installed, file), path.join(dist, "app", file), { recursive: true });
+    copy("worker.js");
+    assert.match(await titleOf(dist), /^error: the WebAssembly module: http\S+\/app\/pkg\/consistency_sampler_bg\.wasm: /);
+    ["pkg", "pkg-cpu"].forEach(copy);
+    assert.equal(await titleOf(dist), "drawn 1");
+    // Or elsewhere, where the page says so.
+    mkdirSync(path.join(dist, "static"));
+    for (const file of ["worker.js", "pkg", "pkg-cpu"]) renameSync(path.join(dist, "app", file), path.join(dist, "static", file));
+    const source = readFileSync(path.join(root, "main.js"), "utf8");
+    const api = name === "rollup" ? "../node_modules/consistency-sampler/consistency-sampler.js" : "consistency-sampler";
+    const setting = `import { ConsistencySampler } from "${api}"; ConsistencySampler.workerUrl = "/static/worker.js";`;
+    writeFileSync(path.join(root, "main.js"), `${setting}\n${source}`);
+    bundle(root);
+    assert.equal(await titleOf(dist), "drawn 1");
+  });
+}

@@ -10,11 +10,11 @@
  * @packageDocumentation
  */
 
-import { ConsistencySamplerError, messageOf } from "./error.js";
+import { ConsistencySamplerError, typed } from "./error.js";
 import type { LoadEvent, Method, Methods } from "./messages.js";
 import { openCache } from "./model-cache.js";
 import { sourceOf } from "./model-source.js";
-import { type Answer, SharedModel } from "./runtime.js";
+import { type Answer, baseAddress, place, SharedModel } from "./runtime.js";
 import type {
   CallProgress,
   Denoised,
@@ -41,6 +41,12 @@ export { ConsistencySamplerError };
  * weights, which go with the last of them (`dispose`).
  */
 export class ConsistencySampler {
+  /**
+   * The address of worker.js, beside which pkg/ and pkg-cpu/ are. Needed where a bundler has moved this file away from
+   * them; set it before the first load.
+   */
+  static workerUrl: string | URL | null = null;
+
   readonly info!: ModelInfo;
   #model: SharedModel;
   #onEvent: (event: LoadEvent) => void;
@@ -61,18 +67,28 @@ export class ConsistencySampler {
    * is named, or to the hub, and to where that redirects them, and nowhere else.
    */
   static async load(model: ModelLocation, options: LoadOptions = {}): Promise<ConsistencySampler> {
+    // A caller without types may give null.
+    options ??= {};
     const { cache: cached = true, device, patience, sameOrigin, signal } = options;
-    const origin = sameOrigin ? new URL(document.baseURI).origin : null;
     signal?.throwIfAborted();
     let sampler: ConsistencySampler;
     try {
-      const source = sourceOf(model, document.baseURI, options);
+      if (!globalThis.Worker) {
+        throw new ConsistencySamplerError(
+          "unsupported",
+          "no Worker here: expected a page or a worker that starts others",
+        );
+      }
+      place.workerUrl = ConsistencySampler.workerUrl;
+      const base = baseAddress();
+      const origin = sameOrigin ? new URL(base).origin : null;
+      const source = sourceOf(model, base, options);
       sampler = new ConsistencySampler(
         (holder) => SharedModel.hold(source, { cached, device, patience, origin }, holder),
         options,
       );
     } catch (error) {
-      throw new ConsistencySamplerError("input", messageOf(error));
+      throw typed("input", "expected an address, a hub id or files, and options", error);
     }
     const abort = () => sampler.#end(signal?.reason);
     signal?.addEventListener("abort", abort);
@@ -98,10 +114,8 @@ export class ConsistencySampler {
   }
 
   /** The noise levels of a run: give the number of steps or the steps themselves. */
-  async schedule({
-    numInferenceSteps,
-    timesteps,
-  }: ScheduleOptions): Promise<{ timesteps: number[]; sigmas: number[] }> {
+  async schedule(options: ScheduleOptions): Promise<{ timesteps: number[]; sigmas: number[] }> {
+    const { numInferenceSteps, timesteps } = options ?? {};
     return this.#until(this.#call("schedule", { numInferenceSteps, timesteps }));
   }
 
@@ -181,7 +195,7 @@ export class ConsistencySampler {
       return this.#model.call(method, params, onEvent);
     } catch (error) {
       // An option that no worker can be sent, such as a function.
-      throw new ConsistencySamplerError("input", `options: ${messageOf(error)}`);
+      throw typed("input", "options", error);
     }
   }
 

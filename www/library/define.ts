@@ -2,7 +2,12 @@
 
 import { ConsistencySamplerElement } from "./element.js";
 
-// So that the tag's type, too, comes with this file.
+// So that the tag's type, too, comes with this file, and with it those for templates of frameworks.
+export type * from "./frameworks.js";
 export { ConsistencySamplerElement };
 
-if (!customElements.get("consistency-sampler")) customElements.define("consistency-sampler", ConsistencySamplerElement);
+// Where there is no DOM, as on a server that renders pages, there is nothing to register.
+const { customElements } = globalThis;
+if (!customElements?.get("consistency-sampler")) {
+  customElements?.define("consistency-sampler", ConsistencySamplerElement);
+}

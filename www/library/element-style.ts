@@ -39,13 +39,20 @@ button[aria-disabled="true"] { opacity: 0.6; cursor: default; }
 :focus-visible { outline: 3px solid var(--consistency-sampler-accent, currentcolor); outline-offset: 2px; }
 `;
 
-let sheet: CSSStyleSheet | undefined;
+/** A sheet belongs to a document, whose elements share it. */
+const sheets = new WeakMap<Document, CSSStyleSheet>();
 
-/** The style sheet of all elements, made when the first one needs it. */
-export function styles(): CSSStyleSheet {
+/** Gives an element its style; to be called each time that it comes into a document, perhaps another one. */
+export function style(root: ShadowRoot): void {
+  const { ownerDocument } = root;
+  const { CSSStyleSheet } = ownerDocument.defaultView ?? {};
+  // Where there is no window nothing is shown.
+  if (!CSSStyleSheet) return;
+  let sheet = sheets.get(ownerDocument);
   if (!sheet) {
     sheet = new CSSStyleSheet();
     sheet.replaceSync(CSS);
+    sheets.set(ownerDocument, sheet);
   }
-  return sheet;
+  root.adoptedStyleSheets = [...new Set([sheet, ...root.adoptedStyleSheets])];
 }

@@ -1,7 +1,6 @@
 // What the element shows, in its shadow root. Knows neither model nor attributes; `element.ts` tells it what there is.
 
 import { columnsFor, context2d, element, many, megabytes, Notices, pixelScale } from "./display.js";
-import { styles } from "./element-style.js";
 import type { ConsistencySamplerError } from "./error.js";
 import type { LoadProgress } from "./types.js";
 
@@ -46,7 +45,6 @@ export class View {
   #shown: { images: ImageData[]; words: string } | null = null;
 
   constructor(root: ShadowRoot, { generate, cancel, retry }: Actions) {
-    root.adoptedStyleSheets = [styles()];
     root.append(
       this.#stage,
       this.#progress,

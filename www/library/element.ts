@@ -2,6 +2,7 @@
 
 import { ConsistencySampler, ConsistencySamplerError } from "./consistency-sampler.js";
 import { many } from "./display.js";
+import { style } from "./element-style.js";
 import { View } from "./element-view.js";
 import { codeOf, messageOf } from "./error.js";
 import type { EditOptions, LoadProgress, ModelInfo, Run, RunOptions, SampleOptions, Step } from "./types.js";
@@ -93,10 +94,24 @@ export class ConsistencySamplerElement extends Base {
       cancel: () => this.cancel(),
       retry: () => this.#begin(),
     });
+    // No change of an attribute is told of as long as this runs.
+    queueMicrotask(() => this.#upgrade());
+  }
+
+  /** Properties that were set before the element was defined hide the accessors: takes them over. */
+  #upgrade(): void {
+    for (const [name, value] of Object.entries(this)) {
+      if (!(name in ConsistencySamplerElement.prototype)) continue;
+      Reflect.deleteProperty(this, name);
+      // Of one that can only be read, nothing comes.
+      Reflect.set(this, name, value);
+    }
   }
 
   /** @internal */
   connectedCallback(): void {
+    this.#upgrade();
+    style(this.shadowRoot as ShadowRoot);
     if (this.loading === "eager") this.#begin();
     else if (this.loading === "lazy" && !this.#started) this.#watch();
   }
@@ -116,7 +131,7 @@ export class ConsistencySamplerElement extends Base {
   attributeChangedCallback(name: string, before: string | null, value: string | null): void {
     if (before === value) return;
     const view = this.#view;
-    if (name === "poster") view.poster = value && new URL(value, this.baseURI).href;
+    if (name === "poster") view.poster = value;
     if (name === "controls") view.controls = value !== null;
     if (name === "alt") view.alt = value ?? "";
     if (name === "columns") view.columns = this.#columns();
@@ -242,19 +257,21 @@ export class ConsistencySamplerElement extends Base {
   load(): Promise<ModelInfo> {
     if (this.#load) return this.#load.info;
     const { promise, resolve } = deferred<ModelInfo>();
-    this.#load = { abort: new AbortController(), info: promise };
-    resolve(this.#fetch(this.#load));
-    return promise;
+    const load = { abort: new AbortController(), info: promise };
+    this.#load = load;
+    // Whoever else asks in the same go gets this load, and its error is one event.
+    queueMicrotask(() => resolve(this.#fetch(load)));
+    return told(promise);
   }
 
   /** Draws samples: what the attributes ask for, unless `options`, those of `ConsistencySampler.sample`, say otherwise. */
   sample(options: SampleOptions = {}): Promise<SampleResult> {
-    return this.#run("sample", options);
+    return told(this.#run("sample", options ?? {}));
   }
 
   /** Changes a picture and shows the results; `options` are those of `ConsistencySampler.edit`. */
   edit(options: EditOptions): Promise<SampleResult> {
-    return this.#run("edit", options ?? {});
+    return told(this.#run("edit", options ?? {}));
   }
 
   /** Stops the load and every run; their promises reject with an AbortError. */
@@ -290,8 +307,7 @@ export class ConsistencySamplerElement extends Base {
       if (!this.#started) return;
       this.#automatic?.abort();
       this.#automatic = new AbortController();
-      // Its errors are events.
-      this.sample({ signal: this.#automatic.signal }).catch(() => {});
+      this.sample({ signal: this.#automatic.signal });
     });
   }
 
@@ -470,6 +486,12 @@ declare global {
 const reported = new WeakSet<ConsistencySamplerError>();
 
 const input = (message: string) => new ConsistencySamplerError("input", message);
+
+/** A promise whose rejection nobody has to handle, for an error is also an event and to be read. */
+function told<T>(promise: Promise<T>): Promise<T> {
+  promise.catch(() => {});
+  return promise;
+}
 
 /** What an attribute should not hold is an error when it is used, and no number until then. */
 function valid<T>(get: () => T): T | number {

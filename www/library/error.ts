@@ -1,8 +1,8 @@
 /** What went wrong, as a word to decide by. */
 export type ErrorCode =
-  /** No usable WebGPU, and the CPU not wanted. */
+  /** No usable WebGPU, and the CPU not wanted, or no worker starts here. */
   | "unsupported"
-  /** No answer, or one that broke off. */
+  /** No answer, or one that broke off, for the worker's script too. */
   | "network"
   /** A status other than success, or a web page in place of a file. */
   | "http"
@@ -45,9 +45,18 @@ export async function failing<T>(code: ErrorCode | null, subject: string, action
   try {
     return await action();
   } catch (error) {
-    if (error instanceof ConsistencySamplerError) throw error;
-    throw new ConsistencySamplerError(code ?? codeOf(error), `${subject}: ${messageOf(error)}`, { cause: error });
+    throw typed(code, subject, error);
   }
+}
+
+/**
+ * The error that was thrown, with a subject and a code as `failing` gives them.
+ *
+ * @internal
+ */
+export function typed(code: ErrorCode | null, subject: string, error: unknown): ConsistencySamplerError {
+  if (error instanceof ConsistencySamplerError) return error;
+  return new ConsistencySamplerError(code ?? codeOf(error), `${subject}: ${messageOf(error)}`, { cause: error });
 }
 
 /**

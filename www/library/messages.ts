@@ -63,8 +63,8 @@ export type ToWorker =
   | { method: "cancel"; id: number }
   /** Frees a model. */
   | { method: "dispose"; model: number }
-  /** Asks the worker to hold a lock as long as it lives. */
-  | { method: "watch"; lock: string };
+  /** The first message: asks the worker to hold a lock as long as it lives, and says where the WebAssembly modules are. */
+  | { method: "begin"; lock: string; modules: Record<ModelInfo["processor"], string> };
 
 /** An error as the page is told of it; after a fatal one the worker is of no use. */
 export interface WorkerError {

@@ -17,3 +17,12 @@ interface FileSystemSyncAccessHandle {
   truncate(size: number): void;
   close(): void;
 }
+
+/** Trusted Types, by which a page's policy limits what may become a script's address. */
+interface TrustedScriptPolicy {
+  createScriptURL(address: string): string;
+}
+
+declare var trustedTypes:
+  | undefined
+  | { createPolicy(name: string, rules: { createScriptURL(address: string): string }): TrustedScriptPolicy };

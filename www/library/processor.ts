@@ -33,20 +33,25 @@ const opened = new Map<Processor["kind"], Promise<Processor>>();
  * Opens what is wanted; by default the GPU where there is one, else the CPU, of which `notice` is then told.
  *
  * @param wanted what a caller gave, which may be anything
+ * @param modules the modules' addresses
  */
-export async function openProcessor(wanted: unknown, notice: (notice: string) => void): Promise<Processor> {
+export async function openProcessor(
+  wanted: unknown,
+  modules: Record<Processor["kind"], string>,
+  notice: (notice: string) => void,
+): Promise<Processor> {
   if (!["gpu", "cpu", null, undefined].includes(wanted as null)) {
     throw new ConsistencySamplerError("input", `device: expected "gpu" or "cpu", found ${JSON.stringify(wanted)}`);
   }
   if (wanted !== "cpu") {
     try {
-      return await once("gpu", openGpu);
+      return await once("gpu", () => openGpu(modules.gpu));
     } catch (error) {
       if (wanted === "gpu" || codeOf(error) !== "unsupported") throw error;
       notice(`${messageOf(error)}: the CPU computes in place of the GPU, which takes longer`);
     }
   }
-  return once("cpu", openCpu);
+  return once("cpu", () => openCpu(modules.cpu));
 }
 
 /** What was opened before, or a new try after a failure. */
@@ -60,20 +65,20 @@ function once(kind: Processor["kind"], open: () => Promise<Omit<Processor, "kind
   return opening;
 }
 
-async function openGpu() {
+async function openGpu(address: string) {
   // Asked before anything is fetched that only a GPU can use.
   const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
   if (!adapter) throw new ConsistencySamplerError("unsupported", withoutGpu());
-  await failing("network", "the WebAssembly module", () => init());
+  await failing("network", `the WebAssembly module: ${address}`, () => init({ module_or_path: address }));
   const { vendor, architecture, description } = adapter.info;
   const name = description || [vendor, architecture].filter(Boolean).join(" ");
   const device = await failing("unsupported", "WebGPU", () => gpu.Device.request(name));
   return { Loader: gpu.Loader, sha256: gpu.sha256, device };
 }
 
-async function openCpu() {
-  const subject = "the WebAssembly module for the CPU";
+async function openCpu(address: string) {
+  const subject = `the WebAssembly module for the CPU: ${address}`;
   const cpu = await failing("network", subject, () => import("./pkg-cpu/consistency_sampler.js"));
-  await failing("network", subject, () => cpu.default());
+  await failing("network", subject, () => cpu.default({ module_or_path: address }));
   return { Loader: cpu.Loader, sha256: cpu.sha256, device: await cpu.Device.request() };
 }

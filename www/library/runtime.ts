@@ -3,7 +3,7 @@
 // The worker begins with the first model and ends with the last; `worker.ts` is the other end of its messages. When it
 // ends by itself, or its GPU is lost, another one takes its place, once for each call that was under way.
 
-import { ConsistencySamplerError } from "./error.js";
+import { ConsistencySamplerError, type ErrorCode, messageOf } from "./error.js";
 import type { Call, FromWorker, LoadEvent, LoadParams, Method, Methods, ToWorker } from "./messages.js";
 import { keyOf, type Source } from "./model-source.js";
 import type { ModelInfo } from "./types.js";
@@ -26,6 +26,19 @@ export interface Answer<T> {
   answer: Promise<T>;
   cancel: () => void;
 }
+
+const NAME = "consistency-sampler";
+
+/** What to do about a worker that does not start, where its script is of the page's origin and where it is not. */
+const PLACES =
+  "copy worker.js, pkg/ and pkg-cpu/ beside the bundle or set ConsistencySampler.workerUrl; allow it by worker-src";
+const FOREIGN = "allow it by worker-src blob: and, there, by Access-Control-Allow-Origin";
+
+/** What a page may say about where the files are. */
+export const place: { workerUrl: string | URL | null } = { workerUrl: null };
+
+/** The page's one policy of Trusted Types, where there are such. */
+let policy: TrustedScriptPolicy | undefined;
 
 type Holder = (event: LoadEvent) => void;
 
@@ -166,9 +179,9 @@ export class SharedModel {
 
   /**
    * The worker or its GPU is gone, and every model with it. What was under way is done again in another worker; what is
-   * lost for a second time rejects with `error`, and the next call brings its model back.
+   * lost for a second time, or not to be tried `again`, rejects with `error`, and the next call brings its model back.
    */
-  static restart(error: ConsistencySamplerError): void {
+  static restart(error: ConsistencySamplerError, again = true): void {
     stop();
     const interrupted = [...calls.values()];
     const first = new Set(interrupted.filter(({ message }) => message.method === "load").map(({ model }) => model));
@@ -176,7 +189,7 @@ export class SharedModel {
     for (const call of interrupted) {
       // What waits for its model to come back has not begun.
       if (!call.posted) continue;
-      if (call.again) {
+      if (call.again || !again) {
         calls.delete(call.message.id);
         call.reject(error);
       } else {
@@ -196,35 +209,76 @@ function send(message: ToWorker): void {
   worker?.postMessage(message);
 }
 
-function start(): Worker {
-  const started = open();
-  started.onmessage = ({ data }: MessageEvent<FromWorker>) => receive(data);
-  // Nothing is known about an error outside a call, least of all whether the worker still works.
-  started.onerror = (event) => {
-    event.preventDefault();
-    const reason = event.message ?? "its script did not load";
-    SharedModel.restart(new ConsistencySamplerError("failed", `the worker failed: ${reason}`));
-  };
-  // The browser may end a worker and say nothing; but then it frees the lock that the worker held.
-  const lock: ToWorker = { method: "watch", lock: `consistency-sampler ${crypto.getRandomValues(new Uint32Array(4))}` };
-  started.postMessage(lock);
-  watch = new AbortController();
-  return started;
+/** Where relative addresses begin: at the page's base or, in a worker, at its script (of a blob, at the site). */
+export const baseAddress = () => globalThis.document?.baseURI ?? location.href.replace(/^blob:/, "");
+
+/** Where the files are that are fetched with the first model. */
+function files(): { script: URL; modules: Record<ModelInfo["processor"], string> } {
+  const { workerUrl } = place;
+  // Bundlers know a file by such an expression, and put its address there.
+  const script = workerUrl ? new URL(workerUrl, baseAddress()) : new URL("./worker.js", import.meta.url);
+  const gpu = workerUrl
+    ? new URL("./pkg/consistency_sampler_bg.wasm", script)
+    : new URL("./pkg/consistency_sampler_bg.wasm", import.meta.url);
+  const cpu = workerUrl
+    ? new URL("./pkg-cpu/consistency_sampler_bg.wasm", script)
+    : new URL("./pkg-cpu/consistency_sampler_bg.wasm", import.meta.url);
+  return { script, modules: { gpu: gpu.href, cpu: cpu.href } };
 }
 
-function open(): Worker {
+function start(): Worker {
+  let address = "worker.js";
+  let cure = PLACES;
+  const failure = (code: ErrorCode, reason: string) =>
+    new ConsistencySamplerError(code, `no worker starts from ${address}: ${reason} (${cure})`);
   try {
-    // Bundlers know a worker by this very expression.
-    return new Worker(new URL("./worker.js", import.meta.url), { type: "module", name: "consistency-sampler" });
-  } catch {
-    // In a sandboxed frame every script is another origin's. No worker starts from one, but from a script of the frame's own,
-    // and not from a module in every browser, so that one imports it; until then it keeps the messages that come.
-    const address = JSON.stringify(import.meta.url.replace(/[^/]*$/, "worker.js"));
-    const script = `const early = [];
-      onmessage = (event) => early.push(event);
-      import(${address}).then(() => early.forEach((event) => onmessage(event)), (error) => setTimeout(() => { throw error; }));`;
-    return new Worker(URL.createObjectURL(new Blob([script], { type: "text/javascript" })));
+    const { script, modules } = files();
+    address = script.href;
+    // Of a sandboxed frame, every script is another origin's.
+    const foreign = script.origin !== self.origin;
+    if (foreign) cure = FOREIGN;
+    const started = new Worker(trusted(foreign ? importing(address) : address), {
+      type: foreign ? "classic" : "module",
+      name: NAME,
+    });
+    const unloaded = () => SharedModel.restart(failure("network", "its script did not load"), false);
+    started.onmessage = ({ data }: MessageEvent<FromWorker | null>) => (data ? receive(data) : unloaded());
+    // Nothing is known about an error outside a call, least of all whether the worker still works.
+    started.onerror = (event) => {
+      event.preventDefault();
+      if (event.message === undefined) unloaded();
+      else SharedModel.restart(new ConsistencySamplerError("failed", `the worker failed: ${event.message}`));
+    };
+    // The browser may end a worker and say nothing; but then it frees the lock that the worker held.
+    const lock = `${NAME} ${crypto.getRandomValues(new Uint32Array(4))}`;
+    started.postMessage({ method: "begin", lock, modules } satisfies ToWorker);
+    watch = new AbortController();
+    return started;
+  } catch (error) {
+    if (globalThis.trustedTypes && !policy) cure = `allow it by trusted-types ${NAME}`;
+    throw failure("unsupported", messageOf(error));
   }
+}
+
+/**
+ * The address of a script that imports another origin's. No worker starts from that, but from a script of the page's own,
+ * and not from a module in every browser; until it has the other script it keeps the messages that come.
+ */
+function importing(address: string): string {
+  const text = `const early = [];
+    onmessage = (event) => early.push(event);
+    import(${JSON.stringify(address)}).then(() => early.forEach((event) => onmessage(event)), () => postMessage(null));`;
+  return URL.createObjectURL(new Blob([text], { type: "text/javascript" }));
+}
+
+/** An address as Trusted Types want it, as far as the page allows the policy. */
+function trusted(address: string): string {
+  try {
+    policy ??= globalThis.trustedTypes?.createPolicy(NAME, { createScriptURL: (address) => address });
+  } catch {
+    // Perhaps the page needs none.
+  }
+  return policy?.createScriptURL(address) ?? address;
 }
 
 function stop(): void {

@@ -30,11 +30,16 @@ const models = new Map<number, LoadedModel>();
 const cancels = new Map<number, () => void>();
 /** The GPU's device, which its models share; null when there is none. */
 let gpu: Device | null = null;
+/** Where the WebAssembly modules are. */
+let modules: Record<ModelInfo["processor"], string>;
 
 self.onmessage = async ({ data }: MessageEvent<ToWorker>) => {
   if (data.method === "cancel") return cancels.get(data.id)?.();
   if (data.method === "dispose") return dispose(data.model);
-  if (data.method === "watch") return hold(data.lock);
+  if (data.method === "begin") {
+    modules = data.modules;
+    return hold(data.lock);
+  }
   const { id } = data;
   try {
     post({ type: "result", id, result: await run(data) });
@@ -112,7 +117,7 @@ async function load({ model: number, params }: Call<"load">, emit: (event: LoadE
   const notice = (notice: string) => emit({ notice });
   const meter = new Meter(emit);
   const client = new HttpClient({ patience, origin, signal, onRetry: (retry) => meter.report("waiting", { retry }) });
-  const opening = openProcessor(wanted, notice);
+  const opening = openProcessor(wanted, modules, notice);
   // What it brings is asked for later, and an error that comes before must not count as one that nobody takes.
   opening.catch(() => {});
   const cache = await CachedModel.open(cached ? keyOf(source) : null, notice);

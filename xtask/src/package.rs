@@ -7,7 +7,7 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{Project, run, site, tools};
+use crate::{Project, run, site, tools, wasm};
 
 /// The npm package's folder below the target folder.
 const FOLDER: &str = "npm";
@@ -44,6 +44,10 @@ pub fn package(project: &Project) -> Result<()> {
     Ok(())
 }
 
+/// The one file that is bundled: bundlers copy it as they copy a picture, so that it needs nothing beside it but the modules,
+/// whose addresses it is told.
+const WORKER: &str = "worker.js";
+
 /// Puts the files that `npm/package.json` lists together, with their comments: who bundles them minifies them, too.
 pub fn assemble(project: &Project) -> Result<()> {
     let folder = project.target.join(FOLDER);
@@ -56,13 +60,29 @@ pub fn assemble(project: &Project) -> Result<()> {
     run(tools::typescript(project)?.args(["--project", "www/library", "--outDir"]).arg(&compiled))?;
     let npm = project.root.join("npm");
     for file in files(&npm.join("package.json"))? {
-        let places = [npm.clone(), compiled.clone(), project.root.join("www"), project.root.clone()];
+        if file == WORKER {
+            continue;
+        }
+        let www = project.root.join("www");
+        let places = [npm.clone(), compiled.clone(), www.join("library"), www, project.root.clone()];
         let Some(source) = places.iter().map(|place| place.join(&file)).find(|path| path.is_file()) else {
             bail!("npm/package.json lists {file}, which is neither in npm/, of the library, in www/ nor in the root");
         };
         copy(&source, &folder.join(&file))?;
     }
-    copy(&npm.join("package.json"), &folder.join("package.json"))
+    copy(&npm.join("package.json"), &folder.join("package.json"))?;
+    wasm::placeless(project, &compiled.join("pkg"), &compiled.join("pkg-cpu"))?;
+    run(tools::esbuild(project)?
+        .args([
+            "--bundle",
+            "--minify",
+            "--format=iife",
+            "--target=es2022",
+            "--legal-comments=none",
+            "--log-level=warning",
+        ])
+        .arg(format!("--outfile={}", folder.join(WORKER).display()))
+        .arg(compiled.join(WORKER)))
 }
 
 /// The entries of "files".

@@ -49,8 +49,14 @@ pub fn build_cpu(project: &Project, pkg: &Path) -> Result<()> {
 /// Leaves the same things as [`build`] and [`build_cpu`] in `pkg` and `cpu`, without the time that wasm-opt takes: enough to
 /// check the types of what imports them.
 pub fn declare(project: &Project, pkg: &Path, cpu: &Path) -> Result<()> {
-    generate(&compile(project)?, pkg)?;
-    generate(&compile_cpu(project)?, cpu)
+    generate(&compile(project)?, pkg, true)?;
+    generate(&compile_cpu(project)?, cpu, true)
+}
+
+/// Leaves the same things as [`declare`], whose scripts name no file: who starts a module says where it is.
+pub fn placeless(project: &Project, pkg: &Path, cpu: &Path) -> Result<()> {
+    generate(&compile(project)?, pkg, false)?;
+    generate(&compile_cpu(project)?, cpu, false)
 }
 
 /// Compiles the library for the browser; returns the folder of the module.
@@ -100,13 +106,13 @@ const SPEED: &[&str] = &["-O3"];
 
 /// From the compiler's output folder to a package that a page imports; `passes` make its module smaller or faster.
 fn bind(project: &Project, output: &Path, pkg: &Path, passes: &[&str]) -> Result<()> {
-    generate(output, pkg)?;
+    generate(output, pkg, true)?;
     let module = pkg.join(format!("{NAME}_bg.wasm"));
     run(tools::wasm_opt(project)?.args(passes).arg(&module).arg("-o").arg(&module))
 }
 
-/// Writes the package, its module as the compiler left it.
-fn generate(output: &Path, pkg: &Path) -> Result<()> {
+/// Writes the package, its module as the compiler left it, which the script finds beside itself by default or not at all.
+fn generate(output: &Path, pkg: &Path, default_path: bool) -> Result<()> {
     let compiled = output.join(NAME).with_extension("wasm");
     if pkg.exists() {
         fs::remove_dir_all(pkg).with_context(|| format!("cannot empty {}", pkg.display()))?;
@@ -114,7 +120,7 @@ fn generate(output: &Path, pkg: &Path) -> Result<()> {
     Bindgen::new()
         .input_path(&compiled)
         .web(true)?
-        .omit_default_module_path(false)
+        .omit_default_module_path(!default_path)
         .typescript(true)
         .remove_name_section(true)
         .remove_producers_section(true)
