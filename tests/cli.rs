@@ -290,6 +290,9 @@ fn folders_as_people_have_them_are_read_or_their_names_explained() {
         assert!(message.starts_with("DIR/model/") && message.ends_with(": give the folder DIR/model"), "{message}");
     }
     assert_eq!(refused(&dir), "DIR/model_index.json: no such file: give the folder DIR/model");
+    copy_folder(&folder.join("unet"), &dir.join("checkpoint/unet_ema"));
+    let alone = refused(&dir.join("checkpoint/unet_ema"));
+    assert!(alone.ends_with("a U-Net alone, expected it as unet/ beside model_index.json and scheduler/"), "{alone}");
     copy_folder(&folder, &dir.join("snapshots/abc"));
     let message = refused(&dir);
     assert!(message.ends_with(": give one of DIR/model, DIR/snapshots/abc"), "{message}");

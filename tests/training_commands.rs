@@ -329,6 +329,14 @@ fn a_judge_that_cannot_be_kept_is_said_before_it_is_trained() {
     child.kill().unwrap();
     child.wait().unwrap();
 
+    // Nor is one of other classes: the model's first is `a`.
+    fs::rename(data.join("b"), data.join("A")).unwrap();
+    let refused = error(&evaluate);
+    assert_eq!(refused, "--model: expected class 0 to be A as in --data, found a");
+    let student = train_on(&dir, "data", "student", &["--iterations", "1", "--teacher", str(&model)]);
+    assert_eq!(error(&words(&student)), "--teacher: expected class 0 to be A as in --data, found a");
+    fs::rename(data.join("A"), data.join("b")).unwrap();
+
     // A judge of other images is no judge of these.
     let file = dir.join("classifier.safetensors");
     let (training, _) = Source::open_split(&data).unwrap();

@@ -93,6 +93,13 @@ impl ModelFolder {
         &self.texts[2]
     }
 
+    /// The names of the classes by label, where `model_index.json` has them (`id2label`).
+    pub fn class_names(&self) -> Option<Vec<String>> {
+        let index: Value = serde_json::from_str(&self.texts[0]).ok()?;
+        let names = index["id2label"].as_object()?;
+        (0..names.len()).map(|label| names.get(&label.to_string())?.as_str().map(str::to_owned)).collect()
+    }
+
     /// Where the folder is.
     pub(crate) fn path(&self) -> &Path {
         &self.path
@@ -294,6 +301,9 @@ fn hint(path: &Path) -> String {
         false => folder.display().to_string(),
     };
     match models.as_slice() {
+        [] if path.join("config.json").is_file() => {
+            ": a U-Net alone, expected it as unet/ beside model_index.json and scheduler/".to_owned()
+        }
         [] => String::new(),
         [model] => format!(": give the folder {}", name(model)),
         several => format!(": give one of {}", several.iter().map(name).collect::<Vec<_>>().join(", ")),

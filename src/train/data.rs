@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::checkpoint::folder::ModelFolder;
 use crate::consistency::rng::Generator;
 use crate::error::{Error, Result};
 use crate::train::dataset::{Batch, Dataset};
@@ -15,6 +16,20 @@ pub enum Source {
     Images(Dataset),
     /// Heroes composed of tiles as they are drawn.
     Heroes(Box<Heroes>),
+}
+
+/// Checks that a model which knows the names of its classes has those of the data, each at its label.
+///
+/// # Errors
+/// [`Error::Input`] with the first label whose names differ; `option` names the model.
+pub fn check_class_names(option: &str, model: &ModelFolder, classes: &[String]) -> Result<()> {
+    let names = model.class_names().unwrap_or_default();
+    match names.iter().zip(classes).enumerate().find(|(_, (model, data))| model != data) {
+        None => Ok(()),
+        Some((label, (model, data))) => {
+            Err(Error::Input(format!("{option}: expected class {label} to be {data} as in --data, found {model}")))
+        }
+    }
 }
 
 /// What a folder holds.

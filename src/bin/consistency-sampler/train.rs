@@ -17,7 +17,7 @@ use consistency_sampler::image::png::write_grid;
 use consistency_sampler::model::config::{SchedulerConfig, UNetConfig};
 use consistency_sampler::network::Network;
 use consistency_sampler::train::checkpoint::{read_record, read_state, write_model, write_state};
-use consistency_sampler::train::data::Source;
+use consistency_sampler::train::data::{Source, check_class_names};
 use consistency_sampler::train::dataset::Batch;
 use consistency_sampler::train::denoiser::{Denoiser, Engine};
 use consistency_sampler::train::initial::initial_weights;
@@ -397,6 +397,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let state_file = arguments.state_file();
     let parameters = denoiser.unet().parameters();
     let guide = arguments.guidance.guide();
+    for (option, dir) in [("--teacher", arguments.teacher.as_deref()), ("--guide", guide)] {
+        if let Some(dir) = dir {
+            check_class_names(option, &ModelFolder::open(dir)?, &data.classes())?;
+        }
+    }
     let read_teacher = |dir: &PathBuf| Teacher::read(dir, guide, engine, &device);
     let teacher = arguments.teacher.as_ref().map(read_teacher).transpose()?;
     let mut record = arguments.record(&recipe);
