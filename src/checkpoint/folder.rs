@@ -233,7 +233,9 @@ impl ModelFolder {
         let expected = self.path.join(weights_file(Precision::F32));
         let others = entries(&self.path.join("unet"));
         let other = |ending: &str| others.iter().find(|name| name.ends_with(ending));
-        let hint = match (other(".bin").or_else(|| other(".pt")).or_else(|| other(".ckpt")), other(".safetensors")) {
+        let pickle = other(".bin").or_else(|| other(".pt")).or_else(|| other(".ckpt"));
+        let hint = match (pickle, other(".safetensors")) {
+            (_, Some(part)) if part.contains("-of-") => format!(" (unet/{part} is there without the index of its set)"),
             (_, Some(name)) => format!(" (unet/{name} is there: rename it if it holds them)"),
             (Some(name), None) => {
                 format!(" (unet/{name} is a pickle, which is not read: convert it by tools/convert_checkpoint.py)")

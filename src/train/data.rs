@@ -43,7 +43,11 @@ enum Kind {
 impl Kind {
     fn of(folder: &Path) -> Result<Self> {
         if !folder.is_dir() {
-            return Err(Error::Io(format!("{}: expected a folder of training data", folder.display())));
+            let hint = match folder.parent() {
+                Some(parent) if folder.exists() => format!(": give the folder {}", parent.display()),
+                _ => String::new(),
+            };
+            return Err(Error::Io(format!("{}: expected a folder of training data{hint}", folder.display())));
         }
         if Heroes::is_tile_folder(folder) {
             return Ok(Self::Tiles);

@@ -30,6 +30,7 @@ use indicatif::ProgressBar;
 
 use crate::console::{note, note_left_out, print};
 use crate::device::style;
+use crate::files::whole;
 use crate::guidance::GuidanceArguments;
 use crate::losses::Losses;
 use crate::signals::Stop;
@@ -349,13 +350,6 @@ impl Arguments {
         }
         record
     }
-}
-
-/// A path without links or `..`, as far as it exists, so that two can be compared.
-fn whole(path: &Path) -> PathBuf {
-    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let real = |part: &Path| Some(part.canonicalize().ok()?.join(absolute.strip_prefix(part).ok()?));
-    absolute.ancestors().find_map(real).unwrap_or(absolute)
 }
 
 /// Returns the exit status: that of a run that was asked to stop is 128 + the signal.
