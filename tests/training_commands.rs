@@ -168,7 +168,7 @@ fn a_run_overwrites_nothing_but_itself() {
     assert!(refused("model/", &teacher).contains("is --teacher, which would be overwritten"));
     assert_eq!(
         refused("data/model", &init),
-        "--output: DIR/data/model would be read as training data: name a folder outside of --data"
+        "--output: DIR/data/model would be read as a class: name a folder outside of --data"
     );
     fs::remove_dir_all(model.join("training")).unwrap();
     let config = dir.join("config.json");

@@ -18,6 +18,14 @@ pub enum Source {
     Heroes(Box<Heroes>),
 }
 
+/// Whether each sub-folder of a folder of training data counts as a class, as in one of images it does.
+///
+/// # Errors
+/// Those of [`Source::open`] for a folder of no kind.
+pub fn has_class_folders(folder: &Path) -> Result<bool> {
+    Ok(matches!(Kind::of(folder)?, Kind::Images))
+}
+
 /// Checks that a model which knows the names of its classes has those of the data, each at its label.
 ///
 /// # Errors

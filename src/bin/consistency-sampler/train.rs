@@ -17,7 +17,7 @@ use consistency_sampler::image::png::write_grid;
 use consistency_sampler::model::config::{SchedulerConfig, UNetConfig};
 use consistency_sampler::network::Network;
 use consistency_sampler::train::checkpoint::{read_record, read_state, write_model, write_state};
-use consistency_sampler::train::data::{Source, check_class_names};
+use consistency_sampler::train::data::{Source, check_class_names, has_class_folders};
 use consistency_sampler::train::dataset::Batch;
 use consistency_sampler::train::denoiser::{Denoiser, Engine};
 use consistency_sampler::train::initial::initial_weights;
@@ -292,8 +292,8 @@ impl Arguments {
     /// Checks that the run overwrites nothing but itself.
     fn check_output(&self) -> Result<()> {
         let (output, shown) = (whole(&self.output), self.output.display());
-        if output.starts_with(whole(&self.data)) {
-            let m = "would be read as training data: name a folder outside of --data";
+        if output.starts_with(whole(&self.data)) && has_class_folders(&self.data)? {
+            let m = "would be read as a class: name a folder outside of --data";
             return Err(Error::Input(format!("--output: {shown} {m}")));
         }
         let sources = [("--teacher", self.teacher.as_deref()), ("--guide", self.guidance.guide())];
