@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 pub fn unreadable(path: &Path, e: &io::Error) -> Error {
     match e.kind() {
         ErrorKind::NotFound => Error::Io(format!("{}: no such file", path.display())),
+        ErrorKind::IsADirectory => Error::Io(format!("{}: expected a file, found a folder", path.display())),
         _ => Error::Io(format!("{}: {e}", path.display())),
     }
 }

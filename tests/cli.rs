@@ -272,6 +272,9 @@ fn folders_as_people_have_them_are_read_or_their_names_explained() {
     std::fs::remove_file(weights(".bf16")).unwrap();
     std::fs::rename(weights(".non_ema"), folder.join("unet/model.safetensors")).unwrap();
     assert!(refused(&folder).ends_with("(unet/model.safetensors is there: rename it if it holds them)"));
+    std::fs::rename(folder.join("unet/model.safetensors"), weights("-00001-of-00002")).unwrap();
+    assert!(refused(&folder).ends_with("-00001-of-00002.safetensors is there without the index of its set)"));
+    std::fs::rename(weights("-00001-of-00002"), folder.join("unet/model.safetensors")).unwrap();
     std::fs::rename(folder.join("unet/model.safetensors"), weights("")).unwrap();
 
     // A byte order mark, and what the averaging of weights leaves in the configuration.
@@ -290,6 +293,9 @@ fn folders_as_people_have_them_are_read_or_their_names_explained() {
         assert!(message.starts_with("DIR/model/") && message.ends_with(": give the folder DIR/model"), "{message}");
     }
     assert_eq!(refused(&dir), "DIR/model_index.json: no such file: give the folder DIR/model");
+    copy_folder(&folder.join("unet"), &dir.join("checkpoint/unet_ema"));
+    let alone = refused(&dir.join("checkpoint/unet_ema"));
+    assert!(alone.ends_with("a U-Net alone, expected it as unet/ beside model_index.json and scheduler/"), "{alone}");
     copy_folder(&folder, &dir.join("snapshots/abc"));
     let message = refused(&dir);
     assert!(message.ends_with(": give one of DIR/model, DIR/snapshots/abc"), "{message}");
@@ -314,6 +320,10 @@ fn output_that_cannot_be_written_is_said_before_anything_is_computed_and_leaves_
     let ran = with("\"$@\"", &below);
     let said = String::from_utf8(ran.stderr).unwrap();
     assert!(said.starts_with("error: ") && said.contains("out.png: cannot be written"), "{said}");
+
+    let ran = with("\"$@\"", &model.join("scheduler/../unet/diffusion_pytorch_model.safetensors"));
+    let said = String::from_utf8(ran.stderr).unwrap();
+    assert!(said.contains("lies among the model's weights: name another place"), "{said}");
 
     // A disk that is full, by a limit on a file's size and by a device.
     std::fs::write(&tensors, "before").unwrap();

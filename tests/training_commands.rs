@@ -168,7 +168,7 @@ fn a_run_overwrites_nothing_but_itself() {
     assert!(refused("model/", &teacher).contains("is --teacher, which would be overwritten"));
     assert_eq!(
         refused("data/model", &init),
-        "--output: DIR/data/model would be read as training data: name a folder outside of --data"
+        "--output: DIR/data/model would be read as a class: name a folder outside of --data"
     );
     fs::remove_dir_all(model.join("training")).unwrap();
     let config = dir.join("config.json");
@@ -329,6 +329,14 @@ fn a_judge_that_cannot_be_kept_is_said_before_it_is_trained() {
     child.kill().unwrap();
     child.wait().unwrap();
 
+    // Nor is one of other classes: the model's first is `a`.
+    fs::rename(data.join("b"), data.join("A")).unwrap();
+    let refused = error(&evaluate);
+    assert_eq!(refused, "--model: expected class 0 to be A as in --data, found a");
+    let student = train_on(&dir, "data", "student", &["--iterations", "1", "--teacher", str(&model)]);
+    assert_eq!(error(&words(&student)), "--teacher: expected class 0 to be A as in --data, found a");
+    fs::rename(data.join("A"), data.join("b")).unwrap();
+
     // A judge of other images is no judge of these.
     let file = dir.join("classifier.safetensors");
     let (training, _) = Source::open_split(&data, 0).unwrap();
@@ -362,7 +370,8 @@ fn guided_teachers_are_distilled_by_ect_cd_and_dmd() {
     let other = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/mnist-shape");
     let fixed = ["train", "--data", str(&data), "--iterations", "3", "--recipe", "ect", "--output", str(&dir)];
     let refused = error(&[&fixed[..], &["--init", str(&teacher), "--guide", str(&other)], &guided[..]].concat());
-    assert!(refused.starts_with("guide: expected channels, size and classes"), "{refused}");
+    let expected = "guide: expected 1 channels of 8×8 and 2 classes, found 1 channels of 28×28 and 10 classes";
+    assert_eq!(refused, expected);
 }
 
 #[test]

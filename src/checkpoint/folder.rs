@@ -93,6 +93,13 @@ impl ModelFolder {
         &self.texts[2]
     }
 
+    /// The names of the classes by label, where `model_index.json` has them (`id2label`).
+    pub fn class_names(&self) -> Option<Vec<String>> {
+        let index: Value = serde_json::from_str(&self.texts[0]).ok()?;
+        let names = index["id2label"].as_object()?;
+        (0..names.len()).map(|label| names.get(&label.to_string())?.as_str().map(str::to_owned)).collect()
+    }
+
     /// Where the folder is.
     pub(crate) fn path(&self) -> &Path {
         &self.path
@@ -226,7 +233,9 @@ impl ModelFolder {
         let expected = self.path.join(weights_file(Precision::F32));
         let others = entries(&self.path.join("unet"));
         let other = |ending: &str| others.iter().find(|name| name.ends_with(ending));
-        let hint = match (other(".bin").or_else(|| other(".pt")).or_else(|| other(".ckpt")), other(".safetensors")) {
+        let pickle = other(".bin").or_else(|| other(".pt")).or_else(|| other(".ckpt"));
+        let hint = match (pickle, other(".safetensors")) {
+            (_, Some(part)) if part.contains("-of-") => format!(" (unet/{part} is there without the index of its set)"),
             (_, Some(name)) => format!(" (unet/{name} is there: rename it if it holds them)"),
             (Some(name), None) => {
                 format!(" (unet/{name} is a pickle, which is not read: convert it by tools/convert_checkpoint.py)")
@@ -294,6 +303,9 @@ fn hint(path: &Path) -> String {
         false => folder.display().to_string(),
     };
     match models.as_slice() {
+        [] if path.join("config.json").is_file() => {
+            ": a U-Net alone, expected it as unet/ beside model_index.json and scheduler/".to_owned()
+        }
         [] => String::new(),
         [model] => format!(": give the folder {}", name(model)),
         several => format!(": give one of {}", several.iter().map(name).collect::<Vec<_>>().join(", ")),

@@ -182,8 +182,8 @@ pub fn read_state(
             let view = file.tensor(&name).map_err(|_| bad(format!("missing tensor {name}")))?;
             let length: usize = p.shape.iter().product();
             if view.dtype() != Dtype::F32 || view.shape() != [length] {
-                let found = (view.dtype(), view.shape());
-                return Err(bad(format!("{name}: expected {length} values of F32, found {found:?}")));
+                let (dtype, shape) = (view.dtype(), view.shape());
+                return Err(bad(format!("{name}: expected {length} values of F32, found shape {shape:?} of {dtype}")));
             }
             let values: Vec<f32> = view.data().as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
             Ok((p.name.clone(), Tensor::from_data(TensorData::new(values, [length]), device)))

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::checkpoint::folder::ModelFolder;
 use crate::consistency::rng::Generator;
 use crate::error::{Error, Result};
 use crate::train::animals::Animals;
@@ -20,6 +21,28 @@ pub enum Source {
     Animals(Box<Animals>),
 }
 
+/// Whether each sub-folder of a folder of training data counts as a class, as in one of images it does.
+///
+/// # Errors
+/// Those of [`Source::open`] for a folder of no kind.
+pub fn has_class_folders(folder: &Path) -> Result<bool> {
+    Ok(matches!(Kind::of(folder)?, Kind::Images))
+}
+
+/// Checks that a model which knows the names of its classes has those of the data, each at its label.
+///
+/// # Errors
+/// [`Error::Input`] with the first label whose names differ; `option` names the model.
+pub fn check_class_names(option: &str, model: &ModelFolder, classes: &[String]) -> Result<()> {
+    let names = model.class_names().unwrap_or_default();
+    match names.iter().zip(classes).enumerate().find(|(_, (model, data))| model != data) {
+        None => Ok(()),
+        Some((label, (model, data))) => {
+            Err(Error::Input(format!("{option}: expected class {label} to be {data} as in --data, found {model}")))
+        }
+    }
+}
+
 /// What a folder holds.
 enum Kind {
     Tiles,
@@ -32,7 +55,11 @@ enum Kind {
 impl Kind {
     fn of(folder: &Path) -> Result<Self> {
         if !folder.is_dir() {
-            return Err(Error::Io(format!("{}: expected a folder of training data", folder.display())));
+            let hint = match folder.parent() {
+                Some(parent) if folder.exists() => format!(": give the folder {}", parent.display()),
+                _ => String::new(),
+            };
+            return Err(Error::Io(format!("{}: expected a folder of training data{hint}", folder.display())));
         }
         if Heroes::is_tile_folder(folder) {
             return Ok(Self::Tiles);

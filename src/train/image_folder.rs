@@ -100,9 +100,10 @@ fn add(all: &mut Dataset, file: &Path, label: u32) -> Result<()> {
 /// Decodes a PNG or JPEG, whichever its bytes are: names do not always tell.
 fn read_image(path: &Path) -> Result<Rgba> {
     let bytes = file::read(path)?;
-    let image = match bytes.starts_with(&[0xff, 0xd8, 0xff]) {
-        true => decode_jpeg(&bytes),
-        false => decode_rgba(Cursor::new(&bytes), None),
+    let image = match bytes.as_slice() {
+        [0xff, 0xd8, 0xff, ..] => decode_jpeg(&bytes),
+        [0x89, b'P', b'N', b'G', ..] => decode_rgba(Cursor::new(&bytes), None),
+        _ => Err("expected a PNG or JPEG, found neither".into()),
     };
     image.map_err(|m| Error::Input(format!("{}: {m}", path.display())))
 }
@@ -297,6 +298,8 @@ mod tests {
         assert_eq!(grey_pixels, [64.0; 192]);
         let expected = [200.0, 40.0, 90.0].map(|v| [v; 64]).concat();
         assert!(colour_pixels.iter().zip(expected).all(|(found, v)| (found - v).abs() <= 2.0), "{colour_pixels:?}");
+        std::fs::write(folder.join("2.png"), "RIFF....WEBP").unwrap();
+        assert!(read(&folder).unwrap_err().to_string().ends_with("2.png: expected a PNG or JPEG, found neither"));
         std::fs::write(folder.join("2.png"), &colour[..colour.len() - 12]).unwrap();
         assert!(read(&folder).unwrap_err().to_string().contains("2.png: damaged JPEG: "));
         std::fs::remove_dir_all(folder).unwrap();

@@ -110,7 +110,8 @@ fn read_idx<const D: usize>(path: &Path) -> Result<([usize; D], Vec<u8>)> {
     let expected = [0, 0, 8, D as u8];
     match bytes.first_chunk::<4>() {
         Some(magic) if *magic == expected => {}
-        found => return Err(bad(format!("expected an IDX file that begins with {expected:?}, found {found:?}"))),
+        Some(found) => return Err(bad(format!("expected an IDX file that begins with {expected:?}, found {found:?}"))),
+        None => return Err(bad(format!("expected an IDX file, found {} bytes", bytes.len()))),
     }
     let (head, data) = bytes.split_at_checked(4 + 4 * D).ok_or_else(|| bad("the header is truncated".into()))?;
     let mut shape = [0; D];
@@ -205,7 +206,7 @@ mod tests {
         let (images, labels) = (idx(&[2, 1, 2], &[0; 4]), idx(&[2], &[7, 3]));
         assert!(error(&images[..19], &labels).contains("[2, 1, 2] bytes of data, found 3"));
         assert!(error(&images[..9], &labels).contains("header is truncated"));
-        assert!(error(&labels, &labels).contains("begins with [0, 0, 8, 3], found Some([0, 0, 8, 1])"));
+        assert!(error(&labels, &labels).contains("begins with [0, 0, 8, 3], found [0, 0, 8, 1]"));
         assert!(error(&images, &idx(&[3], &[7, 3, 1])).contains("expected 2 labels, one per image, found 3"));
         assert!(error(&images, &idx(&[2], &[7, 10])).contains("labels 0 to 9, found 10"));
         assert!(error(&idx(&[u32::MAX; 3], &[]), &labels).contains("bytes of data, found 0"));

@@ -75,9 +75,12 @@ impl Teacher {
         for (name, denoiser) in [("teacher", &self.denoiser)].into_iter().chain(guide) {
             let (expected, found) = (shape(config), shape(&denoiser.config));
             if expected != found {
-                return Err(Error::Input(format!(
-                    "{name}: expected channels, size and classes {expected:?}, found {found:?}"
-                )));
+                let shown = |(channels, [height, width], classes): (usize, [usize; 2], Option<usize>)| {
+                    let classes = classes.map_or("no classes".to_owned(), |n| format!("{n} classes"));
+                    format!("{channels} channels of {height}×{width} and {classes}")
+                };
+                let (expected, found) = (shown(expected), shown(found));
+                return Err(Error::Input(format!("{name}: expected {expected}, found {found}")));
             }
         }
         Ok(())

@@ -1,13 +1,15 @@
 //! Where a command finds its model, and the device that runs it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use consistency_sampler::checkpoint::folder::ModelFolder;
-use consistency_sampler::{AnyNetwork, Device, Pipeline, Result};
+use consistency_sampler::file::check_writable;
+use consistency_sampler::{AnyNetwork, Device, Error, Pipeline, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::console::note;
+use crate::files::whole;
 
 /// The model and the device of a command.
 #[derive(Args)]
@@ -32,13 +34,22 @@ enum DeviceName {
 impl ModelArguments {
     /// Where the model is.
     #[cfg(feature = "train")]
-    pub fn path(&self) -> &std::path::Path {
+    pub fn path(&self) -> &Path {
         &self.model
     }
 
     /// Reads the folder's configuration.
     pub fn folder(&self) -> Result<ModelFolder> {
         ModelFolder::open(&self.model)
+    }
+
+    /// Checks, before anything is computed for it, that a file of results can be written and is none of the model.
+    pub fn check_output(&self, file: &Path) -> Result<()> {
+        if whole(file).starts_with(whole(&self.model.join("unet"))) {
+            let m = "lies among the model's weights: name another place";
+            return Err(Error::Input(format!("--output: {} {m}", file.display())));
+        }
+        check_writable(file)
     }
 
     /// Loads the folder's weights, with a progress bar.

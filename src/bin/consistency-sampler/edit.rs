@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use consistency_sampler::consistency::edit::STROKE_SIGMAS;
-use consistency_sampler::file::check_writable;
 use consistency_sampler::model::config::UNetConfig;
 use consistency_sampler::{Edit, EditRequest, Error, Request, Result, Task};
 
@@ -103,7 +102,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     // A wrong request is refused before the weights are read.
     edit.schedule(config, &folder.scheduler)?;
     edit.request.labels(config)?;
-    check_writable(&arguments.output)?;
+    arguments.model.check_output(&arguments.output)?;
 
     let mut pipeline = arguments.model.pipeline(&folder)?;
     let images = pollster::block_on(pipeline.edit(&edit))?;

@@ -7,7 +7,7 @@ use consistency_sampler::checkpoint::folder::ModelFolder;
 use consistency_sampler::file::check_writable;
 use consistency_sampler::model::config::UNetConfig;
 use consistency_sampler::train::classifier::{Classifier, FEATURES};
-use consistency_sampler::train::data::Source;
+use consistency_sampler::train::data::{Source, check_class_names};
 use consistency_sampler::train::dataset::Dataset;
 use consistency_sampler::train::denoiser::Engine;
 use consistency_sampler::train::evaluation::{Moments, copies, frechet_distance};
@@ -72,6 +72,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     note_left_out(&train.left_out);
     let guidance = arguments.guidance.guidance()?;
     check(arguments, &folder, &train, &guidance)?;
+    check_class_names("--model", &folder, &train.classes)?;
     let file = classifier_file(arguments, &train)?;
     let mut sampler = match arguments.edm_steps {
         Some(steps) => Sampler::Edm(

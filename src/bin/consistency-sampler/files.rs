@@ -1,6 +1,6 @@
 //! Tensors and images on disk.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use consistency_sampler::checkpoint::tensor::f32_bytes;
 use consistency_sampler::file::{read, replace};
@@ -82,4 +82,11 @@ pub fn write_tensor(path: &Path, name: &str, shape: &[usize], values: &[f32]) ->
     let bytes = safetensors::serialize([(name, &F32(shape, f32_bytes(values)))], None)
         .map_err(|e| Error::Io(format!("safetensors: {e}")))?;
     replace(path, &bytes)
+}
+
+/// A path without links or `..`, as far as it exists, so that two can be compared.
+pub fn whole(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let real = |part: &Path| Some(part.canonicalize().ok()?.join(absolute.strip_prefix(part).ok()?));
+    absolute.ancestors().find_map(real).unwrap_or(absolute)
 }

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use consistency_sampler::file::check_writable;
 use consistency_sampler::network::ForwardInput;
 use consistency_sampler::{Error, Result};
 use safetensors::Dtype;
@@ -55,7 +54,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let labels = class_labels.map(|t| labels(&t)).transpose().map_err(in_file)?.unwrap_or_default();
     let input = ForwardInput { sample: &values, timestep: &timesteps, class_labels: &labels };
     input.check(config)?;
-    check_writable(&arguments.output)?;
+    arguments.model.check_output(&arguments.output)?;
 
     let mut pipeline = arguments.model.pipeline(&folder)?;
     let output = pollster::block_on(pipeline.forward(input))?;

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use consistency_sampler::file::check_writable;
 use consistency_sampler::{BatchNoise, Noise, Request, Result};
 use indicatif::ProgressBar;
 
@@ -80,7 +79,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let schedule = request.schedule(&folder.scheduler)?;
     let labels = request.labels(&folder.unet)?;
     drop(request.noise.generator(1, 1)?);
-    check_writable(&arguments.output)?;
+    arguments.model.check_output(&arguments.output)?;
 
     let mut pipeline = arguments.model.pipeline(&folder)?;
     let bar = ProgressBar::new(schedule.steps.len() as u64)

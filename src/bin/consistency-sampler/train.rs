@@ -17,7 +17,7 @@ use consistency_sampler::image::png::write_grid;
 use consistency_sampler::model::config::{SchedulerConfig, UNetConfig};
 use consistency_sampler::network::Network;
 use consistency_sampler::train::checkpoint::{read_record, read_state, write_model, write_state};
-use consistency_sampler::train::data::Source;
+use consistency_sampler::train::data::{Source, check_class_names, has_class_folders};
 use consistency_sampler::train::dataset::Batch;
 use consistency_sampler::train::denoiser::{Denoiser, Engine};
 use consistency_sampler::train::initial::initial_weights;
@@ -30,6 +30,7 @@ use indicatif::ProgressBar;
 
 use crate::console::{note, note_left_out, print};
 use crate::device::style;
+use crate::files::whole;
 use crate::guidance::GuidanceArguments;
 use crate::losses::Losses;
 use crate::signals::Stop;
@@ -291,8 +292,8 @@ impl Arguments {
     /// Checks that the run overwrites nothing but itself.
     fn check_output(&self) -> Result<()> {
         let (output, shown) = (whole(&self.output), self.output.display());
-        if output.starts_with(whole(&self.data)) {
-            let m = "would be read as training data: name a folder outside of --data";
+        if output.starts_with(whole(&self.data)) && has_class_folders(&self.data)? {
+            let m = "would be read as a class: name a folder outside of --data";
             return Err(Error::Input(format!("--output: {shown} {m}")));
         }
         let sources = [("--teacher", self.teacher.as_deref()), ("--guide", self.guidance.guide())];
@@ -351,13 +352,6 @@ impl Arguments {
     }
 }
 
-/// A path without links or `..`, as far as it exists, so that two can be compared.
-fn whole(path: &Path) -> PathBuf {
-    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let real = |part: &Path| Some(part.canonicalize().ok()?.join(absolute.strip_prefix(part).ok()?));
-    absolute.ancestors().find_map(real).unwrap_or(absolute)
-}
-
 /// Returns the exit status: that of a run that was asked to stop is 128 + the signal.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let recipe = arguments.recipe()?;
@@ -397,6 +391,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let state_file = arguments.state_file();
     let parameters = denoiser.unet().parameters();
     let guide = arguments.guidance.guide();
+    for (option, dir) in [("--teacher", arguments.teacher.as_deref()), ("--guide", guide)] {
+        if let Some(dir) = dir {
+            check_class_names(option, &ModelFolder::open(dir)?, &data.classes())?;
+        }
+    }
     let read_teacher = |dir: &PathBuf| Teacher::read(dir, guide, engine, &device);
     let teacher = arguments.teacher.as_ref().map(read_teacher).transpose()?;
     let mut record = arguments.record(&recipe);
