@@ -23,6 +23,7 @@ for (const [name, value] of query) {
     else refused.push(`${name}, which is not ${name === "model" ? "a folder " : ""}of this site`);
   } else element.setAttribute(name, value);
 }
+element.setAttribute("same-origin", "");
 document.body.append(element);
 if (refused.length) {
   const note = document.getElementById("refused");

@@ -354,7 +354,7 @@ describe("sums", () => {
     for (const name of CONFIGS) {
       serve(SUMS, sumsOf([...CONFIGS, FULL]));
       serve(name, `${read(name)} `);
-      await assertRefused(await load(), "config", new RegExp(`${name}: expected SHA-256 [0-9a-f]{64}, found [0-9a-f]{64}$`));
+      await assertRefused(await load(), "weights", new RegExp(`${name}: expected SHA-256 [0-9a-f]{64}, found [0-9a-f]{64}$`));
       server.routes.clear();
     }
   });

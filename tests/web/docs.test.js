@@ -6,7 +6,7 @@ import path from "node:path";
 import { test } from "node:test";
 
 import { newPage } from "./browser.js";
-import { DIST } from "./server.js";
+import { DIST, startServer } from "./server.js";
 import { useSite } from "./setup.js";
 
 /** @type {typeof import("../../www/library/consistency-sampler.js")} */
@@ -146,4 +146,19 @@ test("an embedded address whose model is no address says so", async () => {
     "Ignored in the address: model, which is not a folder of this site; poster, which is not of this site",
   );
   await page.context().close();
+});
+
+test("an embedded model that redirects to another site is not followed there", async () => {
+  const other = await startServer();
+  const page = await newPage(browser);
+  for (const name of ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json", "SHA256SUMS"]) {
+    server.routes.set(`/moved/${name}`, (_request, response) =>
+      response.writeHead(302, { Location: `${other.origin}/weights/mnist/${name}` }).end(),
+    );
+  }
+  await page.goto(`${server.origin}/embed.html?model=/moved/&loading=eager`);
+  await page.getByText("a redirect to another site is not followed").first().waitFor({ timeout: 60_000 });
+  assert.deepEqual(other.log, []);
+  await page.context().close();
+  await other.stop();
 });

@@ -333,6 +333,7 @@ export class ConsistencySamplerElement extends Base {
       const sampler = await ConsistencySampler.load(model, {
         revision: revision || undefined,
         hub: hub || undefined,
+        sameOrigin: this.hasAttribute("same-origin"),
         signal,
         onNotice: (notice) => view.notices.add(notice),
         onProgress: (progress) => {

@@ -280,7 +280,7 @@ async function configuration(folder: Folder, path: string, { sha256 }: Tools): P
   const expected = folder.list?.get(path)?.sha256;
   const found = expected && (await sha256(bytes));
   if (found !== expected) {
-    throw new ConsistencySamplerError("config", `${folder.where(path)}: expected SHA-256 ${expected}, found ${found}`);
+    throw new ConsistencySamplerError("weights", `${folder.where(path)}: expected SHA-256 ${expected}, found ${found}`);
   }
   const text = textOf(bytes);
   parse(folder.where(path), text);
