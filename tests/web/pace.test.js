@@ -3,13 +3,15 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
+import { newPage } from "./browser.js";
+import { shoot, visit } from "./page.js";
 import { useSite } from "./setup.js";
 
-let page;
+let server, browser, page;
 
 useSite(
   async (site) => {
-    ({ page } = site);
+    ({ server, browser, page } = site);
     await page.evaluate(async () => {
       window.sampler = await window.ConsistencySampler.load("/weights/mnist/", { device: "gpu" });
     });
@@ -64,4 +66,23 @@ test("is cancelled within the call, answers meanwhile, and the next call is whol
   assert.ok(result.took < result.whole / 4, JSON.stringify(result));
   assert.ok(result.answered < result.whole / 4, JSON.stringify(result));
   assert.ok(result.same, "the next picture is what it was");
+});
+
+test("the page shows a bar while a network call takes longer than a second, and no longer", async () => {
+  const other = await newPage(browser);
+  await other.addInitScript(() => {
+    window.shown = 0;
+    setInterval(() => {
+      const bar = /** @type {HTMLProgressElement | null} */ (document.getElementById("call"));
+      if (bar && !bar.hidden) window.shown = Math.max(window.shown, bar.value);
+    }, 20);
+  });
+  const [, seconds] = /in ([\d.]+) s/.exec(await visit(other, `${server.origin}/?seed=1&steps=1&count=16`)) ?? [];
+  const shown = await other.evaluate(() => window.shown);
+  // In between it depends on how long a call takes that is about a second.
+  if (Number(seconds) > 1.5) assert.ok(shown > 0 && shown < 1, `${shown} in ${seconds} s`);
+  if (Number(seconds) < 0.8) assert.equal(shown, 0);
+  assert.equal(await other.locator("#call").isVisible(), false);
+  await shoot(other, "after-a-long-call");
+  await other.context().close();
 });

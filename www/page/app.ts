@@ -3,7 +3,7 @@
 // The address names what is on the screen. A link must not make a visitor's browser ask another site, so only a model of
 // this one is loaded unasked.
 
-import type { ConsistencySampler } from "../consistency-sampler.js";
+import type { CallProgress, ConsistencySampler } from "../consistency-sampler.js";
 import { codeOf, messageOf } from "../error.js";
 import { byId, roving, targetOf } from "./dom.js";
 import { EditView } from "./edit-view.js";
@@ -33,7 +33,7 @@ const gallery = new Gallery({
   added: ([sample]) => sample && explanation.begin(sample),
 });
 
-const page: Page = { queue, gallery, foreground, choose, updateAddress, link, say, fail };
+const page: Page = { queue, gallery, foreground, choose, updateAddress, link, progress, say, fail };
 const views = { sample: new SampleView(page), explore: new ExploreView(page), edit: new EditView(page) };
 const viewOf = (tab: Tab): TabView => views[tab];
 let open: Tab = "sample";
@@ -120,6 +120,18 @@ async function foreground(work: Work): Promise<void> {
   }
 }
 
+/** The network call that is under way, and since when its progress is told. */
+let call = { index: -1, since: 0 };
+
+/** Shows how far a network call is that takes longer than a second. */
+function progress({ index, done }: CallProgress): void {
+  const now = performance.now();
+  if (index !== call.index) call = { index, since: now };
+  const bar = byId<HTMLProgressElement>("call");
+  bar.value = done;
+  if ((now - call.since) / done > 1000) bar.hidden = false;
+}
+
 /** While a run is under way the buttons that start one keep the keyboard's focus, so they are not disabled but only inert. */
 function setRunning(running: boolean): void {
   const cancel = byId<HTMLButtonElement>("cancel");
@@ -129,6 +141,8 @@ function setRunning(running: boolean): void {
     byId(`panel-${open}`).querySelector<HTMLElement>("button.primary")?.focus();
   }
   cancel.disabled = !running;
+  byId("call").hidden = true;
+  call.index = -1;
 }
 
 // Tabs.

@@ -394,7 +394,7 @@ export class EditView implements TabView {
       };
       const run = asked.adds
         ? await this.#denoise(sampler, { ...options, sigma: options.sigma ?? 0, signal }, onStep)
-        : await sampler.edit({ ...options, signal, onStep });
+        : await sampler.edit({ ...options, signal, onStep, onProgress: this.#page.progress });
       finish(answers, run);
       this.#showAnswers();
       // The frames of an interpolation are much alike, and would crowd out what lies in the gallery.

@@ -216,7 +216,7 @@ export class ExploreView implements TabView {
       else this.#paintVariations(samples);
       laid = true;
     };
-    const samples = await draw(sampler, recipes, { onStep, signal });
+    const samples = await draw(sampler, recipes, { onStep, onProgress: this.#page.progress, signal });
     const { milliseconds, networkCalls } = samples[0];
     this.#page.say(`${VARIATIONS} variations in ${duration(milliseconds)} with ${many(networkCalls, "network call")}`);
     this.#page.updateAddress();

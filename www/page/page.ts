@@ -1,6 +1,6 @@
 // What the page's views share.
 
-import type { ModelInfo } from "../consistency-sampler.js";
+import type { CallProgress, ModelInfo } from "../consistency-sampler.js";
 import type { Gallery } from "./gallery.js";
 import type { Queue, Work } from "./queue.js";
 import type { Sample } from "./samples.js";
@@ -16,6 +16,8 @@ export interface Page {
   updateAddress: () => Promise<void>;
   /** The address that reproduces what is on the screen. */
   link: () => Promise<URL>;
+  /** Shows how far a network call is. */
+  progress: (progress: CallProgress) => void;
   say: (words: string) => void;
   fail: (error: unknown) => void;
 }

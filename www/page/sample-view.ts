@@ -136,7 +136,7 @@ export class SampleView implements TabView {
         this.#strip.add(index, sigma, grid(samples, index));
         this.#paint();
       };
-      const samples = await draw(sampler, recipes, { onStep, signal });
+      const samples = await draw(sampler, recipes, { onStep, onProgress: this.#page.progress, signal });
       const { milliseconds, networkCalls } = samples[0];
       this.#page.say(`${many(count, "image")} in ${duration(milliseconds)} with ${many(networkCalls, "network call")}`);
       this.#page.gallery.add(samples);

@@ -1,6 +1,14 @@
 // What a sample is, and how it is drawn: the recipe decides every pixel.
 
-import type { ConsistencySampler, EditKind, ModelInfo, Run, ScheduleOptions, Step } from "../consistency-sampler.js";
+import type {
+  ConsistencySampler,
+  EditKind,
+  ModelInfo,
+  Run,
+  RunOptions,
+  ScheduleOptions,
+  Step,
+} from "../consistency-sampler.js";
 import { columnsFor } from "../display.js";
 import type { Pixels } from "./dom.js";
 
@@ -52,7 +60,7 @@ export function scheduleOf(steps: string): ScheduleOptions {
 export async function draw(
   sampler: ConsistencySampler,
   recipes: [Recipe, ...Recipe[]],
-  { onStep, signal }: { onStep?: OnStep; signal?: AbortSignal } = {},
+  { onStep, ...more }: Pick<RunOptions, "onProgress" | "signal"> & { onStep?: OnStep } = {},
 ): Promise<[Sample, ...Sample[]]> {
   const samples = recipes.map((recipe) => blank(sampler.info, recipe, recipes.length)) as [Sample, ...Sample[]];
   const options = {
@@ -60,7 +68,7 @@ export async function draw(
     count: recipes.length,
     classLabels: recipes[0].label === null ? undefined : recipes.map(({ label }) => label ?? 0),
     ...scheduleOf(recipes[0].steps),
-    signal,
+    ...more,
   };
   const landed = (step: Step) => {
     addStep(step, samples);
