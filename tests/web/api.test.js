@@ -224,7 +224,7 @@ test("a load that fails may be tried again", async () => {
   server.routes.set(weights, { type: "text/html", body: "no" });
   const load = () =>
     page.evaluate(async () => {
-      const outcome = await window.outcome(window.ConsistencySampler.load("/goldens/no-mid/"));
+      const outcome = await window.outcome(window.ConsistencySampler.load("/goldens/no-mid/", { cache: false }));
       outcome.value?.dispose();
       return outcome.error?.code ?? "loaded";
     });
