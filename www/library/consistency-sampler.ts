@@ -72,10 +72,7 @@ export class ConsistencySampler {
     let sampler: ConsistencySampler;
     try {
       if (!globalThis.Worker) {
-        throw new ConsistencySamplerError(
-          "unsupported",
-          "no Worker here: expected a page or a worker that starts others",
-        );
+        throw new ConsistencySamplerError("unsupported", "no Worker here: expected a page or a dedicated worker");
       }
       place.workerUrl = ConsistencySampler.workerUrl;
       const source = sourceOf(model, baseAddress(), options);
