@@ -288,7 +288,7 @@ describe("in a worker of the page's own", () => {
   test("where a worker can start no other the error says so", async () => {
     const { name, code, message } = await drawn("shared", "/goldens/no-mid/");
     assert.deepEqual([name, code], ["ConsistencySamplerError", "unsupported"]);
-    assert.match(message, /^no Worker here: expected a page or a worker that starts others$/);
+    assert.match(message, /^no Worker here: expected a page or a dedicated worker$/);
   });
 });
 

@@ -327,10 +327,10 @@ test("Vite renders a page with it on a server", async () => {
 });
 
 const bundlers = {
-  esbuild: (root) => {
+  esbuild: (root, format = "esm") => {
     install("esbuild");
     const script = `import { build } from "esbuild";
-      await build({ entryPoints: ["main.js"], bundle: true, format: "esm", logLevel: "warning", outfile: "dist/app/main.js" });`;
+      await build({ entryPoints: ["main.js"], bundle: true, format: "${format}", logLevel: "warning", outfile: "dist/app/main.js" });`;
     writeFileSync(path.join(root, "build.mjs"), script);
     return runs(root, path.join(root, "build.mjs"));
   },
@@ -365,3 +365,17 @@ for (const [name, bundle] of Object.entries(bundlers)) {
     assert.equal(await titleOf(dist), "drawn 1");
   });
 }
+
+test("a bundle that does not know its own address says so, and draws once it is told", async () => {
+  const root = project("iife", undefined, "/app/main.js");
+  bundlers.esbuild(root, "iife");
+  const dist = path.join(root, "dist");
+  cpSync(path.join(root, "index.html"), path.join(dist, "index.html"));
+  assert.match(await titleOf(dist), /^error: no worker starts from worker\.js: .*Invalid URL \(copy worker\.js, .* or set ConsistencySampler\.workerUrl/);
+  for (const file of ["worker.js", "pkg", "pkg-cpu"]) cpSync(path.join(installed, file), path.join(dist, file), { recursive: true });
+  const source = readFileSync(path.join(root, "main.js"), "utf8");
+  const setting = `import { ConsistencySampler } from "consistency-sampler"; ConsistencySampler.workerUrl = "worker.js";`;
+  writeFileSync(path.join(root, "main.js"), `${setting}\n${source}`);
+  bundlers.esbuild(root, "iife");
+  assert.equal(await titleOf(dist), "drawn 1");
+});

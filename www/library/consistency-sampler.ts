@@ -74,10 +74,7 @@ export class ConsistencySampler {
     let sampler: ConsistencySampler;
     try {
       if (!globalThis.Worker) {
-        throw new ConsistencySamplerError(
-          "unsupported",
-          "no Worker here: expected a page or a worker that starts others",
-        );
+        throw new ConsistencySamplerError("unsupported", "no Worker here: expected a page or a dedicated worker");
       }
       place.workerUrl = ConsistencySampler.workerUrl;
       const base = baseAddress();

@@ -32,13 +32,13 @@ const NAME = "consistency-sampler";
 /** What to do about a worker that does not start, where its script is of the page's origin and where it is not. */
 const PLACES =
   "copy worker.js, pkg/ and pkg-cpu/ beside the bundle or set ConsistencySampler.workerUrl; allow it by worker-src";
-const FOREIGN = "allow it by worker-src blob: and, there, by Access-Control-Allow-Origin";
+const FOREIGN = "allow it by worker-src blob: and by Access-Control-Allow-Origin";
 
 /** What a page may say about where the files are. */
 export const place: { workerUrl: string | URL | null } = { workerUrl: null };
 
-/** The page's one policy of Trusted Types, where there are such. */
-let policy: TrustedScriptPolicy | undefined;
+/** The page's one policy of Trusted Types, where there are such; null where the page refuses it. */
+let policy: TrustedScriptPolicy | null | undefined;
 
 type Holder = (event: LoadEvent) => void;
 
@@ -255,7 +255,7 @@ function start(): Worker {
     watch = new AbortController();
     return started;
   } catch (error) {
-    if (globalThis.trustedTypes && !policy) cure = `allow it by trusted-types ${NAME}`;
+    if (policy === null) cure = `allow it by trusted-types ${NAME}`;
     throw failure("unsupported", messageOf(error));
   }
 }
@@ -277,6 +277,7 @@ function trusted(address: string): string {
     policy ??= globalThis.trustedTypes?.createPolicy(NAME, { createScriptURL: (address) => address });
   } catch {
     // Perhaps the page needs none.
+    policy = null;
   }
   return policy?.createScriptURL(address) ?? address;
 }
