@@ -229,7 +229,9 @@ fn a_run_that_is_asked_to_stop_is_saved_and_a_second_request_ends_it_at_once() {
     let both = format!("kill -INT {0} && kill -TERM {0}", child.id());
     assert!(Command::new("sh").args(["-c", &both]).status().unwrap().success());
     let ended = child.wait_with_output().unwrap();
-    assert_eq!(ended.status.code(), Some(143));
+    // The one that is handled second decides, and the system may hand out either first.
+    let status = ended.status.code();
+    assert!(matches!(status, Some(130 | 143)), "{status:?}: {}", String::from_utf8_lossy(&ended.stderr));
     assert!(!String::from_utf8_lossy(&ended.stderr).contains("stopped and saved"));
     assert!(!dir.join("twice/training/state.safetensors").exists());
 }
