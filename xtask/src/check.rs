@@ -28,7 +28,7 @@ pub enum Stage {
     Package,
     /// The static site and its size
     Build,
-    /// The page in a headless Chromium, after a build
+    /// The page in headless browsers, after a build
     Web,
 }
 
@@ -157,6 +157,7 @@ fn web(project: &Project, counts: &mut Counts) -> Result<()> {
     tools::node_installed(project)?;
     let chromium = tools::chromium(project)?;
     let folder = project.root.join("tests/web");
+    let others = tools::other_browsers(project);
     tools::npm_packages(project, &folder)?;
 
     let mut tests = fs::read_dir(&folder)?
@@ -172,6 +173,7 @@ fn web(project: &Project, counts: &mut Counts) -> Result<()> {
     let mut node = project.command("node");
     node.current_dir(&folder)
         .env("CHROME", chromium)
+        .envs(others)
         .args(["--test", "--test-concurrency=1", "--test-reporter=spec", "--test-reporter-destination=stdout"])
         .args(["--test-reporter=tap", &format!("--test-reporter-destination={}", tap.display())])
         .args(&tests);

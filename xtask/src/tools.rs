@@ -135,6 +135,40 @@ pub fn chromium(project: &Project) -> Result<PathBuf> {
     find().context("the package chromium is installed, yet no chromium is on the PATH")
 }
 
+/// The environment variables that name Firefox and WebKitGTK's driver and browser to the tests, installed where that can be
+/// done; those of a browser that cannot be had are absent, and its tests are left out with that said.
+pub fn other_browsers(project: &Project) -> Vec<(&'static str, PathBuf)> {
+    let firefox =
+        || env::var_os("FIREFOX").map(PathBuf::from).or_else(|| on_path("firefox-esr").or_else(|| on_path("firefox")));
+    let mini_browser = || {
+        let folders = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/libexec"];
+        let versions = ["webkit2gtk-4.1", "webkitgtk-6.0", "webkit2gtk-4.0"];
+        let mut candidates = folders.iter().flat_map(|folder| versions.map(|version| Path::new(folder).join(version)));
+        candidates.find_map(|folder| Some(folder.join("MiniBrowser")).filter(|file| file.is_file()))
+    };
+    let webkit = || on_path("Xvfb").and(on_path("WebKitWebDriver")).zip(mini_browser());
+    // Other systems have no package of WebKitGTK.
+    if cfg!(target_os = "linux") {
+        let mut wanted = Vec::new();
+        if firefox().is_none() {
+            wanted.push("firefox-esr");
+        }
+        if webkit().is_none() {
+            wanted.extend(["webkit2gtk-driver", "xvfb"]);
+        }
+        for package in wanted {
+            if let Err(error) = apt_install(project, package) {
+                println!("{package} is missing, and tests in its browser are left out: {error:#}");
+            }
+        }
+    }
+    let mut found: Vec<_> = firefox().map(|firefox| ("FIREFOX", firefox)).into_iter().collect();
+    if let Some((driver, browser)) = webkit() {
+        found.extend([("WEBKIT_DRIVER", driver), ("WEBKIT_BROWSER", browser)]);
+    }
+    found
+}
+
 /// Sees to it that a Vulkan driver is installed, be it a software one, for the native tests of the GPU path.
 pub fn vulkan(project: &Project) -> Result<()> {
     let named = ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"].into_iter().any(|name| env::var_os(name).is_some());
