@@ -97,7 +97,7 @@ const silence = () => {};
 const requests = (name, of = server) => of.log.filter(({ path }) => path.endsWith(name)).map(({ method }) => method);
 
 describe("a busy server", () => {
-  for (const status of [408, 425, 429, 500, 502, 503, 504]) {
+  for (const status of [408, 425, 429, 500, 502, 503, 504, 520, 524]) {
     test(`that answers ${status} to a configuration is asked again`, async () => {
       fault("unet/config.json", { status });
       const result = await load();
@@ -132,6 +132,13 @@ describe("a busy server", () => {
     const result = await load(FOLDER, { patience: { delay: 20, stall: 5000 } });
     assert.deepEqual(result.progress.filter(({ retry }) => retry).map(({ retry }) => retry.milliseconds), [1000]);
     await assertDraws(result);
+  });
+
+  test("that says to come again in an hour is not waited for, and the error says so", async () => {
+    fault("model_index.json", { status: 429, headers: { "Retry-After": "3600" } });
+    const result = await load();
+    await assertRefused(result, "network", /model_index\.json: 429 Too Many Requests, to be asked again in 3600 s$/);
+    assert.deepEqual(requests("model_index.json"), ["GET"]);
   });
 
   test("of a hub does not cost the revision and the hashes", async () => {

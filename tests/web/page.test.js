@@ -7,7 +7,7 @@ import { test } from "node:test";
 
 import { newPage } from "./browser.js";
 import { PIXEL_TOLERANCE, assertNear, goldens } from "./goldens.js";
-import { LOOKS, assertAccessible, canvases, finished, generate, greys, look, sheet, shoot, visit } from "./page.js";
+import { LOOKS, SCREENSHOTS, assertAccessible, canvases, finished, generate, greys, look, sheet, shoot, visit } from "./page.js";
 import { DIST, send } from "./server.js";
 import { useSite } from "./setup.js";
 
@@ -50,6 +50,14 @@ for (const [name, viewport, colorScheme] of LOOKS) {
     await page.getByRole("img", { name: /^Its answer at σ/ }).waitFor({ timeout: 60_000 });
     await shoot(page, `sample-${name}`);
     await assertAccessible(page, name);
+    const { width, height } = page.viewportSize();
+    if (width > 400) return;
+    await page.evaluate(() => scrollTo(0, 0));
+    await page.screenshot({ path: path.join(SCREENSHOTS, `first-screen-${name}.png`) });
+    const generate = await page.locator("#generate").boundingBox();
+    const picture = await page.locator("#sheet").boundingBox();
+    assert.ok(generate.y + generate.height <= height, `Generate ends at ${generate.y + generate.height}`);
+    assert.ok(picture.y + picture.height / 2 < height, `the samples begin at ${picture.y}`);
   });
 }
 

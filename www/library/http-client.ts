@@ -9,8 +9,8 @@ import type { Patience, Retry } from "./types.js";
 
 const PATIENCE: Patience = { tries: 5, delay: 500, stall: 20_000 };
 
-/** Answers that another request may better. */
-const TRANSIENT = [408, 425, 429, 500, 502, 503, 504];
+/** Answers that another request may better, as those from 500 on but 501 (a method that is not implemented) may. */
+const TRANSIENT = [408, 425, 429];
 /** Answers that say that there is no such file. */
 const ABSENT = [404, 410];
 
@@ -94,7 +94,7 @@ export class HttpClient {
 
   /** Whether a response asks for another try. */
   isTransient({ status }: Response): boolean {
-    return TRANSIENT.includes(status);
+    return TRANSIENT.includes(status) || (status >= 500 && status !== 501);
   }
 
   /** Why a request brought no response, or its body broke off; throws what is not the connection's fault. */
@@ -112,11 +112,13 @@ export class HttpClient {
   async wait(attempt: number, subject: string, reason: string, response: Response | null): Promise<void> {
     const { tries, delay, stall } = this.patience;
     const { signal, onRetry } = this.#options;
-    if (attempt >= tries) {
-      throw new ConsistencySamplerError(reason === UNREADABLE ? "http" : "network", `${subject}: ${reason}`);
-    }
     const asked = Number(response?.headers.get("Retry-After") ?? 0) * 1000 || 0;
-    const milliseconds = Math.max(delay * 2 ** (attempt - 1), Math.min(asked, stall));
+    // Who is told to come later than a person waits gives up at once.
+    if (attempt >= tries || asked > stall) {
+      const later = asked ? `, to be asked again in ${asked / 1000} s` : "";
+      throw new ConsistencySamplerError(reason === UNREADABLE ? "http" : "network", `${subject}: ${reason}${later}`);
+    }
+    const milliseconds = Math.max(delay * 2 ** (attempt - 1), asked);
     onRetry?.({ attempt, milliseconds, reason });
     await new Promise<unknown>((resolve) => {
       setTimeout(resolve, milliseconds);
