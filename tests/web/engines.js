@@ -1,5 +1,5 @@
 // Browsers of three engines behind one small interface: Chromium over playwright, Firefox over WebDriver BiDi, WebKitGTK
-// over WebDriver. What a test asks of a page, it asks by functions that run there.
+// over WebDriver. What a test asks of a page, it asks by expressions that are evaluated there.
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -10,7 +10,7 @@ import { setTimeout } from "node:timers/promises";
 
 import puppeteer from "puppeteer-core";
 
-import { launch, newPage } from "./browser.js";
+import { launch, listen, newPage } from "./browser.js";
 import { SCREENSHOTS } from "./page.js";
 
 /**
@@ -61,10 +61,8 @@ export async function firefox({ webgpu = false } = {}) {
   });
   const page = await browser.newPage();
   await page.setViewport({ width: 1280, height: 800 });
-  /** @type {string[]} */
-  const complaints = [];
-  page.on("console", (message) => message.type() === "error" && complaints.push(message.text()));
-  page.on("pageerror", (error) => complaints.push(String(error)));
+  // Its events are those of a playwright page.
+  const { complaints } = listen(/** @type {any} */ (page));
   return {
     goto: (address) => page.goto(address),
     value: (expression) => page.evaluate(expression),
@@ -126,12 +124,11 @@ export async function webkit() {
   };
 }
 
-/** Waits until an expression is true in the page, and returns what it is. */
-export async function waitFor(tab, expression, { timeout = 90_000 } = {}) {
+/** Waits until an expression is true in the page. */
+export async function waitFor(tab, expression) {
+  const timeout = 90_000;
   const end = Date.now() + timeout;
-  for (;;) {
-    const value = await tab.value(expression);
-    if (value) return value;
+  while (!(await tab.value(expression))) {
     if (Date.now() > end) {
       const seen = await tab.value("document.body.innerText.slice(0, 600)");
       throw new Error(`expected ${expression.slice(0, 200)} within ${timeout} ms; the page says: ${seen}; ${tab.complaints.join("; ")}`);

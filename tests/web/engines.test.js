@@ -29,8 +29,9 @@ const greys = (canvases) => `[...${canvases}].flatMap((canvas) => {
   return Array.from(data).filter((_, i) => i % 4 === 0);
 })`;
 const SHEET = greys(`document.querySelectorAll("#sheet canvas")`);
-const NOTES = `[...document.querySelectorAll("[role=note]")].filter((note) => note.checkVisibility()).map((note) => note.textContent)`;
-const ALERTS = `[...document.querySelectorAll("[role=alert]")].filter((alert) => alert.checkVisibility()).map((alert) => alert.textContent)`;
+/** The texts of the elements of a role that are seen. */
+const seen = (role) =>
+  `[...document.querySelectorAll("[role=${role}]")].filter((found) => found.checkVisibility()).map((found) => found.textContent)`;
 
 /** What Chromium draws, to compare with. */
 const reference = {};
@@ -60,7 +61,7 @@ for (const { name, open, processor, skip } of ENGINES) {
     test("the page opens and draws the seed's picture", async () => {
       await tab.goto(`${server.origin}/${PAGE}`);
       await waitFor(tab, DRAWN);
-      const notes = await tab.value(NOTES);
+      const notes = await tab.value(seen("note"));
       if (processor === "cpu") assert.match(notes.join(), /This browser offers no WebGPU: the CPU computes/);
       else assert.deepEqual(notes, []);
       assertSame("the sheet", await tab.value(SHEET));
@@ -90,7 +91,7 @@ for (const { name, open, processor, skip } of ENGINES) {
       const weights = server.log.filter(({ method, path }) => method === "GET" && path.endsWith(".safetensors"));
       assert.deepEqual(weights, []);
       assertSame("the sheet", await tab.value(SHEET));
-      assert.deepEqual(await tab.value(ALERTS), []);
+      assert.deepEqual(await tab.value(seen("alert")), []);
     });
 
     test("the element draws the same digits", async () => {
