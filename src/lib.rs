@@ -30,6 +30,7 @@ pub mod bench;
 pub mod burn;
 #[doc(hidden)]
 pub mod checkpoint;
+mod compact;
 #[doc(hidden)]
 pub mod consistency;
 #[cfg(feature = "cpu")]

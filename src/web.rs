@@ -54,7 +54,7 @@ impl Device {
     /// Asks the browser for its fastest GPU; throws when there is none. `name` is the adapter's name for people, which
     /// wgpu does not learn from most browsers.
     pub async fn request(name: Option<String>) -> JsResult<Device> {
-        let processor = Processor::open().await.map_err(to_js)?;
+        let processor = Processor::request().await.map_err(to_js)?;
         let name = name.filter(|name| !name.is_empty()).unwrap_or_else(|| processor.description().to_owned());
         Ok(Device { processor, name })
     }

@@ -13,6 +13,7 @@ use std::borrow::Cow;
 use half::{bf16, f16};
 
 use super::tensor::{Arrival, Precision, Rows};
+use crate::compact::sorted;
 use crate::error::{Error, Result};
 use crate::json::{self, Value, number};
 use crate::model::unet::Parameter;
@@ -317,7 +318,9 @@ impl WeightStream {
         if self.single_file {
             missing(&self.wanted)?;
         }
-        entries.sort_unstable_by_key(|e| e.start);
+        let by_start = sorted(entries.iter().enumerate().map(|(i, entry)| [entry.start, i]));
+        let mut slots: Vec<Option<Entry>> = entries.into_iter().map(Some).collect();
+        let entries: Vec<Entry> = by_start.into_iter().filter_map(|[_, i]| slots[i].take()).collect();
         let mut end = 0;
         for entry in &entries {
             if entry.start != end {

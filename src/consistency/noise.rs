@@ -1,6 +1,7 @@
 //! Noise of a batch: from one seed, interpolated between two noises, or of each image on its own.
 
 use super::rng::Generator;
+use crate::compact;
 use crate::error::{Error, Result};
 use crate::json::number;
 
@@ -144,9 +145,9 @@ impl Source {
 pub fn slerp(a: &[f32], b: &[f32], share: f64) -> Vec<f32> {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
     let cosine = dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
-    let angle = cosine.clamp(-1.0, 1.0).acos();
-    let (first, second) = match angle.sin() > 1e-6 {
-        true => (((1.0 - share) * angle).sin() / angle.sin(), (share * angle).sin() / angle.sin()),
+    let angle = compact::acos(cosine.clamp(-1.0, 1.0));
+    let (first, second) = match compact::sin(angle) > 1e-6 {
+        true => [1.0 - share, share].map(|share| compact::sin(share * angle) / compact::sin(angle)).into(),
         false => (1.0 - share, share),
     };
     a.iter().zip(b).map(|(a, b)| (first * f64::from(*a) + second * f64::from(*b)) as f32).collect()

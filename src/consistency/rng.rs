@@ -6,6 +6,8 @@
 //!   a multiple of 16, the last 16 values are drawn anew.
 //! - fewer than 16: Box–Muller in f64 one by one, the second value of each pair kept for the next call.
 
+use crate::compact;
+
 const N: usize = 624;
 const M: usize = 397;
 
@@ -93,10 +95,10 @@ impl Generator {
             return spare;
         }
         let (u1, u2) = (self.uniform_f64(), self.uniform_f64());
-        let radius = (-2.0 * (-u2).ln_1p()).sqrt();
+        let radius = (-2.0 * compact::ln_1p(-u2)).sqrt();
         let angle = std::f64::consts::TAU * u1;
-        self.spare = Some(radius * angle.sin());
-        radius * angle.cos()
+        self.spare = Some(radius * compact::sin(angle));
+        radius * compact::cos(angle)
     }
 }
 
@@ -104,10 +106,10 @@ impl Generator {
 fn box_muller_16(block: &mut [f32; 16]) {
     for j in 0..8 {
         let (u1, u2) = (1.0 - block[j], block[j + 8]);
-        let radius = (-2.0 * u1.ln()).sqrt();
-        let angle = std::f32::consts::TAU * u2;
-        block[j] = radius * angle.cos();
-        block[j + 8] = radius * angle.sin();
+        let radius = (-2.0 * compact::ln(u1.into()) as f32).sqrt();
+        let angle = f64::from(std::f32::consts::TAU * u2);
+        block[j] = radius * compact::cos(angle) as f32;
+        block[j + 8] = radius * compact::sin(angle) as f32;
     }
 }
 

@@ -3,6 +3,7 @@
 //! Song et al., "Consistency Models", ICML 2023: the parameterisation is equation 5 with the c_skip, c_out of
 //! appendix C, the schedule is the one of Karras et al. 2022, equation 5.
 
+use crate::compact;
 use crate::error::{Error, Result};
 use crate::json::number;
 use crate::model::config::SchedulerConfig;
@@ -28,7 +29,7 @@ impl Scalings {
             c_skip: d * d / ((sigma - e) * (sigma - e) + d * d),
             c_out: (sigma - e) * d / (sigma * sigma + d * d).sqrt(),
             c_in: 1.0 / (sigma * sigma + d * d).sqrt(),
-            c_noise: 250.0 * (sigma + 1e-44).ln(),
+            c_noise: 250.0 * compact::ln(sigma + 1e-44),
         }
     }
 
@@ -45,8 +46,9 @@ impl Scalings {
 /// σ_i of the Karras schedule: i = 0 is σ_max, i = N − 1 is σ_min.
 pub fn karras_sigma(config: &SchedulerConfig, i: usize) -> f64 {
     let ramp = i as f64 / (config.num_train_timesteps - 1) as f64;
-    let (low, high) = (config.sigma_min.powf(1.0 / config.rho), config.sigma_max.powf(1.0 / config.rho));
-    (high + ramp * (low - high)).powf(config.rho)
+    let (low, high) =
+        (compact::pow(config.sigma_min, 1.0 / config.rho), compact::pow(config.sigma_max, 1.0 / config.rho));
+    compact::pow(high + ramp * (low - high), config.rho)
 }
 
 /// One network call of the multistep sampler.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use super::kernels::{Access, Kernel, Specialised};
-use super::program::{Choice, Products};
+use super::program::{Choice, Products, SAFE};
 use crate::error::{Error, Result, collapse_whitespace};
 
 pub(super) use wgpu::ComputePipeline as Pipeline;
@@ -55,6 +55,7 @@ impl<'a> Slice<'a> {
 }
 
 /// A pipeline with its bind group and its number of workgroups.
+#[derive(Clone)]
 pub(super) struct Launch {
     pub(super) pipeline: Pipeline,
     pub(super) bindings: wgpu::BindGroup,
@@ -153,7 +154,7 @@ impl Gpu {
         device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| uncaptured.note(&one_line(&e))));
         device.set_device_lost_callback(move |_, message| lost.note_loss(&message));
         let (pipelines, layouts) = (Arc::default(), Arc::default());
-        Ok(Self { device, queue, info, limits, choice: Choice::SAFE, fault, pipelines, layouts })
+        Ok(Self { device, queue, info, limits, choice: SAFE, fault, pipelines, layouts })
     }
 
     /// The adapter's name for people. Browsers usually withhold it.
@@ -164,13 +165,16 @@ impl Gpu {
         }
     }
 
-    /// The kernels that were chosen for products of few outputs and of many, for people.
+    /// The kernels that were chosen for products, from those with few outputs to those with many, for people.
     pub fn kernels(&self) -> String {
         let name = |products| match products {
             Products::Registers => "registers".to_owned(),
-            Products::Tiled(t) => format!("tiles of {} × {}", t.down * t.rows, t.across * 4 * t.vectors),
+            Products::Tiled(t) => {
+                let teams = if t.slices > 1 { format!(" by {} teams", t.slices) } else { String::new() };
+                format!("tiles of {} × {}{teams}", t.down * t.rows, t.across * 4 * t.vectors)
+            }
         };
-        format!("{} and {}", name(self.choice.few), name(self.choice.many))
+        self.choice.map(name).join(", ")
     }
 
     /// Whether the adapter computes on the CPU.

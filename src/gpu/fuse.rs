@@ -10,8 +10,7 @@
 use super::graph::{Graph, Node, NodeId, Op};
 use super::kernels::{Kernel, Shader};
 use super::pack::{Channels, Order, Placement, TILE};
-use super::program::Tile;
-use super::program::{Choice, Dispatch, Grid, MANY_OUTPUTS, Products, Program, Storage};
+use super::program::{Choice, Dispatch, Grid, OUTPUTS, Products, Program, Storage, Tile, Variant};
 use crate::model::unet::{Conv2d, GroupNorm, SelfAttention};
 
 /// The program of `graph` with the products' kernels of `choice`.
@@ -87,7 +86,7 @@ impl<'a> Launch<'a> {
         match products {
             // A vector has one row a sample: a workgroup's tile would stay empty.
             Products::Tiled(tile) if rows > 1 => {
-                let Tile { across, down, rows: of_one, vectors } = tile;
+                let Tile { across, down, rows: of_one, vectors, slices } = tile;
                 let shader = Shader::new(Kernel::Tiled)
                     .u32("SIDE", self.side)
                     .u32("STRIDE", self.stride)
@@ -95,6 +94,7 @@ impl<'a> Launch<'a> {
                     .u32("DOWN", down)
                     .u32("ROWS", of_one)
                     .u32("VECTORS", vectors)
+                    .u32("SLICES", slices)
                     .u32("A_LOADS", of_one * 4 / across)
                     .u32("B_LOADS", 16 * vectors / down);
                 let y = columns.div_ceil(4 * across * vectors);
@@ -288,9 +288,7 @@ impl Fusion<'_> {
         self.program.dispatches.push(Dispatch {
             label: label.to_owned(),
             multiply_adds: 0,
-            shader,
-            grid,
-            many: None,
+            variants: vec![Variant { from: 0, shader, grid }],
             output,
             inputs,
             time,
@@ -398,7 +396,8 @@ impl Fusion<'_> {
             assert_eq!(r.parts.len(), 1, "the network adds no concatenated map");
         }
         let c = |part: Option<&Value>| part.map_or(0, |p| p.channels.padded() / 4);
-        let sized = |(shader, grid): (Shader, Grid)| {
+        let variant = |from: usize, products: Products| {
+            let (shader, grid) = launch.kernel(products, columns);
             let shader = shader
                 .size("in_h", launch.input[0])
                 .size("in_w", launch.input[1])
@@ -414,22 +413,25 @@ impl Fusion<'_> {
                 .size("residual_reads", residual.as_ref().map_or(0, |r| reads(r.resample)))
                 .size("residual_up", usize::from(residual.as_ref().is_some_and(|r| r.resample == UP)))
                 .size("silu", usize::from(epilogue.silu));
-            (shader, grid)
+            Variant { from, shader, grid }
         };
         let pixels = launch.node.height * launch.node.width;
-        let (shader, grid) = sized(launch.kernel(self.choice.few, columns));
-        let many = (self.choice.many != self.choice.few && pixels > 1).then(|| {
-            let (shader, grid) = sized(launch.kernel(self.choice.many, columns));
-            (MANY_OUTPUTS.div_ceil(pixels * columns), shader, grid)
-        });
+        let mut variants = vec![variant(0, self.choice[0])];
+        for i in 1..OUTPUTS.len() {
+            if pixels > 1 && self.choice[i] != self.choice[i - 1] {
+                variants.push(variant(OUTPUTS[i].div_ceil(pixels * columns), self.choice[i]));
+            }
+        }
         let residual = residual.map_or(Storage::Unused, |r| r.parts[0].storage);
         let [first, second] = source.storages();
-        self.dispatch(label, shader, output, vec![first, second, weight, bias, time, residual], slice, grid);
-        let dispatch = self.program.dispatches.last_mut().expect("just made");
-        dispatch.many = many;
-        {
-            dispatch.multiply_adds = pixels * columns * source.channels().real() * launch.side * launch.side;
-        }
+        self.program.dispatches.push(Dispatch {
+            label: label.to_owned(),
+            multiply_adds: pixels * columns * source.channels().real() * launch.side * launch.side,
+            variants,
+            output,
+            inputs: vec![first, second, weight, bias, time, residual],
+            time: slice,
+        });
     }
 
     /// The buffer and the slice (offset and pitch, in vec4s) of a time projection.
@@ -497,10 +499,8 @@ impl Fusion<'_> {
         let output = self.store(id, heads, pixels);
         let grid = Grid::XYBatch { x: pixels.div_ceil(8), y: layer.heads };
         self.dispatch("attention", shader, output, vec![qkv], [0, 0], grid);
-        {
-            let dispatch = self.program.dispatches.last_mut().expect("just made");
-            dispatch.multiply_adds = 2 * pixels * pixels * layer.heads * layer.head_dim;
-        }
+        let dispatch = self.program.dispatches.last_mut().expect("just made");
+        dispatch.multiply_adds = 2 * pixels * pixels * layer.heads * layer.head_dim;
     }
 
     fn norm(&mut self, id: NodeId) {

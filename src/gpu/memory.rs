@@ -5,6 +5,7 @@
 //! grow least.
 
 use super::program::{Program, Storage};
+use crate::compact::sorted;
 
 /// Offsets and lengths are multiples of this many floats per sample: bindings begin at multiples of 256 bytes.
 const GRAIN: usize = 64;
@@ -29,11 +30,11 @@ impl MemoryPlan {
     pub(super) fn of(program: &Program) -> Self {
         let lifetimes = lifetimes(program);
         let count = program.activations.len();
-        let mut order: Vec<usize> = (0..count).collect();
-        order.sort_unstable_by_key(|&a| (usize::MAX - program.activations[a], a));
+        // The longest first.
+        let order = sorted((0..count).map(|a| [usize::MAX - program.activations[a], a]));
         let mut placed: Vec<(usize, Place)> = Vec::new();
         let mut lengths: Vec<usize> = Vec::new();
-        for a in order {
+        for [_, a] in order {
             let length = program.activations[a].next_multiple_of(GRAIN);
             let fits = |pool: usize| {
                 let rivals = || placed.iter().filter(move |(_, place)| place.pool == pool);
@@ -41,14 +42,12 @@ impl MemoryPlan {
                     return None;
                 }
                 let [made, last] = lifetimes[a];
-                let mut taken: Vec<[usize; 2]> = rivals()
+                let taken = rivals()
                     .filter(|&&(b, _)| lifetimes[b][0] <= last && made <= lifetimes[b][1])
-                    .map(|&(b, place)| [place.offset, place.offset + program.activations[b].next_multiple_of(GRAIN)])
-                    .collect();
-                taken.sort_unstable();
+                    .map(|&(b, place)| [place.offset, place.offset + program.activations[b].next_multiple_of(GRAIN)]);
                 // The least gap that is long enough, else the room after the last of them.
                 let (mut offset, mut best) = (0, None);
-                for [begin, end] in taken {
+                for [begin, end] in sorted(taken) {
                     if begin >= offset + length && best.is_none_or(|(gap, _)| begin - offset < gap) {
                         best = Some((begin - offset, offset));
                     }
@@ -66,8 +65,9 @@ impl MemoryPlan {
             lengths[place.pool] = lengths[place.pool].max(place.offset + length);
             placed.push((a, place));
         }
-        placed.sort_unstable_by_key(|&(a, _)| a);
-        Self { places: placed.into_iter().map(|(_, place)| place).collect(), lengths }
+        let mut places = vec![Place { pool: 0, offset: 0 }; count];
+        placed.into_iter().for_each(|(a, place)| places[a] = place);
+        Self { places, lengths }
     }
 }
 
@@ -114,7 +114,7 @@ mod tests {
     use super::super::fuse::fuse;
     use super::super::graph::Graph;
     use super::super::kernels::{Kernel, Shader};
-    use super::super::program::{Choice, Dispatch, Grid};
+    use super::super::program::{Dispatch, Grid, SAFE, Variant};
     use super::super::{Gpu, GpuUNet};
     use super::*;
     use crate::model::config::UNetConfig;
@@ -125,12 +125,10 @@ mod tests {
         Dispatch {
             label: String::new(),
             multiply_adds: 0,
-            shader: Shader::new(Kernel::Gemm),
-            many: None,
+            variants: vec![Variant { from: 0, shader: Shader::new(Kernel::Gemm), grid: Grid::XBatch { x: 1 } }],
             output: Storage::Activation(output),
             inputs: inputs.iter().map(|&i| Storage::Activation(i)).collect(),
             time: [0, 0],
-            grid: Grid::XBatch { x: 1 },
         }
     }
 
@@ -172,7 +170,7 @@ mod tests {
 
     fn program(json: &str) -> Program {
         let config = UNetConfig::parse(&format!(r#"{json} "_class_name": "UNet2DModel"}}"#)).unwrap();
-        fuse(&Graph::record(&config, &UNet::new(&config)), Choice::SAFE)
+        fuse(&Graph::record(&config, &UNet::new(&config)), SAFE)
     }
 
     #[test]

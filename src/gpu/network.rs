@@ -99,6 +99,13 @@ impl GpuUNet {
         self.made_plan().profile(&self.gpu, &self.program).await
     }
 
+    /// Seconds that a layer's launch takes at batch size `batch`, by the clock of the CPU.
+    pub(super) async fn seconds(&mut self, layer: &str, batch: usize) -> Result<f64> {
+        self.make_plan(batch)?;
+        let layer = self.program.dispatches.iter().position(|dispatch| dispatch.label == layer);
+        self.made_plan().seconds(&self.gpu, layer.expect("a layer of the network")).await
+    }
+
     /// Runs one workgroup of each kernel. A browser compiles a kernel when it first runs; this moves that time from the
     /// first picture to the load.
     ///
@@ -139,7 +146,7 @@ impl GpuUNet {
         let longest = self.memory.lengths.iter().copied().fold(self.config.in_channels * h * w, usize::max);
         let fits = |batch: usize| {
             self.gpu.fits("", (batch * longest * 4) as u64, Role::Scratch).is_ok()
-                && self.program.dispatches.iter().all(|d| self.gpu.takes(d.at(batch).1.workgroups(batch)))
+                && self.program.dispatches.iter().all(|d| self.gpu.takes(d.at(batch).grid.workgroups(batch)))
         };
         if fits(batch) {
             return batch;
@@ -305,7 +312,7 @@ mod tests {
     fn a_batch_with_too_many_workgroups_is_computed_in_parts() {
         let (mut network, sample, timestep) = network();
         let whole = forward(&mut network, &sample, &timestep).unwrap();
-        let groups = |batch| network.program.dispatches.iter().flat_map(|d| d.at(batch).1.workgroups(batch)).max();
+        let groups = |batch| network.program.dispatches.iter().flat_map(|d| d.at(batch).grid.workgroups(batch)).max();
         let most = groups(3).unwrap();
         assert!(groups(16).unwrap() > most);
         network.gpu.lower_limits(u64::MAX, most as u32);

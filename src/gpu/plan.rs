@@ -8,7 +8,7 @@ use super::device::{Buffer, Gpu, Launch, Role, Slice};
 use super::kernels::{Kernel, Shader, Specialised};
 use super::memory::{MemoryPlan, largest_live_set};
 use super::pace::Pace;
-use super::program::{Program, Storage};
+use super::program::{Program, Storage, Variant};
 use super::weight_buffers::WeightBuffers;
 use crate::checkpoint::tensor::Precision;
 use crate::error::{Error, Result};
@@ -141,7 +141,7 @@ impl Plan {
 
         let mut uniforms = vec![0u32; program.dispatches.len() * UNIFORM_STRIDE / 4];
         for (row, dispatch) in uniforms.chunks_exact_mut(UNIFORM_STRIDE / 4).zip(&program.dispatches) {
-            let sizes = &dispatch.at(batch).0.sizes;
+            let sizes = &dispatch.at(batch).shader.sizes;
             row[..3].copy_from_slice(&[batch as u32, dispatch.time[0], dispatch.time[1]]);
             row[3..3 + sizes.len()].copy_from_slice(sizes);
         }
@@ -160,7 +160,7 @@ impl Plan {
             let uniform = Slice { buffer: &params, offset: (i * UNIFORM_STRIDE) as u64, bytes: PARAMS_BYTES };
             let storage = std::iter::once(dispatch.output).chain(dispatch.inputs.iter().copied()).map(slice);
             let bound: Vec<Slice<'_>> = std::iter::once(uniform).chain(storage).collect();
-            let (shader, grid) = dispatch.at(batch);
+            let Variant { shader, grid, .. } = dispatch.at(batch);
             let precision = dispatch.weight().map_or_else(Precision::default, |buffer| weights.get(buffer).1);
             launches.push(gpu.launch(&shader.specialised.at(precision), &bound, grid.workgroups(batch))?);
         }
@@ -238,13 +238,34 @@ impl Plan {
     /// Submits one workgroup of each pipeline; returns a buffer that can be read when they have run.
     pub(super) fn warm_up(&self, gpu: &Gpu) -> &Buffer {
         let mut once: Vec<Launch> = Vec::new();
-        for Launch { pipeline, bindings, .. } in &self.launches {
-            if once.iter().all(|seen| seen.pipeline != *pipeline) {
-                once.push(Launch { pipeline: pipeline.clone(), bindings: bindings.clone(), workgroups: [1; 3] });
+        for launch in &self.launches {
+            if once.iter().all(|seen| seen.pipeline != launch.pipeline) {
+                once.push(Launch { workgroups: [1; 3], ..launch.clone() });
             }
         }
         gpu.submit(&once, &self.denoised, &self.staging);
         &self.staging
+    }
+
+    /// Seconds that launch `dispatch` of the program takes, as a part of a submit of many where it is short.
+    pub(super) async fn seconds(&self, gpu: &Gpu, dispatch: usize) -> Result<f64> {
+        /// A submit and the answer to it take about a tenth of this.
+        const ENOUGH: f64 = 4e-3;
+        // Before those of the program there is one launch more. The first submit compiles it.
+        let launch = &self.launches[dispatch + 1];
+        let mut one = f64::INFINITY;
+        for (round, times) in [1, 1, 8, 64, 64].into_iter().enumerate() {
+            let launches: Vec<Launch> = std::iter::repeat_n(launch, times).cloned().collect();
+            let begin = Instant::now();
+            gpu.submit(&launches, &self.denoised, &self.staging);
+            gpu.read::<f32>(&self.staging, None).await?;
+            let seconds = begin.elapsed().as_secs_f64();
+            one = one.min(seconds / times as f64);
+            if round > 0 && seconds > ENOUGH {
+                break;
+            }
+        }
+        Ok(one)
     }
 
     /// Does one call with a clock reading around every launch, which keeps launches from overlapping.
@@ -255,7 +276,7 @@ impl Plan {
         let times = gpu.time(&self.launches).await?;
         // The launches of the program lie between two that are not in it.
         let of_program = program.dispatches.iter().map(|d| {
-            let kernel = d.at(self.batch).0.specialised.kernel.name();
+            let kernel = d.at(self.batch).shader.specialised.kernel.name();
             (d.label.as_str(), kernel, self.batch * d.multiply_adds)
         });
         let [first_name, last_name] = [Kernel::Precondition, Kernel::Denoise].map(Kernel::name);

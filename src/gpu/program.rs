@@ -25,11 +25,8 @@ pub(super) struct Dispatch {
     pub(super) label: String,
     /// Multiply-adds per sample of its product; 0 for other kernels.
     pub(super) multiply_adds: usize,
-    /// The kernel and its workgroups.
-    pub(super) shader: Shader,
-    pub(super) grid: Grid,
-    /// Those from a batch size on at which there is much to share.
-    pub(super) many: Option<(usize, Shader, Grid)>,
+    /// The kernels that may be launched: each serves batches from a size on, up to the next one's. The first serves all.
+    pub(super) variants: Vec<Variant>,
     pub(super) output: Storage,
     pub(super) inputs: Vec<Storage>,
     /// `Params::time_offset` and `Params::time_pitch`, in vec4s.
@@ -38,16 +35,15 @@ pub(super) struct Dispatch {
 
 impl Dispatch {
     /// The kernel and its workgroups at a batch size.
-    pub(super) fn at(&self, batch: usize) -> (&Shader, Grid) {
-        match &self.many {
-            Some((from, shader, grid)) if batch >= *from => (shader, *grid),
-            _ => (&self.shader, self.grid),
-        }
+    pub(super) fn at(&self, batch: usize) -> &Variant {
+        let (first, rest) = self.variants.split_first().expect("a launch has a kernel");
+        rest.iter().rev().find(|variant| batch >= variant.from).unwrap_or(first)
     }
 
     /// The buffer of a product's weights.
     pub(super) fn weight(&self) -> Option<usize> {
-        let is_product = matches!(self.shader.specialised.kernel, Kernel::Conv | Kernel::Gemm | Kernel::Tiled);
+        let kernel = self.variants.first().map(|variant| variant.shader.specialised.kernel);
+        let is_product = matches!(kernel, Some(Kernel::Conv | Kernel::Gemm | Kernel::Tiled));
         match self.inputs.get(2) {
             Some(&Storage::Weight(buffer)) if is_product => Some(buffer),
             _ => None,
@@ -56,8 +52,16 @@ impl Dispatch {
 
     /// Every shader that the launch may use.
     pub(super) fn shaders(&self) -> impl Iterator<Item = &Shader> {
-        std::iter::once(&self.shader).chain(self.many.as_ref().map(|(_, shader, _)| shader))
+        self.variants.iter().map(|variant| &variant.shader)
     }
+}
+
+/// A kernel and its workgroups, for batches of `from` samples and more.
+#[derive(Debug)]
+pub(super) struct Variant {
+    pub(super) from: usize,
+    pub(super) shader: Shader,
+    pub(super) grid: Grid,
 }
 
 /// How a product (convolution, linear layer over a map) is computed.
@@ -76,22 +80,18 @@ pub(super) struct Tile {
     pub(super) down: usize,
     pub(super) rows: usize,
     pub(super) vectors: usize,
+    pub(super) slices: usize,
 }
 
-/// From this many outputs on a launch has work for every core of a large GPU, whatever its tile.
-pub(super) const MANY_OUTPUTS: usize = 1 << 19;
+/// How many outputs a launch has at least for each kernel of a [`Choice`]: with few of them a large GPU has cores to spare,
+/// which share the sums; with many it has work for every core, whatever the tile.
+pub(super) const OUTPUTS: [usize; 3] = [0, 1 << 16, 1 << 19];
 
-/// The kernels of products with fewer than [`MANY_OUTPUTS`] outputs, and with more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Choice {
-    pub(super) few: Products,
-    pub(super) many: Products,
-}
+/// The kernels of products by their outputs, as [`OUTPUTS`] says.
+pub(super) type Choice = [Products; OUTPUTS.len()];
 
-impl Choice {
-    /// The kernels that run everywhere.
-    pub(super) const SAFE: Self = Self { few: Products::Registers, many: Products::Registers };
-}
+/// The kernels that run everywhere.
+pub(super) const SAFE: Choice = [Products::Registers; OUTPUTS.len()];
 
 /// Workgroups of a launch, as a function of the batch size.
 #[derive(Debug, Clone, Copy)]

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::graph::Graph;
-use super::program::{Choice, Products};
+use super::program::{OUTPUTS, Products};
 use super::tuning::TILES;
 use super::{Gpu, GpuUNet};
 use crate::burn::{BurnOps, Labels};
@@ -41,7 +41,7 @@ fn check_products(what: &str, size: usize, weights: &Weights, case: &impl Case, 
     .unwrap();
     let gpu = pollster::block_on(Gpu::request()).unwrap();
     let graph = Graph::of(&config, |ops, x, time| case.forward(ops, x, time, &()));
-    let mut network = GpuUNet::of_graph(&gpu, &config, &graph, Choice { few: products, many: products }).unwrap();
+    let mut network = GpuUNet::of_graph(&gpu, &config, &graph, [products; OUTPUTS.len()]).unwrap();
     let device = Device::flex();
     let mut tensors = HashMap::new();
     for (name, values) in &weights.0 {

@@ -1,34 +1,53 @@
-//! A short trial that chooses the kernels of a device.
+//! A short trial that chooses the kernels of a device, natively and in the browser.
 //!
 //! The register kernels, which tests compare with diffusers, are the reference: a candidate must give their result on the
 //! device. Where the first probe takes long, the device is slow in everything, compiling included: the trial ends and the
 //! register kernels stay.
 
+use std::time::Duration;
+
+use web_time::Instant;
+
 use super::device::Gpu;
 use super::graph::Graph;
 use super::network::GpuUNet;
-use super::plan::LaunchTime;
-use super::program::{Choice, Products, Tile};
-use crate::checkpoint::tensor::{Arrival, Rows, f32_bytes};
+use super::program::{Choice, OUTPUTS, Products, SAFE, Tile};
+use crate::checkpoint::tensor::{Arrival, Precision, Rows, f32_bytes};
 use crate::consistency::rng::Generator;
 use crate::error::Result;
 use crate::model::config::UNetConfig;
 use crate::model::unet::{Conv2d, Ops};
 use crate::network::{ForwardInput, Network};
 
-/// The candidates: tiles of 128 pixels × 128 channels, 64 × 64, 32 × 64.
-pub(super) const TILES: [Tile; 3] = [
-    Tile { across: 16, down: 16, rows: 8, vectors: 2 },
-    Tile { across: 16, down: 16, rows: 4, vectors: 1 },
-    Tile { across: 16, down: 8, rows: 4, vectors: 1 },
+/// The candidates, the likeliest first: tiles of 64 pixels × 64 channels, 16 × 32 by four teams, 128 × 128, 32 × 64.
+pub(super) const TILES: [Tile; 4] = [
+    Tile { across: 16, down: 16, rows: 4, vectors: 1, slices: 1 },
+    Tile { across: 8, down: 8, rows: 2, vectors: 1, slices: 4 },
+    Tile { across: 16, down: 16, rows: 8, vectors: 2, slices: 1 },
+    Tile { across: 16, down: 8, rows: 4, vectors: 1, slices: 1 },
 ];
 
-/// The probe (a 3×3 convolution, 64 to 64 channels, 32² pixels: 75 MFLOP) takes longer on a device that is too slow for
-/// a trial to pay.
-const SLOW_NANOSECONDS: f64 = 4e6;
+/// A 3×3 convolution that stands for launches of about as many outputs.
+#[derive(Clone, Copy)]
+struct Probe {
+    /// Pixels of a side.
+    size: usize,
+    channels: usize,
+    batch: usize,
+}
 
-/// Samples of the probes that stand for launches with few outputs and with many.
-const BATCHES: [usize; 2] = [1, 16];
+/// One probe for each kernel of a [`Choice`]; the first has 75 MFLOP.
+const PROBES: [Probe; OUTPUTS.len()] = [
+    Probe { size: 8, channels: 256, batch: 1 },
+    Probe { size: 32, channels: 64, batch: 3 },
+    Probe { size: 32, channels: 64, batch: 16 },
+];
+
+/// Seconds of the first probe on a device that is too slow for a trial to pay.
+const SLOW: f64 = 4e-3;
+
+/// After so long no further candidate is tried.
+const LIMIT: Duration = Duration::from_millis(150);
 
 /// How far a candidate may be from the register kernels, relative to the largest output: f32 sums in another order.
 const TOLERANCE: f32 = 1e-4;
@@ -47,64 +66,54 @@ pub(super) async fn tuned(mut gpu: Gpu) -> Result<Gpu> {
 }
 
 async fn choose(gpu: &Gpu) -> Result<Choice> {
-    if !gpu.has_timestamps() {
-        return Ok(Choice::SAFE);
+    let begin = Instant::now();
+    let mut best = [(f64::INFINITY, Products::Registers); OUTPUTS.len()];
+    best[0].0 = seconds(gpu, Products::Registers, PROBES[0]).await?;
+    if best[0].0 > SLOW {
+        return Ok(SAFE);
     }
-    if probe(gpu, Products::Registers, 1, 1).await? > SLOW_NANOSECONDS {
-        return Ok(Choice::SAFE);
+    for (best, probe) in best.iter_mut().zip(PROBES).skip(1) {
+        best.0 = seconds(gpu, Products::Registers, probe).await?;
     }
     let expected = check(gpu, Products::Registers).await?;
-    let mut best = [(f64::INFINITY, Products::Registers); 2];
-    for (best, batch) in best.iter_mut().zip(BATCHES) {
-        best.0 = time(gpu, Products::Registers, batch).await?;
-    }
     for products in TILES.map(Products::Tiled) {
+        if begin.elapsed() > LIMIT {
+            break;
+        }
         // An error here speaks against the candidate only, and a wrong result more than a slow one.
-        let right = check(gpu, products).await.is_ok_and(|found| agrees(&found, &expected));
-        for (best, batch) in best.iter_mut().zip(BATCHES) {
-            match time(gpu, products, batch).await {
-                Ok(time) if right && time < best.0 => *best = (time, products),
-                _ => {}
+        if check(gpu, products).await.is_ok_and(|found| agrees(&found, &expected)) {
+            for (best, probe) in best.iter_mut().zip(PROBES) {
+                match seconds(gpu, products, probe).await {
+                    Ok(time) if time < best.0 => *best = (time, products),
+                    _ => {}
+                }
             }
         }
         if gpu.check().is_err() {
-            return Ok(Choice::SAFE);
+            return Ok(SAFE);
         }
     }
-    let [few, many] = best.map(|(_, products)| products);
-    Ok(Choice { few, many })
+    Ok(best.map(|(_, products)| products))
+}
+
+/// Seconds that a probe takes; its weights stay 0, in half precision as those of most models are.
+async fn seconds(gpu: &Gpu, products: Products, Probe { size, channels, batch }: Probe) -> Result<f64> {
+    const NAME: &str = "probe";
+    let config = images(size);
+    let layers = [conv("in", 3, channels, 1), conv(NAME, channels, channels, 1), conv("out", channels, 3, 1)];
+    let graph = Graph::of(&config, |ops, x, _| layers.iter().fold(x.clone(), |x, layer| ops.conv2d(&x, layer)));
+    let mut network = GpuUNet::of_graph(gpu, &config, &graph, [products; OUTPUTS.len()])?;
+    for layer in &layers {
+        let name = format!("{}.weight", layer.name);
+        network.load(Arrival::Announced { name: &name, precision: Precision::F16 })?;
+    }
+    network.seconds(NAME, batch).await
 }
 
 fn agrees(found: &[f32], expected: &[f32]) -> bool {
     let scale = expected.iter().fold(1.0f32, |m, v| m.max(v.abs()));
     // A NaN is close to nothing.
     found.len() == expected.len() && found.iter().zip(expected).all(|(f, e)| (f - e).abs() <= TOLERANCE * scale)
-}
-
-/// Nanoseconds of many probes one after the other, for browsers round a GPU's clock to 100 µs; the second run counts.
-async fn time(gpu: &Gpu, products: Products, batch: usize) -> Result<f64> {
-    const LAYERS: usize = 16;
-    probe(gpu, products, batch, LAYERS).await?;
-    probe(gpu, products, batch, LAYERS).await
-}
-
-/// Nanoseconds of `layers` probes; their weights stay 0.
-async fn probe(gpu: &Gpu, products: Products, batch: usize, layers: usize) -> Result<f64> {
-    let config = images(32);
-    let graph = Graph::of(&config, |ops, x, _| {
-        let mut x = ops.conv2d(x, &conv("in", 3, 64, 1));
-        for i in 0..layers {
-            x = ops.conv2d(&x, &conv(&format!("probe{i}"), 64, 64, 1));
-        }
-        ops.conv2d(&x, &conv("out", 64, 3, 1))
-    });
-    let mut network = GpuUNet::of_graph(gpu, &config, &graph, Choice { few: products, many: products })?;
-    let times = network.times(batch).await?;
-    let probes: Vec<&LaunchTime> = times.iter().filter(|launch| launch.label.starts_with("probe")).collect();
-    let [first, .., last] = probes.as_slice() else {
-        return Ok(probes.iter().map(|launch| launch.nanoseconds).sum());
-    };
-    Ok(last.begin_nanoseconds + last.nanoseconds - first.begin_nanoseconds)
 }
 
 /// The output of a small network of every kind of product, on shapes that fit no tile.
@@ -123,7 +132,7 @@ async fn check(gpu: &Gpu, products: Products) -> Result<Vec<f32>> {
         let both = ops.concat(&x, &large);
         ops.conv2d(&both, &d)
     });
-    let mut network = GpuUNet::of_graph(gpu, &config, &graph, Choice { few: products, many: products })?;
+    let mut network = GpuUNet::of_graph(gpu, &config, &graph, [products; OUTPUTS.len()])?;
     let mut normals = Generator::new(0);
     for layer in layers[..3].iter().chain([&d]) {
         let fan_in = layer.input * layer.kernel * layer.kernel;
@@ -153,4 +162,37 @@ fn images(size: usize) -> UNetConfig {
             "down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"]}}"#
     ))
     .expect("a configuration written here")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_candidate_computes_as_the_register_kernels_do() {
+        let gpu = pollster::block_on(Gpu::open()).unwrap();
+        let expected = pollster::block_on(check(&gpu, Products::Registers)).unwrap();
+        for tile in TILES {
+            let found = pollster::block_on(check(&gpu, Products::Tiled(tile))).unwrap();
+            assert!(agrees(&found, &expected), "{tile:?}");
+        }
+    }
+
+    #[test]
+    fn a_candidate_that_computes_otherwise_is_not_chosen() {
+        let expected = [1.0, -3.0];
+        assert!(agrees(&[1.0, -3.0002], &expected));
+        for wrong in [&[1.0, -3.01][..], &[1.0, f32::NAN], &[1.0]] {
+            assert!(!agrees(wrong, &expected), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn the_time_of_a_probe_is_that_of_one_launch() {
+        let gpu = pollster::block_on(Gpu::open()).unwrap();
+        let [small, _, large] =
+            PROBES.map(|probe| pollster::block_on(seconds(&gpu, Products::Registers, probe)).unwrap());
+        // Sixteen times the multiply-adds; a shared machine's times vary.
+        assert!(large > 3.0 * small, "{small} s, {large} s");
+    }
 }

@@ -7,6 +7,7 @@
 //!
 //! Shapes are logical: a map is (B, C, H, W) and a vector (B, N), whatever the interpreter's layout in memory.
 
+use crate::compact;
 use crate::model::config::{BlockType, Resample, TimeScaleShift, UNetConfig};
 
 /// The label of a sample without a class: nothing is added to its time embedding.
@@ -348,13 +349,13 @@ impl UNet {
 pub fn time_features(config: &UNetConfig, timesteps: &[f32]) -> Vec<f32> {
     let dim = config.block_out_channels[0];
     let half = dim / 2;
-    let minus_ln_period = -(10_000f64.ln()) as f32;
+    let minus_ln_period = -compact::ln(10_000.0) as f32;
     let mut features = vec![0.0; timesteps.len() * dim]; // an odd dim leaves its last entry 0
     for (row, &t) in features.chunks_exact_mut(dim).zip(timesteps) {
         for k in 0..half {
             let exponent = minus_ln_period * k as f32 / (half as f32 - config.freq_shift);
             let angle = f64::from(t * exponent.exp());
-            let (sin, cos) = (angle.sin() as f32, angle.cos() as f32);
+            let (sin, cos) = (compact::sin(angle) as f32, compact::cos(angle) as f32);
             let (first, second) = if config.flip_sin_to_cos { (cos, sin) } else { (sin, cos) };
             row[k] = first;
             row[half + k] = second;

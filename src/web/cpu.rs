@@ -20,7 +20,7 @@ pub(super) struct Cpu;
 impl Cpu {
     /// There always is one.
     #[expect(clippy::unused_async, reason = "a GPU has to be waited for")]
-    pub async fn open() -> Result<Self> {
+    pub async fn request() -> Result<Self> {
         Ok(Self)
     }
 

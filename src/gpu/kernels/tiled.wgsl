@@ -8,6 +8,8 @@
 // Weights: as conv.wgsl.
 // Traffic: each input is read 9 times for every ACROSS · 4 · VECTORS output channels, each weight once for every
 // DOWN · ROWS pixels.
+// Slices: where a launch has few outputs, SLICES teams of ACROSS × DOWN invocations share the steps of one tile, and their
+// sums are added at the end in the teams' order.
 //
 // Parameters besides the epilogue's:
 //   in_h, in_w  size of the input map, after upsampling
@@ -20,13 +22,14 @@
 //   STRIDE             1 or 2
 //   ACROSS, DOWN       invocations of a workgroup, along channels and pixels
 //   ROWS, VECTORS      pixels and vec4s of channels of an invocation
+//   SLICES             teams of a workgroup; with more than one, DOWN · ROWS is at most 16
 //   A_LOADS, B_LOADS   vec4s of either operand that an invocation brings for a step
 
-const THREADS = ACROSS * DOWN;
+const THREADS = ACROSS * DOWN; // invocations of a team
 const COLUMNS = ACROSS * VECTORS; // vec4s of output channels of a workgroup
 
-var<workgroup> a_tile: array<vec4f, DOWN * ROWS * 4u>; // [pixel][4 vec4s of input channels]
-var<workgroup> b_tile: array<vec4f, 16u * COLUMNS>; // [input channel][vec4 of output channels]
+var<workgroup> a_tile: array<vec4f, SLICES * DOWN * ROWS * 4u>; // [team][pixel][4 vec4s of input channels]
+var<workgroup> b_tile: array<vec4f, SLICES * 16u * COLUMNS>; // [team][input channel][vec4 of output channels]
 
 // Input vec4 `c` of a sample's pixel (y, x) after upsampling; zeros outside.
 fn load_input(b: u32, y: i32, x: i32, c: u32) -> vec4f {
@@ -42,24 +45,31 @@ fn load_input(b: u32, y: i32, x: i32, c: u32) -> vec4f {
     return input_b[pixel * params.b_c + c - params.a_c];
 }
 
-@compute @workgroup_size(THREADS)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
+@compute @workgroup_size(THREADS * SLICES)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
+    let slice = local / THREADS;
+    let thread = local % THREADS;
     let pixels = params.batch * params.out_h * params.out_w;
     let first = group.x * DOWN * ROWS;
     let channels = params.a_c + params.b_c;
     let chunks = (channels + 3u) / 4u;
     let steps = SIDE * SIDE * chunks;
+    let rounds = (steps + SLICES - 1u) / SLICES;
     let column = thread % ACROSS;
     let row = thread / ACROSS * ROWS;
+    // Where this invocation reads in the tiles.
+    let a_at = (slice * DOWN * ROWS + row) * 4u;
+    let b_at = slice * 16u * COLUMNS + column;
 
     // What this invocation brings: where in the tiles, and from which pixel or output channels.
 @for i in A_LOADS
-    let a_slot$i = thread + $i * THREADS;
-    let a_pixel$i = min(first + a_slot$i / 4u, pixels - 1u);
+    let a_part$i = thread + $i * THREADS;
+    let a_slot$i = slice * DOWN * ROWS * 4u + a_part$i;
+    let a_pixel$i = min(first + a_part$i / 4u, pixels - 1u);
     let a_b$i = a_pixel$i / (params.out_h * params.out_w);
     let a_y$i = i32(a_pixel$i / params.out_w % params.out_h * STRIDE) - i32(params.padding);
     let a_x$i = i32(a_pixel$i % params.out_w * STRIDE) - i32(params.padding);
-    let a_c$i = a_slot$i % 4u;
+    let a_c$i = a_part$i % 4u;
     var a$i: vec4f;
 @end
     // A run of 8 weight vectors (4 inputs × 8 outputs) is whole in memory; runs of neighbouring tiles follow in a step.
@@ -69,14 +79,16 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     let b_tile$i = b_run$i % (COLUMNS / 2u);
     let b_c$i = b_run$i / (COLUMNS / 2u);
     let b_from$i = group.y * (COLUMNS / 2u) + b_tile$i;
-    let b_slot$i = (b_c$i * 4u + b_part$i / 2u) * COLUMNS + b_tile$i * 2u + b_part$i % 2u;
+    let b_slot$i = slice * 16u * COLUMNS + (b_c$i * 4u + b_part$i / 2u) * COLUMNS + b_tile$i * 2u + b_part$i % 2u;
     var b$i: vec4f;
 @end
 
     var sums: array<vec4f, ${ROWS*VECTORS}>;
-    for (var step = 0u; step <= steps; step++) {
-        // The operands of `step`; after the last one there are none, only its products are left.
-        if (step < steps) {
+    for (var round = 0u; round <= rounds; round++) {
+        // The operands of this round's step; after the last round there are none, only its products are left. A step beyond
+        // the last one has no weights.
+        if (round < rounds) {
+            let step = round * SLICES + slice;
             let kx = step % SIDE;
             let ky = step / SIDE / chunks;
             let c = step / SIDE % chunks * 4u;
@@ -85,24 +97,24 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
 @end
 @for i in B_LOADS
             b$i = vec4f();
-            if (b_from$i < params.tiles && c + b_c$i < channels) {
+            if (b_from$i < params.tiles && c + b_c$i < channels && step < steps) {
                 b$i = weight_at((((b_from$i * SIDE + ky) * channels + c + b_c$i) * SIDE + kx) * 8u + b_part$i);
             }
 @end
         }
-        if (step > 0u) {
+        if (round > 0u) {
 @for k in 4
             {
 @for r in ROWS
-                let x$r = a_tile[(row + $r) * 4u + $k];
+                let x$r = a_tile[a_at + ${4*r+k}];
 @end
 @for v in VECTORS
                 {
                     let w = mat4x4f(
-                        b_tile[${4*k} * COLUMNS + $v * ACROSS + column],
-                        b_tile[${4*k+1} * COLUMNS + $v * ACROSS + column],
-                        b_tile[${4*k+2} * COLUMNS + $v * ACROSS + column],
-                        b_tile[${4*k+3} * COLUMNS + $v * ACROSS + column],
+                        b_tile[b_at + ${4*k} * COLUMNS + $v * ACROSS],
+                        b_tile[b_at + ${4*k+1} * COLUMNS + $v * ACROSS],
+                        b_tile[b_at + ${4*k+2} * COLUMNS + $v * ACROSS],
+                        b_tile[b_at + ${4*k+3} * COLUMNS + $v * ACROSS],
                     );
 @for r in ROWS
                     sums[${VECTORS*r+v}] += w * x$r;
@@ -122,12 +134,27 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
         workgroupBarrier();
     }
 
+    if (SLICES > 1u) {
+@for i in ROWS*VECTORS
+        b_tile[($i * SLICES + slice) * THREADS + thread] = sums[$i];
+@end
+        workgroupBarrier();
+@for i in ROWS*VECTORS
+        sums[$i] = vec4f();
+        for (var s = 0u; s < SLICES; s++) {
+            sums[$i] += b_tile[($i * SLICES + s) * THREADS + thread];
+        }
+@end
+    }
+    // Each team stores its share.
 @for r in ROWS
     if (first + row + $r < pixels) {
         let pixel = first + row + $r;
         let b = pixel / (params.out_h * params.out_w);
 @for v in VECTORS
-        store(b, pixel, group.y * COLUMNS + $v * ACROSS + column, sums[${VECTORS*r+v}]);
+        if (${VECTORS*r+v} % SLICES == slice) {
+            store(b, pixel, group.y * COLUMNS + $v * ACROSS + column, sums[${VECTORS*r+v}]);
+        }
 @end
     }
 @end
