@@ -405,6 +405,24 @@ pub struct CpuUNet {
 }
 
 impl CpuUNet {
+    /// A network with these weights, which lie as [`Self::weights`] says.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] when they are of another number.
+    pub fn with_weights(config: &UNetConfig, weights: Vec<f32>) -> Result<Self> {
+        let unet = CpuGraph::new(config, &UNet::new(config));
+        if weights.len() != unet.weight_count() {
+            let (expected, found) = (unet.weight_count(), weights.len());
+            return Err(Error::Weights(format!("expected {expected} weights, found {found}")));
+        }
+        Ok(Self { config: config.clone(), unet, weights })
+    }
+
+    /// The weights, one parameter after the other in the order of [`UNet::parameters`].
+    pub fn weights(&self) -> &[f32] {
+        &self.weights
+    }
+
     /// A network whose weights are 0 until they are loaded.
     pub fn new(config: &UNetConfig) -> Self {
         let unet = CpuGraph::new(config, &UNet::new(config));

@@ -36,4 +36,15 @@ impl Gpu {
     pub async fn request() -> Result<Self> {
         tuning::tuned(Self::open().await?).await
     }
+
+    /// The device once for each kind of kernels that the trial knows, for measurements.
+    #[doc(hidden)]
+    pub fn candidates(&self) -> Vec<Self> {
+        let of = |products| {
+            let mut gpu = self.clone();
+            gpu.choice = [products; program::OUTPUTS.len()];
+            gpu
+        };
+        tuning::candidates().map(of).collect()
+    }
 }

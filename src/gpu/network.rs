@@ -94,9 +94,9 @@ impl GpuUNet {
     }
 
     /// The time of each launch of a call at batch size `batch`, with the inputs of the last call.
-    pub(super) async fn times(&mut self, batch: usize) -> Result<Vec<LaunchTime>> {
+    async fn times(&mut self, batch: usize) -> Result<Vec<LaunchTime>> {
         self.make_plan(batch)?;
-        self.made_plan().profile(&self.gpu, &self.program).await
+        self.made_plan().profile(&self.gpu, &self.program, &self.weights).await
     }
 
     /// Seconds that a layer's launch takes at batch size `batch`, by the clock of the CPU.

@@ -85,6 +85,8 @@ pub struct LaunchTime {
     pub kernel: &'static str,
     /// Multiply-adds of its product over the whole batch; 0 for other kernels.
     pub multiply_adds: usize,
+    /// Bytes of the activations and weights that it reads and writes, each counted once.
+    pub bytes: u64,
     /// When it began, since the first launch began, by the device's own clock.
     pub begin_nanoseconds: f64,
     /// How long it took.
@@ -272,22 +274,35 @@ impl Plan {
     ///
     /// # Errors
     /// [`Error::Gpu`] when the device has no clock that can be read.
-    pub(super) async fn profile(&self, gpu: &Gpu, program: &Program) -> Result<Vec<LaunchTime>> {
+    pub(super) async fn profile(
+        &self,
+        gpu: &Gpu,
+        program: &Program,
+        weights: &WeightBuffers,
+    ) -> Result<Vec<LaunchTime>> {
         let times = gpu.time(&self.launches).await?;
         // The launches of the program lie between two that are not in it.
+        let bytes = |storage: &Storage| match *storage {
+            Storage::Activation(i) => (self.batch * program.activations[i] * 4) as u64,
+            Storage::Weight(i) => weights.get(i).0.size(),
+            _ => 0,
+        };
         let of_program = program.dispatches.iter().map(|d| {
             let kernel = d.at(self.batch).shader.specialised.kernel.name();
-            (d.label.as_str(), kernel, self.batch * d.multiply_adds)
+            let moved = std::iter::once(&d.output).chain(&d.inputs).map(bytes).sum();
+            (d.label.as_str(), kernel, self.batch * d.multiply_adds, moved)
         });
-        let [first_name, last_name] = [Kernel::Precondition, Kernel::Denoise].map(Kernel::name);
-        let about = [(first_name, first_name, 0)].into_iter().chain(of_program).chain([(last_name, last_name, 0)]);
-        let timed = times.into_iter().zip(about).map(|([begin, end], (label, kernel, multiply_adds))| LaunchTime {
-            label: label.to_owned(),
-            kernel,
-            multiply_adds,
-            begin_nanoseconds: begin,
-            nanoseconds: end - begin,
-        });
+        let [first, last] = [Kernel::Precondition, Kernel::Denoise].map(|kernel| (kernel.name(), kernel.name(), 0, 0));
+        let about = std::iter::once(first).chain(of_program).chain([last]);
+        let timed =
+            times.into_iter().zip(about).map(|([begin, end], (label, kernel, multiply_adds, bytes))| LaunchTime {
+                label: label.to_owned(),
+                kernel,
+                multiply_adds,
+                bytes,
+                begin_nanoseconds: begin,
+                nanoseconds: end - begin,
+            });
         Ok(timed.collect())
     }
 

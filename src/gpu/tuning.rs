@@ -27,6 +27,11 @@ pub(super) const TILES: [Tile; 4] = [
     Tile { across: 16, down: 8, rows: 4, vectors: 1, slices: 1 },
 ];
 
+/// All kinds of products, the reference first.
+pub(super) fn candidates() -> impl Iterator<Item = Products> {
+    std::iter::once(Products::Registers).chain(TILES.map(Products::Tiled))
+}
+
 /// A 3×3 convolution that stands for launches of about as many outputs.
 #[derive(Clone, Copy)]
 struct Probe {

@@ -1,10 +1,12 @@
 //! The CPU in place of a GPU, for browsers without WebGPU: the device and the network that [`super`] uses.
 
-use js_sys::Promise;
-use wasm_bindgen::JsCast;
+use js_sys::{Array, Float32Array, Function, Promise, Uint32Array};
+use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 use web_sys::WorkerGlobalScope;
+use web_time::Instant;
 
+use super::{JsResult, Model, to_js};
 use crate::checkpoint::tensor::Arrival;
 use crate::consistency::sampler::ConsistencyFunction;
 use crate::consistency::schedule::Step;
@@ -12,7 +14,7 @@ use crate::cpu::CpuUNet;
 use crate::error::{Error, Result};
 use crate::model::config::UNetConfig;
 use crate::model::unet::UNet;
-use crate::network::{ForwardInput, Network};
+use crate::network::{self, ForwardInput, Network};
 
 /// The processor that the worker runs on.
 pub(super) struct Cpu;
@@ -36,8 +38,18 @@ impl Cpu {
     }
 }
 
-/// The U-Net on the CPU. Its calls let the worker read its messages first, so that a run can be cancelled between them.
-pub(super) struct YieldingCpuUNet(CpuUNet);
+/// The U-Net on the CPU. Its calls let the worker read its messages first, so that a run can be cancelled between them, and
+/// share a batch with other workers.
+pub(super) struct YieldingCpuUNet {
+    network: CpuUNet,
+    /// Starts the helpers; none when that is not wanted or was done.
+    recruit: Option<Function>,
+    /// Each has a [`Helper`] in another worker: `(sample, timestep, classLabels) => Promise<Float32Array>`.
+    helpers: Vec<Function>,
+}
+
+/// What a helper may take beyond four times as long as this worker takes for its own share, in milliseconds: it has to start.
+const PATIENCE: f64 = 10_000.0;
 
 impl YieldingCpuUNet {
     /// Makes room for the weights.
@@ -55,7 +67,7 @@ impl YieldingCpuUNet {
             ))
         })?;
         drop(room);
-        Ok(Self(CpuUNet::new(config)))
+        Ok(Self { network: CpuUNet::new(config), recruit: None, helpers: Vec::new() })
     }
 
     /// As [`crate::gpu::GpuUNet::warm_up`]: nothing is compiled later.
@@ -67,36 +79,124 @@ impl YieldingCpuUNet {
 
 impl Network for YieldingCpuUNet {
     fn config(&self) -> &UNetConfig {
-        self.0.config()
+        self.network.config()
     }
 
     fn piece_granularity(&self, name: &str) -> Option<usize> {
-        self.0.piece_granularity(name)
+        self.network.piece_granularity(name)
     }
 
     fn load(&mut self, arrival: Arrival<'_>) -> Result<()> {
-        self.0.load(arrival)
+        self.network.load(arrival)
     }
 
+    /// Samples of a batch are independent: each worker computes some of them, with the bits that one alone gives.
     async fn forward(&mut self, input: ForwardInput<'_>) -> Result<Vec<f32>> {
         read_messages().await;
-        self.0.forward(input).await
+        input.check(self.config())?;
+        let batch = input.timestep.len();
+        if batch > 1
+            && let Some(recruit) = self.recruit.take()
+            && let Ok(helpers) = recruit.call1(&JsValue::NULL, &Float32Array::from(self.network.weights()))
+        {
+            self.helpers = Array::from(&helpers).iter().map(JsCast::unchecked_into).collect();
+        }
+        let (own, rest) = split(input, batch.div_ceil(self.helpers.len() + 1));
+        let answers: Vec<_> = rest.iter().zip(&self.helpers).map(|(share, helper)| asked(helper, share)).collect();
+        let begin = Instant::now();
+        let mut output = self.network.forward(own).await?;
+        let patience = PATIENCE + 4e3 * begin.elapsed().as_secs_f64();
+        for (share, answer) in rest.into_iter().zip(answers) {
+            match in_time(answer, patience).await {
+                Some(values) => output.extend(values),
+                None => {
+                    self.helpers.clear();
+                    output.extend(self.network.forward(share).await?);
+                }
+            }
+        }
+        Ok(output)
     }
 }
 
 impl ConsistencyFunction for YieldingCpuUNet {
     async fn denoise(&mut self, x: &[f32], step: &Step, labels: &[u32]) -> Result<Vec<f32>> {
-        read_messages().await;
-        self.0.denoise(x, step, labels).await
+        network::denoise(self, x, step, labels).await
+    }
+}
+
+/// The first samples of a batch, and the others in parts of as many.
+fn split(input: ForwardInput<'_>, size: usize) -> (ForwardInput<'_>, Vec<ForwardInput<'_>>) {
+    let of_one = input.sample.len() / input.timestep.len();
+    let mut shares = input.sample.chunks(size * of_one).zip(input.timestep.chunks(size)).enumerate().map(
+        |(i, (sample, timestep))| ForwardInput {
+            sample,
+            timestep,
+            class_labels: input.class_labels.get(i * size..i * size + timestep.len()).unwrap_or_default(),
+        },
+    );
+    (shares.next().expect("a batch has samples"), shares.collect())
+}
+
+/// Asks a helper for its share.
+fn asked(helper: &Function, share: &ForwardInput<'_>) -> Promise {
+    let [sample, timestep] = [share.sample, share.timestep].map(Float32Array::from);
+    let labels = Uint32Array::from(share.class_labels);
+    helper
+        .call3(&JsValue::NULL, &sample, &timestep, &labels)
+        .map_or_else(|error| Promise::reject(&error), JsCast::unchecked_into)
+}
+
+/// A helper's values; none when it fails or answers too late.
+async fn in_time(answer: Promise, milliseconds: f64) -> Option<Vec<f32>> {
+    let first = Promise::race(&Array::of2(&answer, &after(milliseconds as i32)));
+    let values = JsFuture::from(first).await.ok()?.dyn_into::<Float32Array>().ok()?;
+    Some(values.to_vec())
+}
+
+#[wasm_bindgen]
+impl Model {
+    /// Lets other workers compute parts of batches. `recruit` is called once, before the first batch of several samples,
+    /// with the weights (Float32Array); it returns an array of functions `(sample, timestep, classLabels) =>
+    /// Promise<Float32Array>`, each of which has a `Helper` in a worker of its own compute them.
+    #[wasm_bindgen(js_name = shareWith)]
+    pub fn share_with(&self, recruit: Function) {
+        if let Some(pipeline) = self.pipeline.borrow_mut().as_mut() {
+            pipeline.network().recruit = Some(recruit);
+        }
+    }
+}
+
+/// The network in another worker, which computes parts of batches.
+#[wasm_bindgen]
+pub struct Helper(CpuUNet);
+
+#[wasm_bindgen]
+impl Helper {
+    /// A network of this configuration and the weights that `recruit` was called with.
+    #[wasm_bindgen(constructor)]
+    pub fn new(unet_config_json: &str, weights: Vec<f32>) -> JsResult<Helper> {
+        let config = UNetConfig::parse(unet_config_json).map_err(to_js)?;
+        CpuUNet::with_weights(&config, weights).map(Self).map_err(to_js)
+    }
+
+    /// F(x, t), as `Model.forward` computes it.
+    pub async fn forward(&mut self, sample: Vec<f32>, timestep: Vec<f32>, class_labels: Vec<u32>) -> JsResult<Vec<f32>> {
+        let input = ForwardInput { sample: &sample, timestep: &timestep, class_labels: &class_labels };
+        self.0.forward(input).await.map_err(to_js)
     }
 }
 
 /// Lets the worker handle the messages that wait in its queue.
 async fn read_messages() {
+    let _ = JsFuture::from(after(0)).await; // it is never rejected
+}
+
+/// A promise that is kept after so many milliseconds.
+fn after(milliseconds: i32) -> Promise {
     let worker: WorkerGlobalScope = js_sys::global().unchecked_into();
-    let turn = Promise::new(&mut |resolve, _| {
+    Promise::new(&mut |resolve, _| {
         // Without arguments beyond the callback it cannot fail.
-        let _ = worker.set_timeout_with_callback(&resolve);
-    });
-    let _ = JsFuture::from(turn).await; // it is never rejected
+        let _ = worker.set_timeout_with_callback_and_timeout_and_arguments_0(&resolve, milliseconds);
+    })
 }

@@ -7,6 +7,7 @@ import { launch, launchWithoutWebGpu, newPage } from "./browser.js";
 import { PIXEL_TOLERANCE, assertNear, goldens, rgba } from "./goldens.js";
 import { finished, generate } from "./page.js";
 import { startServer } from "./server.js";
+import { hook } from "./worker-hooks.js";
 
 const CPU_CODE = /^\/pkg-cpu\//;
 const GPU_CODE = /^\/pkg\/.*\.wasm$/;
@@ -124,6 +125,59 @@ describe("without WebGPU", () => {
       await page.context().close();
     }
   });
+});
+
+describe("on several cores", () => {
+  /** What tells a worker that the machine has so many. */
+  const cores = (count) => `Object.defineProperty(navigator, "hardwareConcurrency", { value: ${count} });`;
+  const options = { seed: 3, count: 7, classLabels: [0, 1, 2, 3, 4, 5, 6], timesteps: [22, 0] };
+  let browser, alone;
+
+  /** The pixels of a batch in a page whose workers have these codes in front of their scripts, and how many there were. */
+  async function drawn(...codes) {
+    const starts = hook(server, ...codes);
+    const page = await newPage(browser);
+    try {
+      await page.goto(`${server.origin}/weights/mnist/model_index.json`);
+      const pixels = await page.evaluate(async (options) => {
+        const { ConsistencySampler } = await import("/consistency-sampler.js");
+        const sampler = await ConsistencySampler.load("/weights/mnist/", { cache: false });
+        let last;
+        await sampler.sample({ ...options, onStep: ({ pixels }) => (last = pixels) });
+        sampler.dispose();
+        return Array.from(last);
+      }, options);
+      return { pixels, workers: starts() };
+    } finally {
+      server.routes.clear();
+      await page.context().close();
+    }
+  }
+
+  before(async () => {
+    browser = await launchWithoutWebGpu();
+    alone = await drawn(cores(1));
+  });
+  after(() => browser?.close());
+
+  test("one worker computes a batch where there is one core", () => {
+    assert.equal(alone.workers, 1);
+  });
+
+  test("workers share a batch and give the bits that one gives", async () => {
+    const { pixels, workers } = await drawn(cores(3));
+    assert.equal(workers, 3);
+    assert.deepEqual(pixels, alone.pixels);
+  });
+
+  const FAULTS = { "does not start": "throw new Error('no');", "never answers": "self.close();" };
+  for (const [fault, code] of Object.entries(FAULTS)) {
+    test(`the worker computes the share of one that ${fault}`, async () => {
+      const { pixels, workers } = await drawn(cores(2), code);
+      assert.equal(workers, 2);
+      assert.deepEqual(pixels, alone.pixels);
+    });
+  }
 });
 
 describe("with WebGPU", () => {

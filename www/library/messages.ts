@@ -66,6 +66,11 @@ export type ToWorker =
   /** The first message: asks the worker to hold a lock as long as it lives, and says where the WebAssembly modules are. */
   | { method: "begin"; lock: string; modules: Record<ModelInfo["processor"], string> };
 
+/** What a worker says to those that help it: which network it is, then any number of parts of batches. */
+export type ToHelper =
+  | { method: "help"; module: string; config: string; weights: Float32Array }
+  | { method: "share"; input: [Float32Array, Float32Array, Uint32Array] };
+
 /** An error as the page is told of it; after a fatal one the worker is of no use. */
 export interface WorkerError {
   code: ErrorCode;

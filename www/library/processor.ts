@@ -2,7 +2,8 @@
 
 import { codeOf, ConsistencySamplerError, failing, messageOf } from "./error.js";
 import init, * as gpu from "./pkg/consistency_sampler.js";
-import type { Device, Loader, Model, sha256 } from "./pkg-cpu/consistency_sampler.js";
+import type { ToHelper } from "./messages.js";
+import type { Device, Helper, Loader, Model, sha256 } from "./pkg-cpu/consistency_sampler.js";
 
 // The CPU's module has what both have.
 export type { Device, Loader, Model };
@@ -77,8 +78,69 @@ async function openGpu(address: string) {
 }
 
 async function openCpu(address: string) {
+  const { Loader, sha256, Device } = await cpuModule(address);
+  return { Loader, sha256, device: await Device.request() };
+}
+
+async function cpuModule(address: string) {
   const subject = `the WebAssembly module for the CPU: ${address}`;
   const cpu = await failing("network", subject, () => import("./pkg-cpu/consistency_sampler.js"));
   await failing("network", subject, () => cpu.default({ module_or_path: address }));
-  return { Loader: cpu.Loader, sha256: cpu.sha256, device: await cpu.Device.request() };
+  return cpu;
+}
+
+/** Bytes of weights that helpers may have together, and how many helpers there are at most. */
+const HELPERS_BYTES = 2 ** 29;
+const MOST_HELPERS = 7;
+
+/** The workers that compute parts of a model's batches on other cores. They start with the first batch of several samples. */
+export class Helpers {
+  #workers: Worker[] = [];
+
+  constructor(model: Model, config: string, module: string) {
+    model.shareWith((weights: Float32Array) => {
+      const room = Math.floor(HELPERS_BYTES / weights.byteLength);
+      const count = Math.min(navigator.hardwareConcurrency - 1, room, MOST_HELPERS);
+      return Array.from({ length: Math.max(count, 0) }, () => this.#start({ method: "help", module, config, weights }));
+    });
+  }
+
+  /** Starts a worker of the same script; returns what has it compute. */
+  #start(network: ToHelper) {
+    const { href, protocol } = location as Location;
+    const worker = new Worker(href, { type: protocol === "blob:" ? "classic" : "module" });
+    this.#workers.push(worker);
+    worker.postMessage(network);
+    const failure = new Promise<never>((_, reject) => {
+      worker.onerror = (event) => {
+        // It must not go on to the page, for which this worker would have failed.
+        event.preventDefault();
+        reject(event);
+      };
+    });
+    failure.catch(() => {});
+    return (...input: [Float32Array, Float32Array, Uint32Array]) => {
+      const answer = new Promise((resolve) => (worker.onmessage = ({ data }) => resolve(data)));
+      worker.postMessage({ method: "share", input } satisfies ToHelper);
+      return Promise.race([answer, failure]);
+    };
+  }
+
+  dismiss(): void {
+    for (const worker of this.#workers) worker.terminate();
+  }
+}
+
+/** In a helper: the network. */
+let helper: Promise<Helper>;
+
+/** Does what the worker asks that this one helps; answers with null when that fails. */
+export async function help(message: ToHelper): Promise<void> {
+  if (message.method === "help") {
+    const { module, config, weights } = message;
+    helper = cpuModule(module).then(({ Helper }) => new Helper(config, weights));
+    helper.catch(() => {});
+  } else {
+    self.postMessage(await helper.then((helper) => helper.forward(...message.input)).catch(() => null));
+  }
 }

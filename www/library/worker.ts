@@ -5,10 +5,20 @@ import { ByteReader, type Bytes } from "./bytes.js";
 import { Download, RESTART } from "./download.js";
 import { codeOf, ConsistencySamplerError, failing, messageOf } from "./error.js";
 import { HttpClient, isUnavailable } from "./http-client.js";
-import type { Call, FromWorker, LoadEvent, Method, Methods, RunResult, ToWorker, WorkerError } from "./messages.js";
+import type {
+  Call,
+  FromWorker,
+  LoadEvent,
+  Method,
+  Methods,
+  RunResult,
+  ToHelper,
+  ToWorker,
+  WorkerError,
+} from "./messages.js";
 import { CachedModel } from "./model-cache.js";
 import { type Description, describe, isPinned, keyOf, type Weights } from "./model-source.js";
-import { type Device, type Loader, type Model, openProcessor, type Processor } from "./processor.js";
+import { type Device, help, Helpers, type Loader, type Model, openProcessor, type Processor } from "./processor.js";
 import type { LoadProgress, ModelInfo, Step } from "./types.js";
 
 /** How often a download or a network call is reported, in milliseconds. */
@@ -20,6 +30,7 @@ const SETTLING = 200;
 interface LoadedModel {
   abort: AbortController;
   model: Model | null;
+  helpers: Helpers | null;
   /** When the last of its calls of the network will be over. */
   turn: Promise<unknown>;
 }
@@ -33,7 +44,8 @@ let gpu: Device | null = null;
 /** Where the WebAssembly modules are. */
 let modules: Record<ModelInfo["processor"], string>;
 
-self.onmessage = async ({ data }: MessageEvent<ToWorker>) => {
+self.onmessage = async ({ data }: MessageEvent<ToWorker | ToHelper>) => {
+  if (data.method === "help" || data.method === "share") return help(data);
   if (data.method === "cancel") return cancels.get(data.id)?.();
   if (data.method === "dispose") return dispose(data.model);
   if (data.method === "begin") {
@@ -112,7 +124,7 @@ async function load({ model: number, params }: Call<"load">, emit: (event: LoadE
   const { source, cached, patience, origin, device: wanted } = params;
   const abort = new AbortController();
   const { signal } = abort;
-  const entry: LoadedModel = { abort, model: null, turn: Promise.resolve() };
+  const entry: LoadedModel = { abort, model: null, helpers: null, turn: Promise.resolve() };
   models.set(number, entry);
   const notice = (notice: string) => emit({ notice });
   const meter = new Meter(emit);
@@ -126,6 +138,7 @@ async function load({ model: number, params }: Call<"load">, emit: (event: LoadE
   const take = async (about: Description) => {
     const { model, info } = await assemble({ about, processor: await opening, cache, client, meter, signal });
     entry.model = model;
+    if (info.processor === "cpu") entry.helpers = new Helpers(model, about.texts["unet/config.json"], modules.cpu);
     return info;
   };
   if (kept && isPinned(source)) return take(kept);
@@ -203,7 +216,10 @@ function dispose(number: number): void {
   const entry = models.get(number);
   models.delete(number);
   entry?.abort.abort();
-  entry?.turn.then(() => entry.model?.free());
+  entry?.turn.then(() => {
+    entry.helpers?.dismiss();
+    entry.model?.free();
+  });
 }
 
 /** The model of a call. */
