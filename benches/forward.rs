@@ -13,6 +13,7 @@
 //! GPU clocks are read inside of one submit, which a harness that times closures from outside cannot do.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use consistency_sampler::checkpoint::tensor::{Arrival, Rows, f32_bytes};
 use consistency_sampler::consistency::rng::Generator;
@@ -23,8 +24,11 @@ use consistency_sampler::network::{ForwardInput, Network};
 use consistency_sampler::{CpuUNet, Result};
 use serde_json::{Value, json};
 
-/// Runs of each case; the median counts.
+/// Runs of each case at most; the median counts.
 const ROUNDS: usize = 7;
+
+/// After so long no further run is begun.
+const ENOUGH: Duration = Duration::from_secs(3);
 
 /// The shape of weights/mnist.
 const MNIST: &str = r#"{"_class_name": "UNet2DModel", "sample_size": 28, "in_channels": 1, "out_channels": 1,
@@ -158,10 +162,14 @@ fn measure(gpu: &Gpu, config: &str, batch: usize) -> Result<Vec<LaunchTime>> {
     load(&mut network)?;
     let (sample, timestep, class_labels) = inputs(&config, batch);
     let input = ForwardInput { sample: &sample, timestep: &timestep, class_labels: &class_labels };
-    let mut runs =
-        (0..ROUNDS).map(|_| pollster::block_on(network.profile(input))).collect::<Result<Vec<Vec<LaunchTime>>>>()?;
+    let begin = Instant::now();
+    let mut runs = Vec::new();
+    while runs.len() < ROUNDS && (runs.is_empty() || begin.elapsed() < ENOUGH) {
+        runs.push(pollster::block_on(network.profile(input))?);
+    }
     runs.sort_by(|a, b| whole(a).total_cmp(&whole(b)));
-    Ok(runs.swap_remove(ROUNDS / 2))
+    let middle = runs.len() / 2;
+    Ok(runs.swap_remove(middle))
 }
 
 /// From the first launch's begin to the last one's end, in nanoseconds.
@@ -314,7 +322,7 @@ impl Peak {
             loop {
                 let mut encoder = device.create_command_encoder(&Default::default());
                 (0..count).for_each(|_| work(&mut encoder));
-                let begin = std::time::Instant::now();
+                let begin = Instant::now();
                 queue.submit([encoder.finish()]);
                 device.poll(wgpu::PollType::wait_indefinitely()).expect("the device answers");
                 let seconds = begin.elapsed().as_secs_f64();

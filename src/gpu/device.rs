@@ -142,7 +142,7 @@ impl Gpu {
             label: Some("consistency-sampler"),
             // The default limits would refuse large models that the adapter can hold.
             required_limits: limits.clone(),
-            required_features: adapter.features() & wgpu::Features::TIMESTAMP_QUERY,
+            required_features: adapter.features() & (wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SHADER_F16),
             ..Default::default()
         };
         let (device, queue) = adapter
@@ -171,7 +171,8 @@ impl Gpu {
             Products::Registers => "registers".to_owned(),
             Products::Tiled(t) => {
                 let teams = if t.slices > 1 { format!(" by {} teams", t.slices) } else { String::new() };
-                format!("tiles of {} × {}{teams}", t.down * t.rows, t.across * 4 * t.vectors)
+                let half = if t.is_half { " in half precision" } else { "" };
+                format!("tiles of {} × {}{teams}{half}", t.down * t.rows, t.across * 4 * t.vectors)
             }
         };
         self.choice.map(name).join(", ")
@@ -388,6 +389,11 @@ impl Gpu {
         };
         buffer.0.unmap();
         Ok(values)
+    }
+
+    /// Whether kernels can compute in half precision.
+    pub(super) fn has_half(&self) -> bool {
+        self.device.features().contains(wgpu::Features::SHADER_F16)
     }
 
     /// Whether the device's clock can be read.

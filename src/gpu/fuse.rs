@@ -86,7 +86,8 @@ impl<'a> Launch<'a> {
         match products {
             // A vector has one row a sample: a workgroup's tile would stay empty.
             Products::Tiled(tile) if rows > 1 => {
-                let Tile { across, down, rows: of_one, vectors, slices } = tile;
+                let Tile { across, down, rows: of_one, vectors, slices, is_half } = tile;
+                let [operand, matrix] = if is_half { ["vec4h", "mat4x4h"] } else { ["vec4f", "mat4x4f"] };
                 let shader = Shader::new(Kernel::Tiled)
                     .u32("SIDE", self.side)
                     .u32("STRIDE", self.stride)
@@ -95,6 +96,8 @@ impl<'a> Launch<'a> {
                     .u32("ROWS", of_one)
                     .u32("VECTORS", vectors)
                     .u32("SLICES", slices)
+                    .alias("Operand", operand)
+                    .alias("Matrix", matrix)
                     .u32("A_LOADS", of_one * 4 / across)
                     .u32("B_LOADS", 16 * vectors / down);
                 let y = columns.div_ceil(4 * across * vectors);

@@ -157,6 +157,12 @@ impl Shader {
         self.constant(name, value)
     }
 
+    /// A name for a type.
+    pub(super) fn alias(mut self, name: &str, of: &str) -> Self {
+        writeln!(self.specialised.constants, "alias {name} = {of};").expect("writing to a string");
+        self
+    }
+
     fn constant(mut self, name: &str, value: impl Display) -> Self {
         writeln!(self.specialised.constants, "const {name} = {value};").expect("writing to a string");
         self
@@ -171,7 +177,11 @@ impl Specialised {
 
     /// The whole shader.
     pub(super) fn wgsl(&self) -> String {
-        let mut text = self.constants.clone();
+        let mut text = String::new();
+        if self.constants.contains("h;\n") {
+            text.push_str("enable f16;\n");
+        }
+        text.push_str(&self.constants);
         text.push_str("struct Params { batch: u32, time_offset: u32, time_pitch: u32,");
         text.push_str(&self.fields);
         text.push_str(" }\n");

@@ -40,11 +40,12 @@ impl Gpu {
     /// The device once for each kind of kernels that the trial knows, for measurements.
     #[doc(hidden)]
     pub fn candidates(&self) -> Vec<Self> {
+        let tiled = tuning::tiles(self).into_iter().map(program::Products::Tiled);
         let of = |products| {
             let mut gpu = self.clone();
             gpu.choice = [products; program::OUTPUTS.len()];
             gpu
         };
-        tuning::candidates().map(of).collect()
+        std::iter::once(program::Products::Registers).chain(tiled).map(of).collect()
     }
 }

@@ -5,9 +5,10 @@ use super::fuse::fuse;
 use super::graph::Graph;
 use super::memory::MemoryPlan;
 use super::plan::{LaunchTime, Plan, Report, StepUniform, image_shaders};
-use super::program::{Choice, Program};
+use super::program::{Choice, Products, Program};
 use super::weight_buffers::WeightBuffers;
 use crate::checkpoint::tensor::Arrival;
+use crate::consistency::rng::Generator;
 use crate::consistency::sampler::ConsistencyFunction;
 use crate::consistency::schedule::Step;
 use crate::error::{Error, Result};
@@ -24,6 +25,18 @@ pub struct GpuUNet {
     weights: WeightBuffers,
     plan: Option<Plan>,
     watch: Watch,
+    /// Whether half precision was compared with single precision.
+    is_checked: bool,
+}
+
+/// How far outputs in half precision may be from those in single precision, relative to the largest.
+pub(super) const HALF_TOLERANCE: f32 = 1e-2;
+
+/// Whether values are those that are expected, within `tolerance` of the largest.
+pub(super) fn agrees(found: &[f32], expected: &[f32], tolerance: f32) -> bool {
+    let scale = expected.iter().fold(1.0f32, |m, v| m.max(v.abs()));
+    // A NaN is close to nothing.
+    found.len() == expected.len() && found.iter().zip(expected).all(|(f, e)| (f - e).abs() <= tolerance * scale)
 }
 
 impl GpuUNet {
@@ -59,6 +72,7 @@ impl GpuUNet {
             weights,
             plan: None,
             watch: Watch::default(),
+            is_checked: false,
         })
     }
 
@@ -106,12 +120,38 @@ impl GpuUNet {
         self.made_plan().seconds(&self.gpu, layer.expect("a layer of the network")).await
     }
 
+    /// Compares one output with that of the same network in single precision, where the device's kernels compute in half
+    /// precision; they give way when it is far off: large activations are beyond half precision's range.
+    async fn check_precision(&mut self) -> Result<()> {
+        let choice = self.gpu.choice.map(Products::in_single_precision);
+        if self.is_checked || choice == self.gpu.choice {
+            return Ok(());
+        }
+        let [h, w] = self.config.sample_size;
+        let mut sample = vec![0.0; self.config.in_channels * h * w];
+        Generator::new(0).randn(&mut sample);
+        // About the highest noise level, where the whole picture is the network's.
+        let (timestep, labels) = ([1000.0], [0]);
+        let found = self.call_part(&sample, &timestep, &labels, StepUniform::BARE, [0.0, 0.0]).await?;
+        let program = fuse(&Graph::record(&self.config, &UNet::new(&self.config)), choice);
+        let in_half = std::mem::replace(&mut self.program, program);
+        self.plan = None;
+        let expected = self.call_part(&sample, &timestep, &labels, StepUniform::BARE, [0.0, 0.0]).await?;
+        if agrees(&found, &expected, HALF_TOLERANCE) {
+            self.program = in_half;
+            self.plan = None;
+        }
+        self.is_checked = true;
+        Ok(())
+    }
+
     /// Runs one workgroup of each kernel. A browser compiles a kernel when it first runs; this moves that time from the
     /// first picture to the load.
     ///
     /// # Errors
     /// [`crate::Error::Gpu`] when the device fails.
     pub async fn warm_up(&mut self) -> Result<()> {
+        self.check_precision().await?;
         self.make_plan(1)?;
         let result = self.gpu.read::<f32>(self.made_plan().warm_up(&self.gpu), None).await;
         self.settle(result.map(drop))
@@ -161,6 +201,7 @@ impl GpuUNet {
 
     /// One call, in as many parts of the batch as the device's limits ask for. `timestep` has one value for each sample.
     async fn call(&mut self, x: &[f32], timestep: &[f32], labels: &[u32], step: StepUniform) -> Result<Vec<f32>> {
+        self.check_precision().await?;
         let batch = timestep.len();
         let parts = batch.div_ceil(self.largest_batch(batch));
         // Of equal size, as far as possible, for each size has a plan of its own.
@@ -229,9 +270,7 @@ impl Network for GpuUNet {
 
     async fn forward(&mut self, input: ForwardInput<'_>) -> Result<Vec<f32>> {
         input.check(&self.config)?;
-        // c_skip·x + c_out·F(c_in·x) is F(x).
-        let step = StepUniform { clip: 0, c_in: 1.0, c_skip: 0.0, c_out: 1.0 };
-        self.call(input.sample, input.timestep, input.class_labels, step).await
+        self.call(input.sample, input.timestep, input.class_labels, StepUniform::BARE).await
     }
 }
 
@@ -254,7 +293,9 @@ impl ConsistencyFunction for GpuUNet {
 mod tests {
     use super::*;
     use crate::checkpoint::folder::ModelFolder;
+    use crate::checkpoint::tensor::{Rows, f32_bytes};
     use crate::consistency::rng::Generator;
+    use crate::gpu::kernels::Shader;
     use crate::gpu::pace::Pace;
 
     /// A network of 16 × 16 pixels with its weights, and a call of it.
@@ -350,5 +391,39 @@ mod tests {
         assert_eq!(results.pop(), Some(Err(Error::Cancelled)));
         network.watch().reset();
         assert_eq!(forward(&mut network, &sample, &timestep).unwrap(), whole);
+    }
+
+    /// The network of `network`, its kernels in half precision; with a first bias of `bias` unless that is 0.
+    fn in_half_precision(bias: f32) -> (GpuUNet, Vec<f32>) {
+        let (mut single, sample, timestep) = network();
+        let folder = ModelFolder::open(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/no-mid")).unwrap();
+        let expected = forward(&mut single, &sample, &timestep).unwrap();
+        let gpu = single.gpu.candidates().into_iter().rfind(|gpu| gpu.kernels().contains("half precision"));
+        let mut half = GpuUNet::new(&gpu.expect("Mesa's software device has half precision"), &folder.unet).unwrap();
+        folder.load_into(&mut half, |_, _| ()).unwrap();
+        if bias != 0.0 {
+            let bias = vec![bias; folder.unet.block_out_channels[0]];
+            half.load(Arrival::Rows(Rows::whole_f32("conv_in.bias", &f32_bytes(&bias)))).unwrap();
+        }
+        (half, expected)
+    }
+
+    #[test]
+    fn half_precision_stays_where_the_model_allows_it() {
+        let (mut half, expected) = in_half_precision(0.0);
+        let (_, sample, timestep) = network();
+        let found = forward(&mut half, &sample, &timestep).unwrap();
+        assert!(agrees(&found, &expected, HALF_TOLERANCE));
+        assert_ne!(found, expected);
+    }
+
+    #[test]
+    fn half_precision_gives_way_where_activations_exceed_its_range() {
+        let (mut half, _) = in_half_precision(1e6);
+        let (_, sample, timestep) = network();
+        let found = forward(&mut half, &sample, &timestep).unwrap();
+        assert!(found.iter().all(|v| v.is_finite()));
+        let is_half = |shader: &Shader| shader.specialised.wgsl().contains("enable f16");
+        assert!(!half.program.dispatches.iter().any(|dispatch| dispatch.shaders().any(is_half)));
     }
 }

@@ -73,6 +73,16 @@ pub(super) enum Products {
     Tiled(Tile),
 }
 
+impl Products {
+    /// The same kernels, multiplying in single precision.
+    pub(super) fn in_single_precision(self) -> Self {
+        match self {
+            Products::Tiled(tile) => Products::Tiled(Tile { is_half: false, ..tile }),
+            Products::Registers => self,
+        }
+    }
+}
+
 /// The constants of tiled.wgsl that say how much a workgroup does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tile {
@@ -81,6 +91,8 @@ pub(super) struct Tile {
     pub(super) rows: usize,
     pub(super) vectors: usize,
     pub(super) slices: usize,
+    /// Whether it multiplies in half precision, for which the device needs `shader-f16`.
+    pub(super) is_half: bool,
 }
 
 /// How many outputs a launch has at least for each kernel of a [`Choice`]: with few of them a large GPU has cores to spare,

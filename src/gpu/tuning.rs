@@ -10,7 +10,7 @@ use web_time::Instant;
 
 use super::device::Gpu;
 use super::graph::Graph;
-use super::network::GpuUNet;
+use super::network::{GpuUNet, HALF_TOLERANCE, agrees};
 use super::program::{Choice, OUTPUTS, Products, SAFE, Tile};
 use crate::checkpoint::tensor::{Arrival, Precision, Rows, f32_bytes};
 use crate::consistency::rng::Generator;
@@ -21,15 +21,16 @@ use crate::network::{ForwardInput, Network};
 
 /// The candidates, the likeliest first: tiles of 64 pixels × 64 channels, 16 × 32 by four teams, 128 × 128, 32 × 64.
 pub(super) const TILES: [Tile; 4] = [
-    Tile { across: 16, down: 16, rows: 4, vectors: 1, slices: 1 },
-    Tile { across: 8, down: 8, rows: 2, vectors: 1, slices: 4 },
-    Tile { across: 16, down: 16, rows: 8, vectors: 2, slices: 1 },
-    Tile { across: 16, down: 8, rows: 4, vectors: 1, slices: 1 },
+    Tile { across: 16, down: 16, rows: 4, vectors: 1, slices: 1, is_half: false },
+    Tile { across: 8, down: 8, rows: 2, vectors: 1, slices: 4, is_half: false },
+    Tile { across: 16, down: 16, rows: 8, vectors: 2, slices: 1, is_half: false },
+    Tile { across: 16, down: 8, rows: 4, vectors: 1, slices: 1, is_half: false },
 ];
 
-/// All kinds of products, the reference first.
-pub(super) fn candidates() -> impl Iterator<Item = Products> {
-    std::iter::once(Products::Registers).chain(TILES.map(Products::Tiled))
+/// The tiles in half precision, where the device has it, and in single precision.
+pub(super) fn tiles(gpu: &Gpu) -> Vec<Tile> {
+    let half = TILES.map(|tile| Tile { is_half: true, ..tile });
+    TILES.iter().chain(half.iter().filter(|_| gpu.has_half())).copied().collect()
 }
 
 /// A 3×3 convolution that stands for launches of about as many outputs.
@@ -57,6 +58,9 @@ const LIMIT: Duration = Duration::from_millis(150);
 /// How far a candidate may be from the register kernels, relative to the largest output: f32 sums in another order.
 const TOLERANCE: f32 = 1e-4;
 
+/// How many times as fast as the best in single precision one in half precision must be, to be worth its rounding.
+const WORTH: f64 = 1.25;
+
 /// The device with the fastest kernels that compute correctly on it; those that run everywhere when the trial fails.
 ///
 /// # Errors
@@ -81,15 +85,17 @@ async fn choose(gpu: &Gpu) -> Result<Choice> {
         best.0 = seconds(gpu, Products::Registers, probe).await?;
     }
     let expected = check(gpu, Products::Registers).await?;
-    for products in TILES.map(Products::Tiled) {
+    for tile in tiles(gpu) {
         if begin.elapsed() > LIMIT {
             break;
         }
         // An error here speaks against the candidate only, and a wrong result more than a slow one.
-        if check(gpu, products).await.is_ok_and(|found| agrees(&found, &expected)) {
+        let products = Products::Tiled(tile);
+        let (tolerance, worth) = if tile.is_half { (HALF_TOLERANCE, WORTH) } else { (TOLERANCE, 1.0) };
+        if check(gpu, products).await.is_ok_and(|found| agrees(&found, &expected, tolerance)) {
             for (best, probe) in best.iter_mut().zip(PROBES) {
                 match seconds(gpu, products, probe).await {
-                    Ok(time) if time < best.0 => *best = (time, products),
+                    Ok(time) if time * worth < best.0 => *best = (time, products),
                     _ => {}
                 }
             }
@@ -113,12 +119,6 @@ async fn seconds(gpu: &Gpu, products: Products, Probe { size, channels, batch }:
         network.load(Arrival::Announced { name: &name, precision: Precision::F16 })?;
     }
     network.seconds(NAME, batch).await
-}
-
-fn agrees(found: &[f32], expected: &[f32]) -> bool {
-    let scale = expected.iter().fold(1.0f32, |m, v| m.max(v.abs()));
-    // A NaN is close to nothing.
-    found.len() == expected.len() && found.iter().zip(expected).all(|(f, e)| (f - e).abs() <= TOLERANCE * scale)
 }
 
 /// The output of a small network of every kind of product, on shapes that fit no tile.
@@ -177,18 +177,23 @@ mod tests {
     fn every_candidate_computes_as_the_register_kernels_do() {
         let gpu = pollster::block_on(Gpu::open()).unwrap();
         let expected = pollster::block_on(check(&gpu, Products::Registers)).unwrap();
-        for tile in TILES {
+        let tiles = tiles(&gpu);
+        // Mesa's software device has half precision, too.
+        assert_eq!(tiles.len(), 2 * TILES.len(), "with and without half precision");
+        for tile in tiles {
             let found = pollster::block_on(check(&gpu, Products::Tiled(tile))).unwrap();
-            assert!(agrees(&found, &expected), "{tile:?}");
+            let tolerance = if tile.is_half { HALF_TOLERANCE } else { TOLERANCE };
+            assert!(agrees(&found, &expected, tolerance), "{tile:?}");
+            assert_eq!(tile.is_half, !agrees(&found, &expected, TOLERANCE), "{tile:?}");
         }
     }
 
     #[test]
     fn a_candidate_that_computes_otherwise_is_not_chosen() {
         let expected = [1.0, -3.0];
-        assert!(agrees(&[1.0, -3.0002], &expected));
+        assert!(agrees(&[1.0, -3.0002], &expected, TOLERANCE));
         for wrong in [&[1.0, -3.01][..], &[1.0, f32::NAN], &[1.0]] {
-            assert!(!agrees(wrong, &expected), "{wrong:?}");
+            assert!(!agrees(wrong, &expected, TOLERANCE), "{wrong:?}");
         }
     }
 

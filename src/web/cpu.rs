@@ -181,7 +181,12 @@ impl Helper {
     }
 
     /// F(x, t), as `Model.forward` computes it.
-    pub async fn forward(&mut self, sample: Vec<f32>, timestep: Vec<f32>, class_labels: Vec<u32>) -> JsResult<Vec<f32>> {
+    pub async fn forward(
+        &mut self,
+        sample: Vec<f32>,
+        timestep: Vec<f32>,
+        class_labels: Vec<u32>,
+    ) -> JsResult<Vec<f32>> {
         let input = ForwardInput { sample: &sample, timestep: &timestep, class_labels: &class_labels };
         self.0.forward(input).await.map_err(to_js)
     }

@@ -22,14 +22,15 @@
 //   STRIDE             1 or 2
 //   ACROSS, DOWN       invocations of a workgroup, along channels and pixels
 //   ROWS, VECTORS      pixels and vec4s of channels of an invocation
+//   Operand, Matrix    vec4f and mat4x4f, or vec4h and mat4x4h: products of 4 in half precision, whose sums are added in f32
 //   SLICES             teams of a workgroup; with more than one, DOWN · ROWS is at most 16
 //   A_LOADS, B_LOADS   vec4s of either operand that an invocation brings for a step
 
 const THREADS = ACROSS * DOWN; // invocations of a team
 const COLUMNS = ACROSS * VECTORS; // vec4s of output channels of a workgroup
 
-var<workgroup> a_tile: array<vec4f, SLICES * DOWN * ROWS * 4u>; // [team][pixel][4 vec4s of input channels]
-var<workgroup> b_tile: array<vec4f, SLICES * 16u * COLUMNS>; // [team][input channel][vec4 of output channels]
+var<workgroup> a_tile: array<Operand, SLICES * DOWN * ROWS * 4u>; // [team][pixel][4 vec4s of input channels]
+var<workgroup> b_tile: array<Operand, SLICES * 16u * COLUMNS>; // [team][input channel][vec4 of output channels]
 
 // Input vec4 `c` of a sample's pixel (y, x) after upsampling; zeros outside.
 fn load_input(b: u32, y: i32, x: i32, c: u32) -> vec4f {
@@ -110,14 +111,14 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
 @end
 @for v in VECTORS
                 {
-                    let w = mat4x4f(
+                    let w = Matrix(
                         b_tile[b_at + ${4*k} * COLUMNS + $v * ACROSS],
                         b_tile[b_at + ${4*k+1} * COLUMNS + $v * ACROSS],
                         b_tile[b_at + ${4*k+2} * COLUMNS + $v * ACROSS],
                         b_tile[b_at + ${4*k+3} * COLUMNS + $v * ACROSS],
                     );
 @for r in ROWS
-                    sums[${VECTORS*r+v}] += w * x$r;
+                    sums[${VECTORS*r+v}] += vec4f(w * x$r);
 @end
                 }
 @end
@@ -126,23 +127,23 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
         }
         workgroupBarrier();
 @for i in A_LOADS
-        a_tile[a_slot$i] = a$i;
+        a_tile[a_slot$i] = Operand(a$i);
 @end
 @for i in B_LOADS
-        b_tile[b_slot$i] = b$i;
+        b_tile[b_slot$i] = Operand(b$i);
 @end
         workgroupBarrier();
     }
 
     if (SLICES > 1u) {
 @for i in ROWS*VECTORS
-        b_tile[($i * SLICES + slice) * THREADS + thread] = sums[$i];
+        b_tile[($i * SLICES + slice) * THREADS + thread] = Operand(sums[$i]);
 @end
         workgroupBarrier();
 @for i in ROWS*VECTORS
         sums[$i] = vec4f();
         for (var s = 0u; s < SLICES; s++) {
-            sums[$i] += b_tile[($i * SLICES + s) * THREADS + thread];
+            sums[$i] += vec4f(b_tile[($i * SLICES + s) * THREADS + thread]);
         }
 @end
     }
