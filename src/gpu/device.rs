@@ -213,14 +213,17 @@ impl Gpu {
         Ok(Buffer(self.device.create_buffer(&descriptor)))
     }
 
+    /// The bytes of the longest buffer that a kernel can read or write.
+    pub(super) fn longest_binding(&self) -> usize {
+        let limits = &self.limits;
+        usize::try_from(limits.max_buffer_size.min(limits.max_storage_buffer_binding_size)).unwrap_or(usize::MAX)
+    }
+
     /// An error if the device has no buffers of `bytes`.
     pub(super) fn fits(&self, what: &str, bytes: u64, role: Role) -> Result<()> {
-        let limits = &self.limits;
         let most = match role {
-            Role::Input | Role::Scratch | Role::Result => {
-                limits.max_buffer_size.min(limits.max_storage_buffer_binding_size)
-            }
-            _ => limits.max_buffer_size,
+            Role::Input | Role::Scratch | Role::Result => self.longest_binding() as u64,
+            _ => self.limits.max_buffer_size,
         };
         if bytes > most {
             let message = format!("{what} needs a buffer of {bytes} bytes, but this GPU's largest is {most}");

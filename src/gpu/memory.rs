@@ -27,7 +27,8 @@ pub(super) struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    pub(super) fn of(program: &Program) -> Self {
+    /// A plan whose pools have at most `most` floats per sample, but for those of one activation that has more.
+    pub(super) fn of(program: &Program, most: usize) -> Self {
         let lifetimes = lifetimes(program);
         let count = program.activations.len();
         // The longest first.
@@ -54,7 +55,8 @@ impl MemoryPlan {
                     offset = offset.max(end);
                 }
                 let offset = best.map_or(offset, |(_, offset)| offset);
-                Some((offset + length).saturating_sub(lengths[pool])).map(|growth| (growth, Place { pool, offset }))
+                let growth = (offset + length).saturating_sub(lengths[pool]);
+                (offset + length <= most).then_some((growth, Place { pool, offset }))
             };
             let new = (length, Place { pool: lengths.len(), offset: 0 });
             let (_, place) =
@@ -177,7 +179,8 @@ mod tests {
     fn live_activations_never_overlap_and_no_launch_writes_a_buffer_it_reads() {
         for (name, json) in NETWORKS {
             let program = program(json);
-            let (MemoryPlan { places, lengths }, lifetimes) = (MemoryPlan::of(&program), lifetimes(&program));
+            let (MemoryPlan { places, lengths }, lifetimes) =
+                (MemoryPlan::of(&program, usize::MAX), lifetimes(&program));
             let range = |a: usize| places[a].offset..places[a].offset + program.activations[a];
             for a in 0..places.len() {
                 assert!(places[a].offset % GRAIN == 0 && range(a).end <= lengths[places[a].pool], "{name}: {a}");
@@ -196,7 +199,8 @@ mod tests {
     fn pools_are_little_more_than_what_is_alive() {
         for (name, json) in NETWORKS {
             let program = program(json);
-            let (all, live) = (MemoryPlan::of(&program).lengths.iter().sum::<usize>(), largest_live_set(&program));
+            let (all, live) =
+                (MemoryPlan::of(&program, usize::MAX).lengths.iter().sum::<usize>(), largest_live_set(&program));
             println!("{name}: {all} of {live} floats, {:.3}", all as f64 / live as f64);
             // A plan may take a quarter more than the live set, images and parameters included.
             assert!(100 * all <= 115 * live, "{name}: {all} floats per sample for {live}");
@@ -228,6 +232,40 @@ mod tests {
         }
     }
 
+    /// WebGPU's default limits, which every adapter has.
+    #[test]
+    fn one_sample_of_every_network_fits_the_least_device() {
+        const BINDING: usize = 128 << 20;
+        for (name, json) in NETWORKS {
+            let program = program(json);
+            let unbounded = MemoryPlan::of(&program, usize::MAX).lengths;
+            let lengths = MemoryPlan::of(&program, BINDING / 4).lengths;
+            let most = |lengths: &[usize]| lengths.iter().max().unwrap() * 4;
+            println!("{name}: pools of at most {}, unbounded {} bytes", most(&lengths), most(&unbounded));
+            assert!(most(&lengths) <= BINDING, "{name}");
+            let live = largest_live_set(&program);
+            assert!(100 * lengths.iter().sum::<usize>() <= 125 * live, "{name}: {lengths:?} floats for {live}");
+            assert!(program.weights.iter().all(|floats| floats * 4 <= BINDING), "{name}: a weight is too long");
+            for dispatch in &program.dispatches {
+                let Variant { shader, grid, .. } = dispatch.at(1);
+                assert!(grid.workgroups(1).iter().all(|&n| n <= 65_535), "{name}: {}", dispatch.label);
+                assert!(shader.specialised.kernel.bindings().len() <= 8, "{name}: {}", dispatch.label);
+            }
+        }
+    }
+
+    #[test]
+    fn a_pool_does_not_grow_beyond_the_longest_buffer() {
+        // 0 and 1 are alive together; in one pool they would have 192 floats.
+        let program = Program {
+            dispatches: vec![launch(0, &[]), launch(1, &[]), launch(2, &[0, 1])],
+            activations: vec![128, 64, 64],
+            result: Some(Storage::Activation(2)),
+            ..Default::default()
+        };
+        assert_eq!(MemoryPlan::of(&program, 191).lengths.iter().max(), Some(&128));
+    }
+
     #[test]
     fn the_largest_live_set_is_found() {
         // 0 → 1 → 2 → 3, where 3 also reads 0: 0, 1 and 2 are alive while 2 is made.
@@ -238,7 +276,7 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(largest_live_set(&program), 448);
-        let MemoryPlan { places, lengths } = MemoryPlan::of(&program);
+        let MemoryPlan { places, lengths } = MemoryPlan::of(&program, usize::MAX);
         assert_eq!(lengths.iter().sum::<usize>(), 448, "3 takes the place of 1: {places:?}");
     }
 }
