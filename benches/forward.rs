@@ -78,6 +78,20 @@ fn main() -> Result<()> {
         conv.kernel
     );
     let mut forwards = Vec::new();
+    // After each figure, for a run may be cut off.
+    let report = |forwards: &[Value]| {
+        if let Some(path) = after("--json") {
+            let report = json!({
+                "adapter": gpu.description(),
+                "kernels": gpu.kernels(),
+                "gigaflops": peak.gigaflops,
+                "gigabytesPerSecond": peak.gigabytes,
+                "conv256": { "gigaflops": flops, "share": flops / peak.gigaflops, "kernel": conv.kernel },
+                "forwards": forwards,
+            });
+            std::fs::write(path, format!("{report:#}\n")).expect("the report can be written");
+        }
+    };
 
     for name in names {
         let config = match name {
@@ -100,19 +114,9 @@ fn main() -> Result<()> {
                     times.iter().for_each(|t| print_row(&t.label, t.kernel, Sum::of(t, &peak)));
                 }
                 forwards.push(described(name, batch, gpu, &times, &peak));
+                report(&forwards);
             }
         }
-    }
-    if let Some(path) = after("--json") {
-        let report = json!({
-            "adapter": gpu.description(),
-            "kernels": gpu.kernels(),
-            "gigaflops": peak.gigaflops,
-            "gigabytesPerSecond": peak.gigabytes,
-            "conv256": { "gigaflops": flops, "share": flops / peak.gigaflops, "kernel": conv.kernel },
-            "forwards": forwards,
-        });
-        std::fs::write(path, format!("{report:#}\n")).expect("the report can be written");
     }
     Ok(())
 }

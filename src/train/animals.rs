@@ -73,6 +73,20 @@ pub struct Animals {
     groups: Vec<Group>,
 }
 
+/// How flat and how true to the palettes pictures of animals are.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Flatness {
+    /// The mean over pictures and channels of the standard deviation of the ground's pixels, of 255; the data's is 0.
+    pub ground_deviation: f64,
+    /// The share of pictures whose mean ground, and whose mean fur, is within 8 of 255 of one of the palette's, in every
+    /// channel; the data's is 1.
+    pub ground_in_palette: f64,
+    pub fur_in_palette: f64,
+}
+
+/// How far a mean colour may be from one of the palette's.
+const PALETTE_TOLERANCE: f64 = 8.0;
+
 impl Animals {
     /// Whether a folder is one of masks.
     pub fn is_mask_folder(folder: &Path) -> bool {
@@ -161,6 +175,60 @@ impl Animals {
             animals.push(self.compose(kind, &mut generator), kind as u32);
         }
         animals
+    }
+
+    /// The pixels that show the ground in every animal, and those that show the fur alone.
+    pub fn plain_pixels(&self) -> [Vec<usize>; 2] {
+        let block = self.mask_size / self.size;
+        let of_block = |mask: &[f64], at: usize, is: fn(f64) -> bool| {
+            let (y, x) = (at / self.size * block, at % self.size * block);
+            (y..y + block).all(|y| mask[y * self.mask_size + x..][..block].iter().all(|&a| is(a)))
+        };
+        let layers = || self.groups.iter().flat_map(|group| &group.members).flatten();
+        let pixels = || 0..self.size * self.size;
+        let is_clear = |at: usize, mask: usize| of_block(&self.masks[mask], at, |a| a == 0.0);
+        let ground = pixels().filter(|&at| layers().all(|&(_, mask)| is_clear(at, mask))).collect();
+        // The lowest group is the face.
+        let Some((face, others)) = self.groups.split_first() else { return [ground, Vec::new()] };
+        let covers = |at: usize, layers: &[(Tone, usize)]| {
+            let is_last = |&(tone, mask): &(Tone, usize)| {
+                matches!(tone, Tone::Fur(0.0)) && of_block(&self.masks[mask], at, |a| a == 1.0)
+            };
+            layers.iter().rev().find(|&&(_, mask)| !is_clear(at, mask)).is_some_and(is_last)
+        };
+        let others = || others.iter().flat_map(|group| &group.members).flatten();
+        let is_fur = |&at: &usize| {
+            face.members.iter().all(|layers| covers(at, layers)) && others().all(|&(_, mask)| is_clear(at, mask))
+        };
+        [ground, pixels().filter(is_fur).collect()]
+    }
+
+    /// Measures pictures (N, 3, size, size) in [−1, 1], N ≥ 1.
+    pub fn flatness(&self, images: &[f32]) -> Flatness {
+        let [ground, fur] = self.plain_pixels();
+        let plane = self.size * self.size;
+        let count = (images.len() / (3 * plane)) as f64;
+        let mut sums = Flatness { ground_deviation: 0.0, ground_in_palette: 0.0, fur_in_palette: 0.0 };
+        for image in images.chunks_exact(3 * plane) {
+            let channel = |c: usize, pixels: &[usize]| -> [f64; 2] {
+                let values = || pixels.iter().map(|&at| (f64::from(image[c * plane + at]) + 1.0) * 127.5);
+                let mean = values().sum::<f64>() / pixels.len() as f64;
+                [mean, (values().map(|v| (v - mean).powi(2)).sum::<f64>() / pixels.len() as f64).sqrt()]
+            };
+            let colour = |pixels: &[usize]| [0, 1, 2].map(|c| channel(c, pixels)[0]);
+            let is_in = |palette: &[[f64; 3]], colour: [f64; 3]| {
+                let near = |of: &[f64; 3]| of.iter().zip(colour).all(|(a, b)| (a - b).abs() <= PALETTE_TOLERANCE);
+                f64::from(u8::from(palette.iter().any(near)))
+            };
+            sums.ground_deviation += [0, 1, 2].map(|c| channel(c, &ground)[1]).iter().sum::<f64>() / 3.0;
+            sums.ground_in_palette += is_in(&self.ground, colour(&ground));
+            sums.fur_in_palette += is_in(&self.fur, colour(&fur));
+        }
+        Flatness {
+            ground_deviation: sums.ground_deviation / count,
+            ground_in_palette: sums.ground_in_palette / count,
+            fur_in_palette: sums.fur_in_palette / count,
+        }
     }
 
     /// One animal as planes of R, G and B, (3, size, size).
@@ -280,6 +348,26 @@ mod tests {
         assert_eq!(batch.images.len(), 100 * 3 * 32 * 32);
         assert!((0..14).all(|kind| batch.labels.contains(&kind)));
         assert_ne!(batch, animals.draw(&mut Generator::new(2), 100));
+    }
+
+    #[test]
+    fn real_animals_are_flat_and_of_the_palettes_and_noise_is_seen() {
+        let animals = Animals::open(&folder(), 64).unwrap();
+        let [ground, fur] = animals.plain_pixels();
+        assert!(ground.len() > 300 && fur.len() > 30, "{} and {} pixels", ground.len(), fur.len());
+        let mut images = animals.draw(&mut Generator::new(1), 200).images;
+        let real = animals.flatness(&images);
+        assert_eq!(real, Flatness { ground_deviation: 0.0, ground_in_palette: 1.0, fur_in_palette: 1.0 });
+
+        let mut noise = vec![0.0; images.len()];
+        Generator::new(2).randn(&mut noise);
+        images.iter_mut().zip(&noise).for_each(|(v, z)| *v += z * 10.0 / 127.5);
+        let noisy = animals.flatness(&images);
+        assert!((noisy.ground_deviation - 10.0).abs() < 0.2, "{noisy:?}");
+
+        images.iter_mut().for_each(|v| *v += 30.0 / 127.5);
+        let lighter = animals.flatness(&images);
+        assert!(lighter.ground_in_palette < 0.5 && lighter.fur_in_palette < 0.5, "{lighter:?}");
     }
 
     #[test]

@@ -130,6 +130,11 @@ impl Source {
         }
     }
 
+    /// The animals, if it is they.
+    pub fn animals(&self) -> Option<&Animals> {
+        if let Self::Animals(animals) = self { Some(animals) } else { None }
+    }
+
     /// What lies among the images and was not read.
     pub fn left_out(&self) -> &[String] {
         match self {

@@ -88,6 +88,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         None => Sampler::Consistency(Box::new(arguments.model.pipeline(&folder)?)),
     };
     let classifier = classifier(file, &train)?;
+    let source = Source::open(&arguments.data, folder.unet.sample_size[0])?;
 
     let real = classify(&classifier, &train, "training images");
     let held_out = classify(&classifier, &test, "test images");
@@ -98,8 +99,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let found = samples(arguments, &folder, &mut sampler, &classifier, &labels)?;
     let distance = frechet_distance(&Moments::new(&found.features, FEATURES), &moments);
     let dim: usize = train.shape.iter().product();
-    let in_pixels = copies(&found.images, &real.images, dim);
-    let in_features = copies(&found.features, &real.features, FEATURES);
+    let flatness = source.animals().map(|animals| animals.flatness(&found.images));
+    // Of composed pictures the data is all that can be composed: a sample that is one of them is right, and no copy.
+    let copied = (flatness.is_none() && !matches!(source, Source::Heroes(_)))
+        .then(|| [copies(&found.images, &real.images, dim), copies(&found.features, &real.features, FEATURES)]);
     let accuracy = |c: &Classified| c.right as f64 / c.count as f64;
     let calls = match arguments.edm_steps {
         Some(steps) => 2 * steps - 1,
@@ -110,8 +113,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             "class_accuracy": folder.unet.num_class_embeds.map(|_| accuracy(&found)),
             "frechet": distance,
             "frechet_floor": floor,
-            "copies": in_pixels,
-            "copies_in_features": in_features,
+            "copies": copied.map(|[in_pixels, _]| in_pixels),
+            "copies_in_features": copied.map(|[_, in_features]| in_features),
+            "ground_deviation": flatness.map(|f| f.ground_deviation),
+            "ground_in_palette": flatness.map(|f| f.ground_in_palette),
+            "fur_in_palette": flatness.map(|f| f.fur_in_palette),
             "samples": found.count,
             "network_calls": calls,
             "seed": arguments.seed,
@@ -123,7 +129,14 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         print(format_args!("class accuracy     {:.2} %", 100.0 * accuracy(&found)))?;
     }
     print(format_args!("Fréchet distance   {distance:.3} ({:.2} × the floor {floor:.3})", distance / floor))?;
-    print(format_args!("copies             {in_pixels} in pixels, {in_features} in features"))?;
+    if let Some([in_pixels, in_features]) = copied {
+        print(format_args!("copies             {in_pixels} in pixels, {in_features} in features"))?;
+    }
+    if let Some(flatness) = flatness {
+        let [ground, fur] = [flatness.ground_in_palette, flatness.fur_in_palette].map(|share| 100.0 * share);
+        print(format_args!("ground deviation   {:.2} of 255", flatness.ground_deviation))?;
+        print(format_args!("in the palette     {ground:.1} % of grounds, {fur:.1} % of furs"))?;
+    }
     print(format_args!("(classifier        {:.2} % on the test images)", 100.0 * accuracy(&held_out)))
 }
 
