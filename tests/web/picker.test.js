@@ -6,8 +6,9 @@ import { readFileSync } from "node:fs";
 import path from "node:path";
 import { after, afterEach, before, beforeEach, describe, test } from "node:test";
 
-import { launch, newPage } from "./browser.js";
+import { launch, launchWithoutWebGpu, newPage } from "./browser.js";
 import { finished } from "./page.js";
+import { join, split } from "./safetensors.js";
 import { DIST, GOLDENS, send, startServer } from "./server.js";
 
 const SCREENSHOTS = path.join(import.meta.dirname, "../../target/screenshots");
@@ -41,6 +42,22 @@ beforeEach(async () => {
   page.on("request", (request) => asked.add(new URL(request.url()).origin));
 });
 afterEach(() => page.context().close());
+
+/** A file of weights with so many classes, which repeat those that it has. */
+function withClasses(file, count) {
+  const { header, data } = split(file);
+  const name = "class_embedding.weight";
+  const { dtype, shape, data_offsets } = header[name];
+  const [begin, end] = data_offsets;
+  const row = (end - begin) / shape[0];
+  const rows = Array.from({ length: count }, (_, i) => data.subarray(begin + (i % shape[0]) * row).subarray(0, row));
+  const more = count * row - (end - begin);
+  for (const tensor of Object.values(header)) {
+    if (tensor.data_offsets?.[0] >= end) tensor.data_offsets = tensor.data_offsets.map((at) => at + more);
+  }
+  header[name] = { dtype, shape: [count, shape[1]], data_offsets: [begin, end + more] };
+  return join({ header, data: Buffer.concat([data.subarray(0, begin), ...rows, data.subarray(end)]) });
+}
 
 const status = () => page.locator("#status");
 const card = async () => (await page.locator("#card").innerText()).replace(/\s+/g, " ");
@@ -94,6 +111,63 @@ test("a hub id is fetched from the hub, and its published timesteps are offered"
     ["openai/diffusers-cd_imagenet64_l2", "22,0"],
   );
   assert.deepEqual([...asked].sort(), [server.origin, "https://huggingface.co"].sort());
+});
+
+test("published models are cards, and one of them loads by one press, with the names of its classes", async () => {
+  // ImageNet's model with few channels, under the published id.
+  const folder = path.join(GOLDENS, "f16");
+  const config = { ...JSON.parse(readFileSync(path.join(folder, "unet/config.json"), "utf8")) };
+  const bytes = withClasses(readFileSync(path.join(folder, WEIGHTS)), 1000);
+  const bodies = {
+    "model_index.json": readFileSync(path.join(folder, "model_index.json")),
+    "scheduler/scheduler_config.json": readFileSync(path.join(folder, "scheduler/scheduler_config.json")),
+    "unet/config.json": Buffer.from(JSON.stringify({ ...config, num_class_embeds: 1000 })),
+    [WEIGHTS]: bytes,
+  };
+  const siblings = Object.entries(bodies).map(([rfilename, { length }]) => ({ rfilename, size: length }));
+  const about = { sha: "0123456789abcdef0123456789abcdef01234567", siblings, cardData: { license: "mit" } };
+  await page.context().route("https://huggingface.co/**", (route) => {
+    const { pathname } = new URL(route.request().url());
+    const headers = { "Access-Control-Allow-Origin": "*" };
+    const file = Object.keys(bodies).find((name) => pathname.endsWith(`/${about.sha}/${name}`));
+    if (file) return route.fulfill({ headers, body: bodies[file] });
+    assert.equal(pathname, "/api/models/openai/diffusers-cd_imagenet64_l2/revision/main");
+    return route.fulfill({ headers, contentType: "application/json", body: JSON.stringify(about) });
+  });
+  await page.goto(server.origin);
+  await finished(page);
+  await page.getByText("Models published with the paper").click();
+  const cards = page.locator("#published-list").getByRole("button");
+  await cards.nth(8).waitFor();
+  assert.equal(await cards.count(), 9);
+  const wanted = page.getByRole("button", { name: /^cd_imagenet64_l2 ?ImageNet/ });
+  assert.match(await wanted.innerText(), /Downloads 1183\.6 MB from huggingface\.co, or 591\.8 MB where/);
+  await page.locator("#published-models").screenshot({ path: path.join(SCREENSHOTS, "published.png") });
+  assert.deepEqual([...asked], [server.origin], "nothing is asked of the hub before a press");
+  await wanted.click();
+  assert.match(await finished(page), /^10 images in .* with 2 network calls$/);
+  const classes = page.locator("#class");
+  await page.getByLabel("Find a class").first().fill("golden ret");
+  assert.equal(await classes.locator("option:checked").innerText(), "golden retriever");
+  assert.equal(await classes.inputValue(), "207");
+  await page.getByLabel("Find a class").first().fill("no such thing");
+  assert.equal(await page.getByLabel("Find a class").first().evaluate((field) => field.validationMessage), "no class is called “no such thing”");
+});
+
+test("a browser without WebGPU says on the cards that they need it", async () => {
+  const browser = await launchWithoutWebGpu();
+  try {
+    const page = await newPage(browser);
+    await page.goto(server.origin);
+    await finished(page);
+    await page.getByText("Models published with the paper").click();
+    const cards = page.locator("#published-list").getByRole("button");
+    await cards.nth(8).waitFor();
+    assert.equal(await cards.first().isDisabled(), true);
+    assert.match(await cards.first().innerText(), /needs WebGPU, which this browser does not offer/);
+  } finally {
+    await browser.close();
+  }
 });
 
 test("files are picked or dropped, and nothing is sent anywhere", async () => {

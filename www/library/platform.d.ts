@@ -2,7 +2,10 @@
 
 interface Navigator {
   readonly gpu?: {
-    requestAdapter(): Promise<{ info: { vendor: string; architecture: string; description: string } } | null>;
+    requestAdapter(): Promise<{
+      info: { vendor: string; architecture: string; description: string };
+      limits: { maxBufferSize: number; maxStorageBufferBindingSize: number };
+    } | null>;
   };
 }
 

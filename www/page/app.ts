@@ -12,6 +12,7 @@ import { ExploreView } from "./explore-view.js";
 import { Gallery } from "./gallery.js";
 import * as picker from "./model-picker.js";
 import type { Page, TabView } from "./page.js";
+import { nameClasses, showPublished } from "./published.js";
 import { isAbort, Queue, type Work } from "./queue.js";
 import { SampleView } from "./sample-view.js";
 import type { Sample } from "./samples.js";
@@ -52,6 +53,7 @@ const takePicture = (file: File) => {
 };
 picker.connect({ take, takePicture, refuse: fail });
 picker.listModels("weights/", take).catch(() => {}); // Without the list, the address field is there.
+byId("published-models").addEventListener("toggle", () => showPublished(byId("published-list"), take), { once: true });
 connectTabs();
 byId("cancel").addEventListener("click", () => queue.cancel());
 byId("work").addEventListener("submit", clearError, true);
@@ -83,6 +85,7 @@ async function change(model: picker.Choice, sameOrigin = false): Promise<void> {
     say("Cancelled");
     return;
   }
+  await nameClasses(sampler.info).catch(() => {});
   if (turn !== changes) {
     sampler.dispose();
     return;

@@ -72,6 +72,33 @@ export function classOptions({ numClassEmbeds, classNames }: ModelInfo): HTMLOpt
   return Array.from({ length: numClassEmbeds ?? 0 }, option);
 }
 
+/** How many choices are read through; among more one searches. */
+const FEW = 20;
+
+/** Shows a field beside a choice among many, in which typing a part of a name chooses. */
+export function offerSearch(search: HTMLInputElement, choice: HTMLSelectElement): void {
+  const options = [...choice.options];
+  search.hidden = options.length <= FEW;
+  search.value = "";
+  search.setCustomValidity("");
+  const list = search.list as HTMLDataListElement;
+  list.replaceChildren(...options.map(({ text }) => new Option("", text)));
+  search.oninput = () => {
+    const typed = search.value.trim().toLowerCase();
+    const texts = options.map(({ text }) => text.toLowerCase());
+    const tests = [
+      (text: string) => text === typed,
+      (text: string) => text.startsWith(typed),
+      (text: string) => text.includes(typed),
+    ];
+    const at = tests.map((test) => texts.findIndex(test)).find((at) => at >= 0) ?? -1;
+    search.setCustomValidity(at < 0 ? `no class is called “${search.value}”` : "");
+    if (!typed || at < 0) return;
+    choice.selectedIndex = at;
+    choice.dispatchEvent(new Event("change", { bubbles: true }));
+  };
+}
+
 /**
  * One stop for Tab in a group of buttons, and the arrow keys, Home and End within it; `selector` says which elements
  * belong to it. Works for buttons that come and go.

@@ -14,6 +14,7 @@ import {
   classOptions,
   element,
   innerWidthOf,
+  offerSearch,
   offscreen,
   paint,
   type Pixels,
@@ -166,6 +167,7 @@ export class EditView implements TabView {
     } = info;
     byId("edit-class-field").hidden = numClassEmbeds === null;
     fields.class.replaceChildren(...classOptions(info));
+    offerSearch(byId<HTMLInputElement>("edit-class-search"), fields.class);
     const grey = channels !== 3;
     byId("colorize").title = grey ? "This model's pictures are grey" : "";
     enable("colorize", !grey);

@@ -8,6 +8,7 @@ import {
   type Control,
   element,
   innerWidthOf,
+  offerSearch,
   paint,
   pixelScale,
   roving,
@@ -17,6 +18,7 @@ import {
 import { duration, many, sigma } from "./format.js";
 import { nameOf, notDrawn, tile } from "./gallery.js";
 import type { Page, TabView } from "./page.js";
+import { timestepsOf } from "./published.js";
 import {
   blank,
   draw,
@@ -30,17 +32,6 @@ import {
 } from "./samples.js";
 import { addShareButtons } from "./share.js";
 import { StepStrip } from "./step-strip.js";
-
-/** The published timesteps for two steps, by the name that follows "openai/diffusers-". */
-const PUBLISHED: Record<string, string> = {
-  cd_imagenet64_l2: "22,0",
-  cd_imagenet64_lpips: "22,0",
-  ct_imagenet64: "106,0",
-  cd_bedroom256_l2: "18,0",
-  cd_bedroom256_lpips: "17,0",
-  ct_bedroom256: "67,0",
-  ct_cat256: "62,0",
-};
 
 /** Between two samples on the sheet, in CSS pixels, and the room for the seed below each. */
 const GAP = 8;
@@ -224,11 +215,12 @@ export class SampleView implements TabView {
     options.length = 1; // "each" stays
     options.append(...classOptions(info));
     if (Number(before) < (numClassEmbeds ?? 0)) options.value = before;
+    offerSearch(byId<HTMLInputElement>("class-search"), options);
   }
 
   /** Offers the timesteps that were published for the model, and chooses them. */
   #offerPublished({ name }: ModelInfo): void {
-    const timesteps = PUBLISHED[name.split("openai/diffusers-")[1] ?? ""];
+    const timesteps = timestepsOf(name);
     const label = byId("published");
     const [input, text] = ["input", "span"].map((tag) => label.querySelector(tag)) as [HTMLInputElement, HTMLElement];
     label.hidden = !timesteps;
