@@ -86,3 +86,28 @@ test("the page shows a bar while a network call takes longer than a second, and 
   await shoot(other, "after-a-long-call");
   await other.context().close();
 });
+
+test("the element shows a bar while a network call takes longer than a second, and no longer", async () => {
+  const { seen, after } = await page.evaluate(async (count) => {
+    await import("/define.js");
+    const element = document.createElement("consistency-sampler");
+    Object.assign(element, { innerHTML: "" });
+    for (const [name, value] of Object.entries({ model: "/weights/mnist/", count, steps: 1, seed: 1, device: "gpu" }))
+      element.setAttribute(name, String(value));
+    document.body.append(element);
+    const part = (name) => element.shadowRoot.querySelector(`[part~="${name}"]`);
+    const seen = [];
+    const timer = setInterval(() => {
+      const text = part("amount").textContent;
+      if (!part("progress").hidden && text.startsWith("Network call")) seen.push([text, part("bar").value]);
+    }, 50);
+    await element.sample();
+    clearInterval(timer);
+    const after = part("progress").hidden;
+    element.remove();
+    return { seen, after };
+  }, COUNT);
+  assert.ok(seen.length > 1, JSON.stringify(seen));
+  assert.ok(seen.every(([text, done]) => text === "Network call 1" && done > 0 && done <= 1), JSON.stringify(seen));
+  assert.equal(after, true);
+});

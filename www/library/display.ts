@@ -1,5 +1,7 @@
 // What element and page share to show something: making of elements, columns, sizes, numbers in words.
 
+import type { CallProgress } from "./types.js";
+
 /** Attributes and properties of an element. */
 type Properties = Record<string, string | number | boolean>;
 
@@ -84,6 +86,16 @@ export function columnsFor(count: number): number {
 /** How large a pixel of a picture is shown, in CSS pixels: as many whole pixels of the screen as there is room for. */
 export function pixelScale(room: number, pixels: number): number {
   return Math.floor((room / pixels) * devicePixelRatio) / devicePixelRatio || room / pixels;
+}
+
+/** Makes a function that says how far a network call is, once it is going to take longer than a second; null before. */
+export function slowCalls(): (progress: CallProgress) => number | null {
+  let [last, since] = [-1, 0];
+  return ({ index, done }) => {
+    const now = performance.now();
+    if (index !== last) [last, since] = [index, now];
+    return (now - since) / done > 1000 ? done : null;
+  };
 }
 
 export const many = (count: number, noun: string) => `${count} ${noun}${count === 1 ? "" : "s"}`;

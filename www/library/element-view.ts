@@ -1,8 +1,8 @@
 // What the element shows, in its shadow root. Knows neither model nor attributes; `element.ts` tells it what there is.
 
-import { columnsFor, context2d, element, many, megabytes, Notices, pixelScale } from "./display.js";
+import { columnsFor, context2d, element, many, megabytes, Notices, pixelScale, slowCalls } from "./display.js";
 import type { ConsistencySamplerError } from "./error.js";
-import type { LoadProgress } from "./types.js";
+import type { CallProgress, LoadProgress } from "./types.js";
 
 /** Between two images, in pixels of an image. */
 const GAP = 1;
@@ -43,6 +43,7 @@ export class View {
   );
   /** The images shown and what made them; null before the first. */
   #shown: { images: ImageData[]; words: string } | null = null;
+  #share = slowCalls();
 
   constructor(root: ShadowRoot, { generate, cancel, retry }: Actions) {
     root.append(
@@ -84,6 +85,8 @@ export class View {
   }
 
   busy(busy: boolean): void {
+    if (!busy) this.progress(null);
+    this.#share = slowCalls();
     this.#stage.setAttribute("aria-busy", String(busy));
     // A button that has the focus keeps it.
     this.#generate.setAttribute("aria-disabled", String(busy));
@@ -104,6 +107,15 @@ export class View {
       shaders: "Preparing the GPU",
     };
     this.#barText.textContent = texts[stage];
+  }
+
+  /** Shows how far a network call is that takes longer than a second. */
+  call(call: CallProgress): void {
+    const done = this.#share(call);
+    if (done === null) return;
+    this.#progress.hidden = false;
+    Object.assign(this.#bar, { max: 1, value: done });
+    this.#barText.textContent = `Network call ${call.index + 1}`;
   }
 
   /** Shows an error in one line; null hides it. Where nothing can be drawn, the element's own content takes the place. */

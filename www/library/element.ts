@@ -354,7 +354,10 @@ export class ConsistencySamplerElement extends Base {
     }
   }
 
-  async #run(method: "sample" | "edit", { signal, onStep, ...options }: Partial<EditOptions>): Promise<SampleResult> {
+  async #run(
+    method: "sample" | "edit",
+    { signal, onStep, onProgress, ...options }: Partial<EditOptions>,
+  ): Promise<SampleResult> {
     const view = this.#view;
     const abort = new AbortController();
     const pass = () => abort.abort(signal?.reason);
@@ -382,6 +385,10 @@ export class ConsistencySamplerElement extends Base {
           view.show(images, describe(request, step));
           this.#emit("step", step);
           onStep?.(step);
+        },
+        onProgress: (call) => {
+          view.call(call);
+          onProgress?.(call);
         },
       };
       // What a caller without types leaves out, the sampler names.

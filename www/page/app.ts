@@ -4,6 +4,7 @@
 // this one is loaded unasked.
 
 import type { CallProgress, ConsistencySampler } from "../consistency-sampler.js";
+import { slowCalls } from "../display.js";
 import { codeOf, messageOf } from "../error.js";
 import { byId, roving, targetOf } from "./dom.js";
 import { EditView } from "./edit-view.js";
@@ -38,6 +39,7 @@ const page: Page = { queue, gallery, foreground, choose, updateAddress, link, pr
 const views = { sample: new SampleView(page), explore: new ExploreView(page), edit: new EditView(page) };
 const viewOf = (tab: Tab): TabView => views[tab];
 let open: Tab = "sample";
+let share = slowCalls();
 /** How often another model was asked for. */
 let changes = 0;
 /** What a link asked to be shown, until a model is there for it. */
@@ -123,16 +125,13 @@ async function foreground(work: Work): Promise<void> {
   }
 }
 
-/** The network call that is under way, and since when its progress is told. */
-let call = { index: -1, since: 0 };
-
 /** Shows how far a network call is that takes longer than a second. */
-function progress({ index, done }: CallProgress): void {
-  const now = performance.now();
-  if (index !== call.index) call = { index, since: now };
+function progress(call: CallProgress): void {
+  const done = share(call);
+  if (done === null) return;
   const bar = byId<HTMLProgressElement>("call");
   bar.value = done;
-  if ((now - call.since) / done > 1000) bar.hidden = false;
+  bar.hidden = false;
 }
 
 /** While a run is under way the buttons that start one keep the keyboard's focus, so they are not disabled but only inert. */
@@ -145,7 +144,7 @@ function setRunning(running: boolean): void {
   }
   cancel.disabled = !running;
   byId("call").hidden = true;
-  call.index = -1;
+  share = slowCalls();
 }
 
 // Tabs.
