@@ -43,6 +43,8 @@ pub mod file;
 #[cfg(feature = "gpu")]
 #[doc(hidden)]
 pub mod gpu;
+#[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
+mod hub;
 #[doc(hidden)]
 pub mod image;
 mod json;
@@ -74,6 +76,8 @@ pub use device::{AnyNetwork, Device};
 pub use error::{Error, Result};
 #[cfg(feature = "gpu")]
 pub use gpu::{Gpu, GpuUNet, LaunchTime, Report};
+#[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
+pub use hub::{Hub, HubEvent};
 #[cfg(feature = "png")]
 pub use image::png::{read as read_png, write_grid};
 pub use image::{from_rgba, to_rgba};
