@@ -140,7 +140,7 @@ impl Hub {
                 on_event(HubEvent::Notice(&format!("{reason}; the copy in the cache is used")));
                 return Ok(folder);
             }
-            (Err(e), _) => return Err(e.into()),
+            (Err(e), _) => return Err(e.into_error(format_args!("{id}: no such folder, and "))),
         };
         let commit = &listing.commit;
         let snapshot = repository.snapshot(commit);

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{sleep, spawn};
 use std::time::Duration;
 
+use consistency_sampler::{Device, Pipeline};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -37,6 +38,8 @@ struct State {
     cuts: Vec<usize>,
     /// After how many bytes of a large file nothing comes any more.
     stalls: Option<usize>,
+    /// Large files come whole, whatever part is asked for.
+    is_without_ranges: bool,
     /// Large files come with their last byte changed.
     is_spoilt: bool,
     /// The hub answers 503.
@@ -210,7 +213,10 @@ impl State {
             (None, false) => End::Cut(self.cuts.remove(0)),
             (None, true) => End::Whole,
         };
-        match range.and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok()) {
+        match range
+            .filter(|_| !self.is_without_ranges)
+            .and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok())
+        {
             Some(from) => {
                 let range = format!("Content-Range: bytes {from}-{}/{}", bytes.len() - 1, bytes.len());
                 (206, vec![range], bytes.split_off(from), end)
@@ -360,7 +366,14 @@ fn a_model_by_id_is_downloaded_once_and_then_found_online_and_offline() {
     let said = succeed(person.sample("owner/model", &[]));
     assert!(said.contains("answered with HTTP status 503: try again later; the copy in the cache is used"), "{said}");
     let refused = person.refused("owner/other", &[]);
-    assert_eq!(refused, "owner/other: the hub at HUB answered with HTTP status 503: try again later");
+    assert_eq!(
+        refused,
+        "owner/other: no such folder, and the hub at HUB answered with HTTP status 503: try again later"
+    );
+
+    // Nothing is asked of a hub for a folder, from Rust either.
+    let model = goldens().join("mnist-shape");
+    assert_eq!(Pipeline::from_pretrained(model, Device::Cpu).unwrap().unet().in_channels, 1);
 
     // A folder with that path wins.
     std::fs::create_dir_all(person.folder.join("owner/model")).unwrap();
@@ -440,6 +453,11 @@ fn half_precision_is_downloaded_unless_another_is_asked_for_or_there() {
     assert!(other.samples("owner/model", &["--precision", "f16"]) == half);
     assert!(asked_for(HALF));
 
+    // A folder with both is read in single precision unless half is asked for.
+    std::fs::write(person.folder.join("half").join(WEIGHTS), &files[WEIGHTS]).unwrap();
+    assert!(person.samples("half", &[]) == single);
+    assert!(person.samples("half", &["--precision", "f16"]) == half);
+
     // Convert reads full precision.
     succeed(other.command(&[
         "convert",
@@ -488,6 +506,12 @@ fn a_cut_connection_is_resumed_and_a_stopped_download_too() {
     person.samples("owner/model", &[]);
     let range = |first: usize| Some(format!("bytes={first}-"));
     assert_eq!(ranges(), [None, range(length / 2), range(length / 2), range(length / 2 + 100)]);
+    // A server without ranges starts anew.
+    let other = Person::new("cut-other", &hub);
+    hub.set(|state| (state.cuts, state.is_without_ranges) = (vec![length / 2], true));
+    other.samples("owner/model", &[]);
+    assert_eq!(ranges(), [None, range(length / 2)]);
+    hub.set(|state| state.is_without_ranges = false);
 
     let stopped = Person::new("stopped", &hub);
     hub.set(|state| state.stalls = Some(length / 3));

@@ -281,7 +281,7 @@ fn entries(folder: &Path) -> Vec<String> {
 /// Whether a path within a folder is named as weights or an index of them.
 fn is_weights(name: &str) -> bool {
     let index = name.ends_with(".json") && name.contains(".safetensors.");
-    name.strip_prefix("unet/").is_some_and(|name| name.starts_with(STEM) && !name.contains('/'))
+    name.strip_prefix("unet/").is_some_and(|name| name.starts_with(STEM) && !name.contains(['/', '\\']))
         && (name.ends_with(".safetensors") || index)
 }
 

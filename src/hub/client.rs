@@ -18,6 +18,8 @@ use crate::file::unwritable;
 
 /// How often a request is made that brings nothing.
 const TRIES: u32 = 5;
+/// As [`TRIES`], of the first request, whose address may be wrong.
+const FIRST_TRIES: u32 = 3;
 /// The wait before the second try; it doubles with each.
 const WAIT: Duration = Duration::from_secs(1);
 /// The longest wait that a server is granted, and the longest that a connection may bring nothing.
@@ -45,11 +47,12 @@ impl From<Error> for Failure {
     }
 }
 
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::Refused(e) => e,
-            Failure::Unreachable { reason, .. } => Error::Io(reason),
+impl Failure {
+    /// The error, which names `what` was asked for.
+    pub fn into_error(self, what: impl Display) -> Error {
+        match self {
+            Self::Refused(e) => e,
+            Self::Unreachable { reason, .. } => Error::Io(format!("{what}{reason}")),
         }
     }
 }
@@ -95,7 +98,7 @@ impl Client {
     /// Asks which commit a revision is, and for the names of its files; `is_hasty` asks once.
     pub fn listing(&self, id: &ModelId, is_hasty: bool) -> Result<Listing, Failure> {
         let url = format!("{}/api/models/{}/revision/{}", self.endpoint, id.name, encoded(&id.revision, ""));
-        let tries = if is_hasty { 1 } else { TRIES };
+        let tries = if is_hasty { 1 } else { FIRST_TRIES };
         let body = retry(tries, || {
             let response = self.answer(self.request(Method::Get, &url, 0)?, id, None)?;
             response.into_body().read_to_vec().map_err(|e| broken(&url, &e, false))
@@ -114,7 +117,8 @@ impl Client {
     /// Asks for a file's ETag and size, which a hub gives before it redirects to another host.
     pub fn facts(&self, id: &ModelId, commit: &str, name: &str) -> Result<Facts> {
         let url = self.url(id, commit, name);
-        let response = retry(TRIES, || self.answer(self.request(Method::Head, &url, 0)?, id, Some(name)))?;
+        let response = retry(TRIES, || self.answer(self.request(Method::Head, &url, 0)?, id, Some(name)))
+            .map_err(|e| e.into_error(format_args!("{id}: {name}: ")))?;
         let header = |name: &str| header(&response, name);
         let etag = header("x-linked-etag").or_else(|| header("etag")).unwrap_or_default();
         let etag = etag.trim_start_matches("W/").trim_matches('"');
@@ -149,7 +153,7 @@ impl Client {
         }
         let mut chunk = vec![0; 1 << 18];
         if done < size {
-            retry(TRIES, || {
+            let received = retry(TRIES, || {
                 let response = self.request(Method::Get, &url, done)?;
                 let range = header(&response, "content-range").unwrap_or_default();
                 let is_rest = response.status() == 206 && range.starts_with(&format!("bytes {done}-"));
@@ -171,6 +175,9 @@ impl Client {
                     true => Err(broken(&url, &"the connection was closed early", done > before)),
                     false => Ok(()),
                 }
+            });
+            received.map_err(|e| {
+                e.into_error(format_args!("{id}: {name}: {done} of {size} bytes are kept for the next try: "))
             })?;
         }
         if done > size {
@@ -202,7 +209,10 @@ impl Client {
             if first > 0 {
                 request = request.header("Range", format!("bytes={first}-"));
             }
-            let response = request.call().map_err(|e| broken(&url, &e, false))?;
+            let response = request.call().map_err(|e| {
+                let host = origin(&url).unwrap_or_else(|| url.clone());
+                broken(&format!("{host} cannot be reached"), &e, false)
+            })?;
             let location = header(&response, "location").filter(|_| response.status().is_redirection());
             match location {
                 Some(_) if matches!(method, Method::Head) && header(&response, "x-linked-etag").is_some() => {
@@ -215,7 +225,8 @@ impl Client {
                 None => return Ok(response),
             }
         }
-        Err(Error::Io(format!("{url}: expected at most {HOPS} redirects, found more")).into())
+        let host = origin(&url).unwrap_or_default();
+        Err(Error::Io(format!("{host}: expected at most {HOPS} redirects, found more")).into())
     }
 
     /// The response of a hub that has what was asked for: of `id` the file `name`, or the listing.
@@ -226,7 +237,7 @@ impl Client {
             (_, 200..=399) => return Ok(response),
             (_, 408 | 425 | 429 | 500 | 502..) => {
                 let wait = header(&response, "retry-after").and_then(|s| s.parse().ok()).map(Duration::from_secs);
-                let reason = format!("{id}: the hub at {endpoint} answered with HTTP status {status}: try again later");
+                let reason = format!("the hub at {endpoint} answered with HTTP status {status}: try again later");
                 return Err(Failure::Unreachable { reason, wait, advanced: false });
             }
             ("GatedRepo", _) => {
@@ -236,7 +247,7 @@ impl Client {
             }
             ("RevisionNotFound", _) => format!("the model has no revision {}", id.revision),
             ("EntryNotFound", _) => format!("the model has no file {}", name.unwrap_or_default()),
-            ("RepoNotFound", _) | (_, 401 | 403 | 404) => {
+            (code, 401 | 403 | 404) if code == "RepoNotFound" || name.is_none() => {
                 let token = match &self.token {
                     None => "set HF_TOKEN to a token that may read it",
                     Some(_) => "see that the token of HF_TOKEN may read it",
@@ -245,7 +256,10 @@ impl Client {
                     "no such folder, and the hub at {endpoint} has no such model, or it is private: check the id, or {token}"
                 )
             }
-            _ => format!("the hub at {endpoint} answered with HTTP status {status}"),
+            _ => {
+                let what = name.unwrap_or("the list of files");
+                format!("the hub at {endpoint} answered with HTTP status {status} for {what}")
+            }
         };
         Err(Error::Io(format!("{id}: {what}")).into())
     }
@@ -275,8 +289,8 @@ fn retry<T>(tries: u32, mut attempt: impl FnMut() -> Result<T, Failure>) -> Resu
     }
 }
 
-fn broken(url: &str, e: &dyn Display, advanced: bool) -> Failure {
-    Failure::Unreachable { reason: format!("{url}: {e}"), wait: None, advanced }
+fn broken(what: &str, e: &dyn Display, advanced: bool) -> Failure {
+    Failure::Unreachable { reason: format!("{what}: {e}"), wait: None, advanced }
 }
 
 fn header<'a>(response: &'a Response<Body>, name: &str) -> Option<&'a str> {
