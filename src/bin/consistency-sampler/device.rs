@@ -27,7 +27,7 @@ pub struct ModelArguments {
 }
 
 /// How models by id are found.
-#[derive(Args, Clone)]
+#[derive(Args)]
 pub struct HubArguments {
     /// Ask no hub: a model by id is taken from the cache
     #[arg(long)]
@@ -41,7 +41,7 @@ impl HubArguments {
         let bar = ProgressBar::new(0).with_style(style("{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}"));
         let folder = Hub::from_env().offline(self.offline).open(model, precision, |event| match event {
             HubEvent::Bytes { file, done, total } => {
-                bar.set_message(file.to_owned());
+                bar.set_message(file.rsplit('/').next().unwrap_or(file).to_owned());
                 bar.set_length(total);
                 bar.set_position(done);
             }
