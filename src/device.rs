@@ -50,6 +50,16 @@ impl Pipeline<AnyNetwork> {
         Self::load(&ModelFolder::open(path.as_ref())?, device, |_, _| {})
     }
 
+    /// Opens a folder, if there is one with that path, else the model with that id on the hub, `owner/name` or
+    /// `owner/name@revision`, and loads its weights. What the cache lacks is downloaded; [`crate::Hub`] has the rules.
+    ///
+    /// # Errors
+    /// Those of [`Pipeline::open`] and of [`crate::Hub::open`].
+    #[cfg(feature = "hub")]
+    pub fn from_pretrained(model: impl AsRef<Path>, device: Device) -> Result<Self> {
+        Self::load(&crate::hub::Hub::from_env().open(model, None, |_| {})?, device, |_, _| {})
+    }
+
     /// [`Pipeline::open`] for a folder that was opened before. `progress` gets the bytes of weights read so far and the
     /// total.
     ///

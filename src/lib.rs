@@ -18,6 +18,7 @@
 //! `noise: 1.into()` is seed 1: it gives the picture that diffusers gives with `torch.Generator("cpu").manual_seed(1)`.
 //! The calls are asynchronous; any executor runs them, for instance `pollster::block_on`.
 //!
+//! Feature `hub` adds `Pipeline::from_pretrained`, which downloads a model by its id, `owner/name`, and `Hub` behind it.
 //! Feature `png` adds `read_png` and `write_grid`. The other features build the command line (`cli`), the trainer
 //! (`train`, on burn), the page's modules (`web`, `web-cpu`) and a backend on burn (`burn`, `burn-wgpu`).
 
@@ -44,6 +45,8 @@ pub mod file;
 #[cfg(feature = "gpu")]
 #[doc(hidden)]
 pub mod gpu;
+#[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
+mod hub;
 #[doc(hidden)]
 pub mod image;
 mod json;
@@ -75,6 +78,8 @@ pub use device::{AnyNetwork, Device};
 pub use error::{Error, Result};
 #[cfg(feature = "gpu")]
 pub use gpu::{Gpu, GpuUNet, LaunchTime, Report};
+#[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
+pub use hub::{Hub, HubEvent};
 #[cfg(feature = "png")]
 pub use image::png::{read as read_png, write_grid};
 pub use image::{from_rgba, to_rgba};

@@ -299,7 +299,9 @@ fn folders_as_people_have_them_are_read_or_their_names_explained() {
     copy_folder(&folder, &dir.join("snapshots/abc"));
     let message = refused(&dir);
     assert!(message.ends_with(": give one of DIR/model, DIR/snapshots/abc"), "{message}");
-    assert_eq!(refused(&dir.join("none")), "DIR/none: expected a model folder in the diffusers layout");
+    let expected =
+        "expected a model folder in the diffusers layout, or an id such as owner/name or owner/name@revision";
+    assert_eq!(refused(&dir.join("none")), format!("DIR/none: {expected}, found neither"));
 }
 
 #[cfg(target_os = "linux")]

@@ -17,15 +17,8 @@ use crate::model::parse::check_model_index;
 use crate::model::unet::{Parameter, UNet};
 use crate::network::Network;
 
-/// The order in which files of weights are looked for: on a disk, full precision costs no download.
+/// The order in which precisions are looked for: on a disk, full precision costs no download.
 const PREFERRED: [Precision; 3] = [Precision::F32, Precision::F16, Precision::I8];
-/// Indices of weights in several files, without a variant and with half precision's: where the variant stands in the name
-/// depends on the version of diffusers.
-const INDICES: [&str; 3] = [
-    "unet/diffusion_pytorch_model.safetensors.index.json",
-    "unet/diffusion_pytorch_model.safetensors.index.fp16.json",
-    "unet/diffusion_pytorch_model.safetensors.fp16.index.json",
-];
 /// What the name of every file of weights begins with.
 const STEM: &str = "diffusion_pytorch_model";
 /// The small files of a model.
@@ -33,10 +26,22 @@ pub(crate) const CONFIGS: [&str; 3] = ["model_index.json", "unet/config.json", "
 
 /// The path within a folder of weights in one file.
 pub fn weights_file(precision: Precision) -> &'static str {
+    candidates(precision)[0]
+}
+
+/// The paths within a folder of a precision's weights: in one file, or the index of several. Where the variant stands in an
+/// index's name depends on the version of diffusers.
+fn candidates(precision: Precision) -> &'static [&'static str] {
     match precision {
-        Precision::F32 => "unet/diffusion_pytorch_model.safetensors",
-        Precision::F16 => "unet/diffusion_pytorch_model.fp16.safetensors",
-        Precision::I8 => "unet/diffusion_pytorch_model.int8.safetensors",
+        Precision::F32 => {
+            &["unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.safetensors.index.json"]
+        }
+        Precision::F16 => &[
+            "unet/diffusion_pytorch_model.fp16.safetensors",
+            "unet/diffusion_pytorch_model.safetensors.index.fp16.json",
+            "unet/diffusion_pytorch_model.safetensors.fp16.index.json",
+        ],
+        Precision::I8 => &["unet/diffusion_pytorch_model.int8.safetensors"],
     }
 }
 
@@ -50,6 +55,7 @@ pub struct ModelFolder {
     pub scheduler: SchedulerConfig,
     texts: [String; 3],
     sums: Sums,
+    preferred: Precision,
 }
 
 impl ModelFolder {
@@ -80,7 +86,19 @@ impl ModelFolder {
         let texts = [config(CONFIGS[0])?, config(CONFIGS[1])?, config(CONFIGS[2])?];
         check_model_index(&texts[0])?;
         let (unet, scheduler) = (UNetConfig::parse(&texts[1])?, SchedulerConfig::parse(&texts[2])?);
-        Ok(Self { path, unet, scheduler, texts, sums })
+        Ok(Self { path, unet, scheduler, texts, sums, preferred: Precision::F32 })
+    }
+
+    /// Reads the weights of this precision where the folder has several; without this call, those in single precision.
+    pub fn preferring(mut self, precision: Precision) -> Self {
+        self.preferred = precision;
+        self
+    }
+
+    /// Whether the folder has weights of this precision.
+    #[cfg(feature = "hub")]
+    pub(crate) fn has(&self, precision: Precision) -> bool {
+        candidates(precision).iter().any(|name| self.path.join(name).exists())
     }
 
     /// The text of `unet/config.json`.
@@ -101,7 +119,7 @@ impl ModelFolder {
     }
 
     /// Where the folder is.
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
@@ -186,26 +204,11 @@ impl ModelFolder {
     }
 
     /// The paths within the folder of the weights, one file or several.
-    fn weight_files(&self) -> Result<Vec<String>> {
-        let names = weight_names(&self.path);
-        let there = |name: &str| names.iter().any(|n| n == name);
-        let single = PREFERRED.map(weights_file).into_iter().find(|name| there(name));
-        if let Some(single) = single {
-            return Ok(vec![single.to_owned()]);
-        }
-        match INDICES.into_iter().find(|name| there(name)) {
-            Some(index) => self.indexed(index),
-            None => match names.iter().filter(|name| !name.contains("-of-")).collect::<Vec<_>>().as_slice() {
-                [] => Err(self.without_weights()),
-                [only] if only.ends_with(".json") => self.indexed(only),
-                [only] => Ok(vec![only.to_string()]),
-                several => Err(Error::Weights(format!(
-                    "{}: expected {}, found several variants: {}: rename the one that is meant",
-                    self.path.display(),
-                    weights_file(Precision::F32),
-                    several.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ")
-                ))),
-            },
+    pub(crate) fn weight_files(&self) -> Result<Vec<String>> {
+        let names: Vec<String> = entries(&self.path.join("unet")).iter().map(|name| format!("unet/{name}")).collect();
+        match choose_weights(&self.path.display().to_string(), &names, self.preferred)? {
+            index if index.ends_with(".json") => self.indexed(index),
+            single => Ok(vec![single.to_owned()]),
         }
     }
 
@@ -227,23 +230,44 @@ impl ModelFolder {
         }
         Ok(names.iter().map(|n| format!("unet/{n}")).collect())
     }
+}
 
-    /// The error for a folder whose weights are not there or not of a kind that is read.
-    fn without_weights(&self) -> Error {
-        let expected = self.path.join(weights_file(Precision::F32));
-        let others = entries(&self.path.join("unet"));
-        let other = |ending: &str| others.iter().find(|name| name.ends_with(ending));
-        let pickle = other(".bin").or_else(|| other(".pt")).or_else(|| other(".ckpt"));
-        let hint = match (pickle, other(".safetensors")) {
-            (_, Some(part)) if part.contains("-of-") => format!(" (unet/{part} is there without the index of its set)"),
-            (_, Some(name)) => format!(" (unet/{name} is there: rename it if it holds them)"),
-            (Some(name), None) => {
-                format!(" (unet/{name} is a pickle, which is not read: convert it by tools/convert_checkpoint.py)")
-            }
-            (None, None) => String::new(),
-        };
-        Error::Io(format!("{}: no such file{hint}", expected.display()))
+/// Chooses among a folder's files, by their paths within it, the file of weights or the index of several. `folder` names the
+/// folder in errors.
+///
+/// # Errors
+/// [`Error::Io`] where none is named as weights, [`Error::Weights`] where several are and none of a precision.
+pub(crate) fn choose_weights<'a>(folder: &str, names: &'a [String], preferred: Precision) -> Result<&'a str> {
+    let order = [preferred].into_iter().chain(PREFERRED).flat_map(candidates);
+    let find = |wanted: &&str| names.iter().find(|name| name == wanted).map(String::as_str);
+    if let Some(found) = order.into_iter().find_map(find) {
+        return Ok(found);
     }
+    let others = names.iter().map(String::as_str).filter(|name| is_weights(name) && !name.contains("-of-"));
+    match others.collect::<Vec<_>>().as_slice() {
+        [] => Err(without_weights(folder, names)),
+        [only] => Ok(only),
+        several => Err(Error::Weights(format!(
+            "{folder}: expected {}, found several variants: {}: rename the one that is meant",
+            weights_file(Precision::F32),
+            several.join(", ")
+        ))),
+    }
+}
+
+/// The error for a folder whose weights are not there or not of a kind that is read.
+fn without_weights(folder: &str, names: &[String]) -> Error {
+    let other = |ending: &str| names.iter().find(|name| name.starts_with("unet/") && name.ends_with(ending));
+    let pickle = other(".bin").or_else(|| other(".pt")).or_else(|| other(".ckpt"));
+    let hint = match (pickle, other(".safetensors")) {
+        (_, Some(part)) if part.contains("-of-") => format!(" ({part} is there without the index of its set)"),
+        (_, Some(name)) => format!(" ({name} is there: rename it if it holds them)"),
+        (Some(name), None) => {
+            format!(" ({name} is a pickle, which is not read: convert it by tools/convert_checkpoint.py)")
+        }
+        (None, None) => String::new(),
+    };
+    Error::Io(format!("{}: no such file{hint}", Path::new(folder).join(weights_file(Precision::F32)).display()))
 }
 
 /// The names of a folder's entries, sorted; none where it cannot be read.
@@ -254,13 +278,17 @@ fn entries(folder: &Path) -> Vec<String> {
     names
 }
 
+/// Whether a path within a folder is named as weights or an index of them.
+fn is_weights(name: &str) -> bool {
+    let index = name.ends_with(".json") && name.contains(".safetensors.");
+    name.strip_prefix("unet/").is_some_and(|name| name.starts_with(STEM) && !name.contains(['/', '\\']))
+        && (name.ends_with(".safetensors") || index)
+}
+
 /// The paths within a folder of everything in `unet/` that is named as weights or an index of them.
 pub(crate) fn weight_names(folder: &Path) -> Vec<String> {
-    let of_weights = |name: &String| {
-        let index = name.ends_with(".json") && name.contains(".safetensors.");
-        name.starts_with(STEM) && (name.ends_with(".safetensors") || index)
-    };
-    entries(&folder.join("unet")).into_iter().filter(of_weights).map(|name| format!("unet/{name}")).collect()
+    let names = entries(&folder.join("unet")).into_iter().map(|name| format!("unet/{name}"));
+    names.filter(|name| is_weights(name)).collect()
 }
 
 /// Whether a folder holds a model, be it in parts.
@@ -274,9 +302,10 @@ pub fn holds_model(folder: &Path) -> bool {
 /// # Errors
 /// [`Error::Io`].
 pub fn remove_derived(folder: &Path) -> Result<Vec<&'static str>> {
-    let derived = [weights_file(Precision::F16), weights_file(Precision::I8), SUMS];
+    let derived =
+        PREFERRED.into_iter().flat_map(candidates).copied().filter(|name| *name != weights_file(Precision::F32));
     let there = |name: &&str| folder.join(name).is_file();
-    let names: Vec<&str> = derived.into_iter().chain(INDICES).filter(there).collect();
+    let names: Vec<&str> = derived.chain([SUMS]).filter(there).collect();
     for name in &names {
         let path = folder.join(name);
         std::fs::remove_file(&path).map_err(|e| unwritable(&path, &e))?;

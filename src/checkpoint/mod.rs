@@ -6,5 +6,5 @@ pub mod convert;
 pub mod folder;
 pub mod stream;
 #[cfg(not(target_arch = "wasm32"))]
-mod sums;
+pub(crate) mod sums;
 pub mod tensor;

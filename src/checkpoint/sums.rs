@@ -99,7 +99,11 @@ fn normal(path: &str) -> Option<String> {
     Some(parts.join("/")).filter(|path| !path.is_empty())
 }
 
-fn hash_of(path: &Path) -> Result<String> {
+/// The SHA-256 of a file, in lower case.
+///
+/// # Errors
+/// [`unreadable`].
+pub(crate) fn hash_of(path: &Path) -> Result<String> {
     let failed = |e: std::io::Error| unreadable(path, &e);
     let (mut file, mut hash) = (std::fs::File::open(path).map_err(failed)?, Sha256::new());
     let mut chunk = vec![0; 1 << 20];

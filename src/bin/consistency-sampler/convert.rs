@@ -2,15 +2,15 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use consistency_sampler::checkpoint::convert;
 use consistency_sampler::checkpoint::folder::{ModelFolder, weights_file};
 use consistency_sampler::image::to_unit;
-use consistency_sampler::{Precision, Request, Result};
+use consistency_sampler::{Request, Result};
 use indicatif::ProgressBar;
 
 use crate::console::print;
-use crate::device::{ModelArguments, style};
+use crate::device::{Bits, ModelArguments, style};
 
 #[derive(Args)]
 pub struct Arguments {
@@ -30,23 +30,9 @@ pub struct Arguments {
     samples: usize,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Bits {
-    /// Single precision, as training writes it
-    F32,
-    /// Half precision, which diffusers reads too
-    F16,
-    /// 8 bits with a scale for each output channel
-    Int8,
-}
-
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let precision = match arguments.precision {
-        Bits::F32 => Precision::F32,
-        Bits::F16 => Precision::F16,
-        Bits::Int8 => Precision::I8,
-    };
-    let folder = arguments.model.folder()?;
+    let precision = arguments.precision.into();
+    let folder = arguments.model.full_precision_folder()?;
     let bar = ProgressBar::new(0).with_style(style("converting {wide_bar} {bytes}/{total_bytes}"));
     let mut read = 0;
     let report = convert::convert(&folder, &arguments.output, precision, |done, total| {

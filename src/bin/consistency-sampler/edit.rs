@@ -8,7 +8,7 @@ use consistency_sampler::model::config::UNetConfig;
 use consistency_sampler::{Edit, EditRequest, Error, Request, Result, Task};
 
 use crate::console::print;
-use crate::device::ModelArguments;
+use crate::device::{ModelArguments, PrecisionArguments};
 use crate::files::{PictureFile, read_picture};
 use crate::sample::seed;
 
@@ -16,6 +16,9 @@ use crate::sample::seed;
 pub struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
+
+    #[command(flatten)]
+    precision: PrecisionArguments,
 
     /// The kind of edit
     #[arg(long, value_enum)]
@@ -85,7 +88,7 @@ enum Kind {
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     let file = PictureFile::of(&arguments.output)?;
-    let folder = arguments.model.folder()?;
+    let folder = arguments.model.folder(&arguments.precision)?;
     let config = &folder.unet;
     let picture = read_picture(&arguments.input, config)?;
     arguments.check_options()?;
@@ -102,7 +105,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     // A wrong request is refused before the weights are read.
     edit.schedule(config, &folder.scheduler)?;
     edit.request.labels(config)?;
-    arguments.model.check_output(&arguments.output)?;
+    arguments.model.check_output(&folder, &arguments.output)?;
 
     let mut pipeline = arguments.model.pipeline(&folder)?;
     let images = pollster::block_on(pipeline.edit(&edit))?;

@@ -12,11 +12,11 @@ use consistency_sampler::train::dataset::Dataset;
 use consistency_sampler::train::denoiser::Engine;
 use consistency_sampler::train::evaluation::{Moments, copies, frechet_distance};
 use consistency_sampler::train::teacher::{Guidance, Teacher};
-use consistency_sampler::{AnyNetwork, Error, Pipeline, Request, Result};
+use consistency_sampler::{AnyNetwork, Error, Pipeline, Precision, Request, Result};
 use indicatif::ProgressBar;
 
 use crate::console::{note, note_left_out, print};
-use crate::device::{ModelArguments, style};
+use crate::device::{ModelArguments, PrecisionArguments, style};
 use crate::guidance::GuidanceArguments;
 
 /// Iterations of the classifier's training; on MNIST 6.4 epochs.
@@ -28,6 +28,9 @@ const BATCH: usize = 100;
 pub struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
+
+    #[command(flatten)]
+    precision: PrecisionArguments,
 
     /// The training data: MNIST's IDX files, PNGs or JPEGs of one size with a sub-folder for each class, Crawl's tiles, or the masks of animals
     #[arg(long, value_name = "DIR")]
@@ -66,7 +69,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let folder = arguments.model.folder()?;
+    let folder = arguments.model.folder(&arguments.precision)?;
     let (train, test) = Source::open_split(&arguments.data, folder.unet.sample_size[0])?;
     note(format_args!("data: {}; {} more to test", train.summary(), test.len()));
     note_left_out(&train.left_out);
@@ -74,11 +77,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     check(arguments, &folder, &train, &guidance)?;
     check_class_names("--model", &folder, &train.classes)?;
     let file = classifier_file(arguments, &train)?;
+    let guide =
+        arguments.guidance.guide().map(|model| arguments.model.hub.open(model, Some(Precision::F32))).transpose()?;
     let mut sampler = match arguments.edm_steps {
         Some(steps) => Sampler::Edm(
             Box::new(Teacher::read(
-                arguments.model.path(),
-                arguments.guidance.guide(),
+                folder.path(),
+                guide.as_ref().map(ModelFolder::path),
                 Engine::Cpu,
                 &burn::tensor::Device::flex(),
             )?),

@@ -7,13 +7,16 @@ use consistency_sampler::network::ForwardInput;
 use consistency_sampler::{Error, Result};
 use safetensors::Dtype;
 
-use crate::device::ModelArguments;
+use crate::device::{ModelArguments, PrecisionArguments};
 use crate::files::{Tensor, read_tensors, write_tensor};
 
 #[derive(Args)]
 pub struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
+
+    #[command(flatten)]
+    precision: PrecisionArguments,
 
     /// A safetensors file: `sample` [B,C,H,W] f32, `timestep` [B] or [1] f32, `class_labels` [B] i64 if the model has
     /// classes
@@ -26,7 +29,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let mut folder = arguments.model.folder()?;
+    let mut folder = arguments.model.folder(&arguments.precision)?;
     let names = ["sample", "timestep", "class_labels"];
     let [sample, timestep, class_labels] = read_tensors(&arguments.input, names)?;
     let in_file = |m: String| Error::Input(format!("{}: {m}", arguments.input.display()));
@@ -54,7 +57,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let labels = class_labels.map(|t| labels(&t)).transpose().map_err(in_file)?.unwrap_or_default();
     let input = ForwardInput { sample: &values, timestep: &timesteps, class_labels: &labels };
     input.check(config)?;
-    arguments.model.check_output(&arguments.output)?;
+    arguments.model.check_output(&folder, &arguments.output)?;
 
     let mut pipeline = arguments.model.pipeline(&folder)?;
     let output = pollster::block_on(pipeline.forward(input))?;

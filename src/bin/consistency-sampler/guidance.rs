@@ -19,12 +19,12 @@ pub struct GuidanceArguments {
     guidance_interval: Vec<f64>,
 
     /// A worse denoiser of the same data, for instance one of shorter training, to extrapolate from (autoguidance)
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "MODEL")]
     guide: Option<PathBuf>,
 }
 
 impl GuidanceArguments {
-    /// The folder of the worse denoiser.
+    /// The worse denoiser, a folder or an id.
     pub fn guide(&self) -> Option<&Path> {
         self.guide.as_deref()
     }

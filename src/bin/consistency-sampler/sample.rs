@@ -9,13 +9,16 @@ use consistency_sampler::{BatchNoise, Noise, Request, Result};
 use indicatif::ProgressBar;
 
 use crate::console::print;
-use crate::device::{ModelArguments, style};
+use crate::device::{ModelArguments, PrecisionArguments, style};
 use crate::files::PictureFile;
 
 #[derive(Args)]
 pub struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
+
+    #[command(flatten)]
+    precision: PrecisionArguments,
 
     /// Seed of all noise, with the meaning of torch.manual_seed
     #[arg(long, default_value = "0", allow_hyphen_values = true, value_parser = seed)]
@@ -62,7 +65,7 @@ pub fn seed(text: &str) -> std::result::Result<u64, String> {
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     let file = PictureFile::of(&arguments.output)?;
-    let folder = arguments.model.folder()?;
+    let folder = arguments.model.folder(&arguments.precision)?;
     let own = Noise::Seed(arguments.seed);
     let noise = match arguments.blend_seed.zip(arguments.blend_amount) {
         Some((seed, amount)) => Noise::between(own, Noise::Seed(seed), amount),
@@ -79,7 +82,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let schedule = request.schedule(&folder.scheduler)?;
     let labels = request.labels(&folder.unet)?;
     drop(request.noise.generator(1, 1)?);
-    arguments.model.check_output(&arguments.output)?;
+    arguments.model.check_output(&folder, &arguments.output)?;
 
     let mut pipeline = arguments.model.pipeline(&folder)?;
     let bar = ProgressBar::new(schedule.steps.len() as u64)

@@ -25,11 +25,11 @@ use consistency_sampler::train::objective::{CtSchedule, Recipe, Weighting};
 use consistency_sampler::train::record::Record;
 use consistency_sampler::train::teacher::Teacher;
 use consistency_sampler::train::trainer::{Settings, State, Trainer};
-use consistency_sampler::{Error, Pipeline, Request, Result};
+use consistency_sampler::{Error, Pipeline, Precision, Request, Result};
 use indicatif::ProgressBar;
 
 use crate::console::{note, note_left_out, print};
-use crate::device::style;
+use crate::device::{HubArguments, style};
 use crate::files::whole;
 use crate::guidance::GuidanceArguments;
 use crate::losses::Losses;
@@ -69,7 +69,7 @@ pub struct Arguments {
     output: PathBuf,
 
     /// A model to start from; its configuration is the new model's
-    #[arg(long, value_name = "DIR", conflicts_with = "config")]
+    #[arg(long, value_name = "MODEL", conflicts_with = "config")]
     init: Option<PathBuf>,
 
     /// A unet/config.json to start from random weights
@@ -77,8 +77,11 @@ pub struct Arguments {
     config: Option<PathBuf>,
 
     /// The EDM denoiser to distil: by Heun steps (cd), Euler steps in place of those of the data (ect), or its score (dmd)
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "MODEL")]
     teacher: Option<PathBuf>,
+
+    #[command(flatten)]
+    hub: HubArguments,
 
     #[command(flatten)]
     guidance: GuidanceArguments,
@@ -372,11 +375,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         critic_learning_rate: arguments.critic_lr.unwrap_or(3.0 * arguments.lr),
     };
     arguments.check_output()?;
-    let (unet_json, scheduler_json) = match (&arguments.init, &arguments.config) {
-        (Some(dir), _) => {
-            let folder = ModelFolder::open(dir)?;
-            (folder.unet_json().to_owned(), folder.scheduler_json().to_owned())
-        }
+    let open = |model: &Path| arguments.hub.open(model, Some(Precision::F32));
+    let init = arguments.init.as_deref().map(open).transpose()?;
+    let (unet_json, scheduler_json) = match (&init, &arguments.config) {
+        (Some(folder), _) => (folder.unet_json().to_owned(), folder.scheduler_json().to_owned()),
         (None, Some(file)) => (read_text(file)?, SCHEDULER.to_owned()),
         (None, None) => return Err(Error::Input("expected --init or --config, found neither".into())),
     };
@@ -390,14 +392,16 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 
     let state_file = arguments.state_file();
     let parameters = denoiser.unet().parameters();
-    let guide = arguments.guidance.guide();
-    for (option, dir) in [("--teacher", arguments.teacher.as_deref()), ("--guide", guide)] {
-        if let Some(dir) = dir {
-            check_class_names(option, &ModelFolder::open(dir)?, &data.classes())?;
+    let teacher = arguments.teacher.as_deref().map(open).transpose()?;
+    let guide = arguments.guidance.guide().map(open).transpose()?;
+    for (option, folder) in [("--teacher", &teacher), ("--guide", &guide)] {
+        if let Some(folder) = folder {
+            check_class_names(option, folder, &data.classes())?;
         }
     }
-    let read_teacher = |dir: &PathBuf| Teacher::read(dir, guide, engine, &device);
-    let teacher = arguments.teacher.as_ref().map(read_teacher).transpose()?;
+    let guide = guide.as_ref().map(ModelFolder::path);
+    let read_teacher = |folder: &ModelFolder| Teacher::read(folder.path(), guide, engine, &device);
+    let teacher = teacher.as_ref().map(read_teacher).transpose()?;
     let mut record = arguments.record(&recipe);
     record.push_config("unet/config.json", &unet_json)?;
     record.push_config("scheduler_config.json", &scheduler_json)?;
@@ -417,8 +421,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         let of_critic = teacher.as_ref().filter(|_| is_matching).map(|t| t.denoiser.unet().parameters());
         read_state(&state_file, &parameters, of_critic.as_deref(), &device)?
     } else {
-        let weights = match &arguments.init {
-            Some(dir) => Denoiser::read(dir, engine, &device)?.1,
+        let weights = match &init {
+            Some(folder) => Denoiser::read(folder.path(), engine, &device)?.1,
             None => initial_weights(&parameters, arguments.seed, &device),
         };
         State::new(weights, &recipe)
