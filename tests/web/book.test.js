@@ -160,6 +160,19 @@ test("the element draws in the chapters", async () => {
   }
 });
 
+test("the keyboard opens the contents on a phone", async () => {
+  const page = await open("faq.html", LOOKS[2]);
+  const link = page.locator("#mdbook-sidebar").getByRole("link", { name: "Train your own" });
+  await link.waitFor({ state: "hidden" });
+  await page.getByRole("button", { name: "Toggle Table of Contents" }).press("Enter");
+  await link.waitFor();
+  await shoot(page, "book-contents-phone-light");
+  await page.getByRole("button", { name: "Toggle Table of Contents" }).press("Enter");
+  await link.waitFor({ state: "hidden" });
+  assert.deepEqual(page.complaints, []);
+  await page.context().close();
+});
+
 test("the search finds a chapter", async () => {
   const page = await open("index.html", LOOKS[0]);
   await page.getByRole("button", { name: /search/i }).click();

@@ -48,7 +48,7 @@ pub fn build(project: &Project) -> Result<()> {
     }
     run(project.command(&mdbook).args(["build", "docs", "--dest-dir"]).arg(&book))?;
     // mdBook copies what is no chapter, its own settings too.
-    for file in ["book.toml", "theme/head.hbs", "theme/book.css", "theme/book.js"] {
+    for file in ["book.toml", "theme/head.hbs", "theme/chapters.css", "theme/keyboard.js"] {
         fs::remove_file(book.join(file)).with_context(|| format!("the book has no copy of {file}"))?;
     }
     for page in site::files(&book)?.iter().filter(|file| file.extension().is_some_and(|e| e == "html")) {
