@@ -100,7 +100,8 @@ after(async () => {
 });
 
 /** A page of the book in a fresh context, in one of `LOOKS`. */
-async function open(name, [, viewport, colorScheme]) {
+async function open(name, look) {
+  const [, viewport, colorScheme] = /** @type {[string, { width: number, height: number }, "light" | "dark"]} */ (look);
   const context = await browser.newContext({ viewport, colorScheme, reducedMotion: "reduce" });
   const page = listen(await context.newPage());
   const outside = [];

@@ -84,6 +84,8 @@ for (const [name, build] of Object.entries(RECIPES).filter(([name]) => !names.le
   rmSync(folder, { recursive: true, force: true });
   cpSync(path.join(EXAMPLES, name), folder, { recursive: true });
   const server = await startServer({ folders: { [FOLDER]: build(folder) } });
+  // Browsers ask for it unasked.
+  server.routes.set("/favicon.ico", { type: "image/x-icon", body: "" });
   const page = await newPage(browser);
   const missing = [];
   page.on("response", (response) => response.status() >= 400 && missing.push(response.url()));
