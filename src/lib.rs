@@ -87,7 +87,8 @@ pub use model::config::{BlockType, Resample, SchedulerConfig, TimeScaleShift, UN
 pub use network::{ForwardInput, Network, Watch};
 pub use pipeline::Pipeline;
 
-/// Compiles the Rust of the README.
+/// Compiles the Rust of the README and of the book's chapter.
 #[cfg(all(doctest, feature = "gpu"))]
 #[doc = include_str!("../README.md")]
+#[doc = include_str!("../docs/rust.md")]
 struct Readme;

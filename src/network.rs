@@ -144,6 +144,7 @@ pub trait Network: ConsistencyFunction {
 /// # Errors
 /// Those of [`Network::forward`].
 pub async fn denoise<N: Network>(network: &mut N, x: &[f32], step: &Step, labels: &[u32]) -> Result<Vec<f32>> {
+    // ANCHOR: denoise
     let s = step.scalings;
     let timestep = vec![s.c_noise as f32; batch_size(x, network.config())?];
     let sample: Vec<f32> = x.iter().map(|x| x * s.c_in as f32).collect();
@@ -154,4 +155,5 @@ pub async fn denoise<N: Network>(network: &mut N, x: &[f32], step: &Step, labels
         *f = if step.clip_denoised { denoised.clamp(-1.0, 1.0) } else { denoised };
     }
     Ok(output)
+    // ANCHOR_END: denoise
 }

@@ -425,3 +425,28 @@ fn numbers_out_of_range_are_refused_in_one_line() {
     assert!(with(&["--timesteps", "40,0"]).contains("below num_train_timesteps 40"));
     assert!(with(&["--num-inference-steps", "0"]).contains("from 1 to 40"));
 }
+
+#[test]
+fn every_command_has_an_example_of_options_that_it_has() {
+    let help = |command: &str| String::from_utf8(run(&[command, "--help"]).stdout).unwrap();
+    for command in ["sample", "edit", "forward", "convert", "train", "evaluate", "completions"] {
+        let text = help(command);
+        let (options, example) = text.split_once("\nExample").unwrap_or_else(|| panic!("{command}: {text}"));
+        assert!(example.contains(&format!("consistency-sampler {command} ")), "{example}");
+        for option in example.split_whitespace().filter(|word| word.starts_with("--")) {
+            assert!(options.contains(option), "{command} has no {option}: {options}");
+        }
+    }
+}
+
+#[test]
+fn shells_get_a_script_that_names_every_command() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let ran = run(&["completions", shell]);
+        let script = String::from_utf8(ran.stdout).unwrap();
+        for command in ["sample", "edit", "forward", "convert", "train", "evaluate", "completions"] {
+            assert!(script.contains(command), "{shell}: {command}");
+        }
+    }
+    assert!(error(&["completions", "cmd"]).contains("invalid value 'cmd'"));
+}

@@ -186,6 +186,7 @@ pub async fn edit<F: ConsistencyFunction>(
         let c = config.in_channels;
         return Err(Error::Input(format!("picture: expected B×{c}×{height}×{width} values, found {}", y.len())));
     }
+    // ANCHOR: edit
     // The first call gets only the kept part of y; for strokes it gets all of y (as printed, the algorithm would give it
     // none).
     let mut x = match kind {
@@ -210,6 +211,7 @@ pub async fn edit<F: ConsistencyFunction>(
         }
     }
     Ok(x)
+    // ANCHOR_END: edit
 }
 
 /// f(x, σ): a noisy batch, denoised in one call. `sigma` is the standard deviation of the noise in `x`.

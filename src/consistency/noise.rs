@@ -143,6 +143,7 @@ impl Source {
 ///
 /// sin((1 − s)·θ)/sin θ·a + sin(s·θ)/sin θ·b, θ the angle between them; on a straight line where they are parallel.
 pub fn slerp(a: &[f32], b: &[f32], share: f64) -> Vec<f32> {
+    // ANCHOR: slerp
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
     let cosine = dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
     let angle = compact::acos(cosine.clamp(-1.0, 1.0));
@@ -151,6 +152,7 @@ pub fn slerp(a: &[f32], b: &[f32], share: f64) -> Vec<f32> {
         false => (1.0 - share, share),
     };
     a.iter().zip(b).map(|(a, b)| (first * f64::from(*a) + second * f64::from(*b)) as f32).collect()
+    // ANCHOR_END: slerp
 }
 
 #[cfg(test)]

@@ -51,6 +51,7 @@ pub async fn sample<F: ConsistencyFunction>(
     mut noise: impl FnMut(&mut [f32]),
     mut on_step: impl FnMut(Progress<'_>) -> ControlFlow<()>,
 ) -> Result<Vec<f32>> {
+    // ANCHOR: multistep
     let mut x = vec![0.0; len];
     let mut scale = schedule.sigma_max;
     let mut z = vec![0.0; len];
@@ -65,6 +66,7 @@ pub async fn sample<F: ConsistencyFunction>(
         }
     }
     Ok(x)
+    // ANCHOR_END: multistep
 }
 
 /// x ← x + scale·z.

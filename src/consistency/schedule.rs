@@ -24,6 +24,7 @@ pub struct Scalings {
 impl Scalings {
     /// The scalings of noise level `sigma`.
     pub fn new(config: &SchedulerConfig, sigma: f64) -> Self {
+        // ANCHOR: scalings
         let (d, e) = (config.sigma_data, config.sigma_min);
         Self {
             c_skip: d * d / ((sigma - e) * (sigma - e) + d * d),
@@ -31,6 +32,7 @@ impl Scalings {
             c_in: 1.0 / (sigma * sigma + d * d).sqrt(),
             c_noise: 250.0 * compact::ln(sigma + 1e-44),
         }
+        // ANCHOR_END: scalings
     }
 
     /// The scalings of an EDM denoiser D(x, σ), Karras et al. 2022, table 1: those above with ε = 0 in c_skip, c_out.
@@ -45,10 +47,12 @@ impl Scalings {
 
 /// σ_i of the Karras schedule: i = 0 is σ_max, i = N − 1 is σ_min.
 pub fn karras_sigma(config: &SchedulerConfig, i: usize) -> f64 {
+    // ANCHOR: karras
     let ramp = i as f64 / (config.num_train_timesteps - 1) as f64;
     let (low, high) =
         (compact::pow(config.sigma_min, 1.0 / config.rho), compact::pow(config.sigma_max, 1.0 / config.rho));
     compact::pow(high + ramp * (low - high), config.rho)
+    // ANCHOR_END: karras
 }
 
 /// One network call of the multistep sampler.

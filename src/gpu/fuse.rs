@@ -420,9 +420,9 @@ impl Fusion<'_> {
         };
         let pixels = launch.node.height * launch.node.width;
         let mut variants = vec![variant(0, self.choice[0])];
-        for i in 1..OUTPUTS.len() {
+        for (i, outputs) in OUTPUTS.into_iter().enumerate().skip(1) {
             if pixels > 1 && self.choice[i] != self.choice[i - 1] {
-                variants.push(variant(OUTPUTS[i].div_ceil(pixels * columns), self.choice[i]));
+                variants.push(variant(outputs.div_ceil(pixels * columns), self.choice[i]));
             }
         }
         let residual = residual.map_or(Storage::Unused, |r| r.parts[0].storage);

@@ -112,7 +112,7 @@ async fn seconds(gpu: &Gpu, products: Products, Probe { size, channels, batch }:
     const NAME: &str = "probe";
     let config = images(size);
     let layers = [conv("in", 3, channels, 1), conv(NAME, channels, channels, 1), conv("out", channels, 3, 1)];
-    let graph = Graph::of(&config, |ops, x, _| layers.iter().fold(x.clone(), |x, layer| ops.conv2d(&x, layer)));
+    let graph = Graph::of(&config, |ops, x, _| layers.iter().fold(*x, |x, layer| ops.conv2d(&x, layer)));
     let mut network = GpuUNet::of_graph(gpu, &config, &graph, [products; OUTPUTS.len()])?;
     for layer in &layers {
         let name = format!("{}.weight", layer.name);

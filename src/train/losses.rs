@@ -99,6 +99,7 @@ pub fn consistency_loss(
     metric: Metric,
     clip: bool,
 ) -> Tensor<1> {
+    // ANCHOR: consistency-loss
     let device = pair.x_r.device();
     let mut goal = pair.x_r.clone();
     if pair.r.iter().any(|&r| r > 0.0) {
@@ -115,6 +116,7 @@ pub fn consistency_loss(
         output = clamp_at_ends(output, &goal);
     }
     weighted_mean(metric.distance(output, goal), weights)
+    // ANCHOR_END: consistency-loss
 }
 
 /// mean(λ·d), (1).

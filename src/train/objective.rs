@@ -186,11 +186,13 @@ fn spread_normals(generator: &mut Generator, count: usize) -> Vec<f64> {
 
 /// Song et al. 2023, Algorithms 2 and 3: n ~ U[0, N − 2], t and r neighbours in the schedule of N levels.
 fn neighbours(scheduler: &SchedulerConfig, count: usize, generator: &mut Generator, batch: usize) -> Levels {
+    // ANCHOR: neighbours
     let schedule = SchedulerConfig { num_train_timesteps: count, ..scheduler.clone() };
     let mut indices = vec![0; batch];
     generator.randint(count as u32 - 1, &mut indices);
     let level = |shift: usize| indices.iter().map(|&i| karras_sigma(&schedule, i as usize + shift)).collect();
     Levels { t: level(0), r: level(1) }
+    // ANCHOR_END: neighbours
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ pub fn heun_step(
     t: &[f64],
     r: &[f64],
 ) -> Tensor<4> {
+    // ANCHOR: heun
     let device = x_t.device();
     let slope = |x: &Tensor<4>, sigma: &[f64]| (x.clone() - denoiser(x, sigma)) / column(sigma, &device);
     let step = column(&r.iter().zip(t).map(|(r, t)| r - t).collect::<Vec<_>>(), &device);
@@ -20,6 +21,7 @@ pub fn heun_step(
     let euler = x_t.clone() + at_t.clone() * step.clone();
     let at_r = slope(&euler, r);
     x_t.clone() + (at_t + at_r) * step * 0.5
+    // ANCHOR_END: heun
 }
 
 /// One Euler step from t down to r ≥ 0; at r = 0 the result is D(x_t, t).

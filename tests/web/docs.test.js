@@ -1,4 +1,4 @@
-// docs/element.md and the README against the code: what the one lists, the other has.
+// docs/element.md, the README and docs/embed.md against the code: what the one lists, the other has.
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
@@ -17,6 +17,7 @@ const { ConsistencySamplerElement } = await import(path.join(DIST, "element.js")
 const read = (file) => readFileSync(path.join(import.meta.dirname, "../..", file), "utf8");
 const docs = read("docs/element.md");
 const readme = read("README.md");
+const embed = read("docs/embed.md");
 
 /** What stands in backticks in the first column of a section's tables. */
 function listed(heading) {
@@ -69,10 +70,10 @@ test("the calls of the API", () => {
 let server, browser;
 useSite((site) => ({ server, browser } = site));
 
-/** The lines of README's only block of code that begins so. */
-function block(start) {
-  const found = [...readme.matchAll(/```html\n([\s\S]*?)```/g)].map(([, lines]) => lines).filter((lines) => lines.startsWith(start));
-  assert.equal(found.length, 1, `blocks of the README that begin with ${start}`);
+/** The lines of a text's only block of code that begins so. */
+function block(start, text) {
+  const found = [...text.matchAll(/```html\n([\s\S]*?)```/g)].map(([, lines]) => lines).filter((lines) => lines.startsWith(start));
+  assert.equal(found.length, 1, `blocks that begin with ${start}`);
   assert.ok(found[0].trim().split("\n").length <= 3, "three lines");
   return found[0];
 }
@@ -80,7 +81,7 @@ function block(start) {
 test("a blank HTML file with the README's three lines shows samples", async () => {
   // Browsers ask for it unasked.
   server.routes.set("/favicon.ico", { type: "image/x-icon", body: "" });
-  server.routes.set("/mine.html", { type: "text/html", body: block("<script") });
+  server.routes.set("/mine.html", { type: "text/html", body: block("<script", readme) });
   const page = await newPage(browser);
   await page.goto(`${server.origin}/mine.html`);
   await page.getByRole("img", { name: /^10 images: seed 6, .*step 2 of 2$/ }).waitFor({ timeout: 240_000 });
@@ -94,8 +95,10 @@ test("a blank HTML file with the README's three lines shows samples", async () =
   await page.context().close();
 });
 
-test("so does one with the README's iframe", async () => {
-  server.routes.set("/frame.html", { type: "text/html", body: `<!doctype html><title>Mine</title>${block("<iframe")}` });
+test("the recipe for a page without a bundler is the README's", () => assert.equal(block("<script", embed), block("<script", readme)));
+
+test("one with the recipe's iframe shows samples", async () => {
+  server.routes.set("/frame.html", { type: "text/html", body: `<!doctype html><title>Mine</title>${block("<iframe", embed)}` });
   const page = await newPage(browser);
   await page.goto(`${server.origin}/frame.html`);
   const frame = page.frameLocator("iframe");

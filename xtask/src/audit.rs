@@ -15,7 +15,7 @@ const CARGO_DENY: &str = "0.20.2";
 
 /// Checks the dependencies; fails for what is known to be wrong with them.
 pub fn audit(project: &Project) -> Result<()> {
-    let deny = cargo_deny(project)?;
+    let deny = tools::cargo_tool(project, "cargo-deny", CARGO_DENY, &[])?;
     let check = |what: &[&str]| {
         let mut command = project.command(&deny);
         command.args(["--all-features", "check", "--hide-inclusion-graph"]).args(what);
@@ -43,22 +43,4 @@ fn database(name: &str, command: &mut Command, answered: impl Fn(&str) -> bool) 
     }
     println!("{name}: no known vulnerability");
     Ok(())
-}
-
-/// cargo-deny: the installed one, or one that is built below the target folder on first use.
-fn cargo_deny(project: &Project) -> Result<String> {
-    let there = |program: &str| Command::new(program).arg("--version").output().is_ok_and(|o| o.status.success());
-    if there("cargo-deny") {
-        return Ok("cargo-deny".into());
-    }
-    let root = project.target.join(format!("cargo-deny-{CARGO_DENY}"));
-    let program = root.join("bin").join(format!("cargo-deny{}", std::env::consts::EXE_SUFFIX));
-    let program = program.to_string_lossy().into_owned();
-    if !there(&program) {
-        // Unoptimised, which is built in half the time and reads a lock file fast enough.
-        let version = format!("cargo-deny@{CARGO_DENY}");
-        let mut install = project.command("cargo");
-        run(install.args(["install", "--locked", "--debug", &version, "--root"]).arg(root))?;
-    }
-    Ok(program)
 }

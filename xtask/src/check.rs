@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 
-use crate::{Project, audit, package, run, shown, site, tools, wasm};
+use crate::{Project, audit, docs, package, release, run, shown, site, tools, wasm};
 
 /// One part of the checks; the variants stand in the order in which they run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -24,11 +24,13 @@ pub enum Stage {
     Scripts,
     /// Native tests, the GPU path included
     Native,
-    /// The crate as it would be published: builds by itself, is small
+    /// The crate as it would be published: builds by itself, is small, the registry would take it
     Package,
-    /// The static site and its size
+    /// The static site and its size, the npm package as it would be published
     Build,
-    /// The page in headless browsers, after a build
+    /// The book, with the site in it
+    Docs,
+    /// The page and the book in headless browsers, after a build
     Web,
 }
 
@@ -55,14 +57,16 @@ impl AddAssign for Counts {
 /// count of tests would tell the truth about the run.
 pub fn test(project: &Project, only: &[Stage]) -> Result<bool> {
     let selected = |stage: &&Stage| {
-        only.is_empty() || only.contains(stage) || **stage == Stage::Build && only.contains(&Stage::Web)
+        only.is_empty()
+            || only.contains(stage)
+            || matches!(stage, Stage::Build | Stage::Docs) && only.contains(&Stage::Web)
     };
     let mut counts = Counts::default();
     let mut broken = Vec::new();
     let mut times = Vec::new();
     for &stage in Stage::value_variants().iter().filter(selected) {
-        if stage == Stage::Web && broken.contains(&Stage::Build) {
-            println!("==> Web skipped, for want of a build");
+        if matches!(stage, Stage::Docs | Stage::Web) && broken.contains(&Stage::Build) {
+            println!("==> {stage:?} skipped, for want of a build");
             continue;
         }
         println!("==> {stage:?}");
@@ -122,8 +126,10 @@ impl Stage {
             Self::Package => package::crate_file(project),
             Self::Build => {
                 site::build(project)?;
-                package::assemble(project)
+                package::assemble(project)?;
+                release::rehearse_npm(project)
             }
+            Self::Docs => docs::build(project),
             Self::Web => web(project, counts),
         }
     }

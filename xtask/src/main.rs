@@ -1,9 +1,12 @@
-//! The project's chores, each one command: `cargo xtask build`, `serve`, `package`, `test`, `bench`.
+//! The project's chores, each one command: `cargo xtask build`, `serve`, `docs`, `package`, `test`, `bench`,
+//! `release`.
 
 mod audit;
 mod bench;
 mod check;
+mod docs;
 mod package;
+mod release;
 mod serve;
 mod site;
 mod tools;
@@ -33,6 +36,8 @@ enum Chore {
         #[arg(long, default_value_t = 8080)]
         port: u16,
     },
+    /// Build the book of docs/ in target/book/, and the site before it if there is none
+    Docs,
     /// Build, then pack the element and the JavaScript interface for npm
     Package,
     /// Run everything that continuous integration runs: formatting, lints, the dependencies' audit, types, native tests, the build and the browser tests
@@ -40,6 +45,11 @@ enum Chore {
         /// Run these stages only (repeat or separate with commas)
         #[arg(long, value_enum, value_delimiter = ',')]
         only: Vec<check::Stage>,
+    },
+    /// One part of a release; continuous integration does them all when a tag is pushed
+    Release {
+        #[command(subcommand)]
+        part: release::Part,
     },
     /// Measure the page's U-Net beside onnxruntime-web and burn-wgpu in one Chromium
     Bench(bench::Options),
@@ -109,6 +119,8 @@ impl Args {
                 site::build(&project)?;
                 serve::serve(&project.root.join(site::DIST), port)?;
             }
+            Chore::Docs => docs::build(&project)?,
+            Chore::Release { part } => release::release(&project, &part)?,
             Chore::Package => package::package(&project)?,
             Chore::Bench(options) => bench::bench(&project, &options)?,
             Chore::Test { only } => return check::test(&project, &only),

@@ -7,15 +7,16 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{Project, run, site, tools, wasm};
+use crate::{Project, release, run, site, tools, wasm};
 
 /// The npm package's folder below the target folder.
-const FOLDER: &str = "npm";
+pub const FOLDER: &str = "npm";
 
 /// The most bytes of the crate's file.
 const CRATE_BUDGET: u64 = 1_000_000;
 
-/// Packs the crate, builds what was packed, and checks its size. Changes that are not committed are packed too.
+/// Packs the crate, builds what was packed, checks its size, and rehearses its publication. Changes that are not committed are
+/// packed too.
 pub fn crate_file(project: &Project) -> Result<()> {
     run(project.command("cargo").args(["package", "--package", "consistency-sampler", "--allow-dirty"]))?;
     let folder = project.target.join("package");
@@ -24,7 +25,7 @@ pub fn crate_file(project: &Project) -> Result<()> {
     let bytes = fs::metadata(&file).with_context(|| format!("no crate at {}", file.display()))?.len();
     println!("{}: {bytes} bytes, of at most {CRATE_BUDGET}", file.display());
     ensure!(bytes <= CRATE_BUDGET, "the crate is too large: {bytes} bytes, at most {CRATE_BUDGET} allowed");
-    Ok(())
+    release::rehearse_crate(project)
 }
 
 /// Below the target folder: the library as JavaScript and declarations.

@@ -184,7 +184,7 @@ fn models(weights: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Copies some files of a folder.
-fn copy_files(from: &Path, to: &Path, files: Vec<PathBuf>) -> Result<()> {
+pub fn copy_files(from: &Path, to: &Path, files: Vec<PathBuf>) -> Result<()> {
     files.iter().try_for_each(|source| copy_file(source, &to.join(source.strip_prefix(from)?)))
 }
 
@@ -197,7 +197,7 @@ fn copy_file(source: &Path, copy: &Path) -> Result<()> {
 }
 
 /// Every file under a folder, at any depth.
-fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_path_buf()];
     while let Some(folder) = folders.pop() {

@@ -67,6 +67,25 @@ fn npm_tool(project: &Project, package: &str, version: &str, program: &str) -> R
     Ok(command)
 }
 
+/// A program of a crate: the installed one if it has this version, or one that is built below the target folder on first use.
+pub fn cargo_tool(project: &Project, name: &str, version: &str, options: &[&str]) -> Result<String> {
+    let there =
+        |program: &str| first_line(Command::new(program).arg("--version")).is_ok_and(|line| line.ends_with(version));
+    if there(name) {
+        return Ok(name.into());
+    }
+    let root = project.target.join(format!("{name}-{version}"));
+    let program = root.join("bin").join(format!("{name}{}", env::consts::EXE_SUFFIX));
+    let program = program.to_string_lossy().into_owned();
+    if !there(&program) {
+        // Unoptimised, which is built in half the time and fast enough.
+        let mut install = project.command("cargo");
+        install.args(["install", "--locked", "--debug", &format!("{name}@{version}"), "--root"]).arg(root);
+        run(install.args(options))?;
+    }
+    Ok(program)
+}
+
 /// Checks that node, recent enough, and npm can be started.
 fn node(project: &Project) -> Result<()> {
     let version = first_line(project.command("node").arg("--version")).context("node is not installed")?;

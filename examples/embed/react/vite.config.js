@@ -1,0 +1,5 @@
+export default {
+  base: "./",
+  esbuild: { jsx: "automatic" },
+  optimizeDeps: { exclude: ["consistency-sampler"] },
+};

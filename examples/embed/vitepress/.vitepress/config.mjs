@@ -1,0 +1,5 @@
+export default {
+  title: "Samples",
+  vue: { template: { compilerOptions: { isCustomElement: (tag) => tag === "consistency-sampler" } } },
+  vite: { optimizeDeps: { exclude: ["consistency-sampler"] } },
+};

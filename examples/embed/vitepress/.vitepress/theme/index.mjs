@@ -1,0 +1,2 @@
+import "consistency-sampler/define";
+export { default } from "vitepress/theme";
