@@ -224,6 +224,12 @@ impl Gpu {
         Ok(())
     }
 
+    /// Bytes of the largest buffer that a kernel can read.
+    #[cfg(feature = "gradient")]
+    pub(super) fn largest_binding(&self) -> u64 {
+        self.limits.max_buffer_size.min(self.limits.max_storage_buffer_binding_size)
+    }
+
     /// Whether the device takes so many workgroups in a launch.
     pub(super) fn takes(&self, workgroups: [usize; 3]) -> bool {
         let most = self.limits.max_compute_workgroups_per_dimension as usize;

@@ -27,7 +27,13 @@ pub(super) struct MemoryPlan {
 
 impl MemoryPlan {
     pub(super) fn of(program: &Program) -> Self {
+        Self::within(program, usize::MAX)
+    }
+
+    /// A plan without pools of more than `most` floats per sample, unless one activation is longer.
+    pub(super) fn within(program: &Program, most: usize) -> Self {
         let lifetimes = lifetimes(program);
+        let neighbours = neighbours(program);
         let count = program.activations.len();
         let mut order: Vec<usize> = (0..count).collect();
         order.sort_unstable_by_key(|&a| (usize::MAX - program.activations[a], a));
@@ -37,7 +43,7 @@ impl MemoryPlan {
             let length = program.activations[a].next_multiple_of(GRAIN);
             let fits = |pool: usize| {
                 let rivals = || placed.iter().filter(move |(_, place)| place.pool == pool);
-                if rivals().any(|&(b, _)| in_one_launch(program, a, b)) {
+                if rivals().any(|&(b, _)| neighbours[a].contains(&b)) {
                     return None;
                 }
                 let [made, last] = lifetimes[a];
@@ -55,6 +61,9 @@ impl MemoryPlan {
                     offset = offset.max(end);
                 }
                 let offset = best.map_or(offset, |(_, offset)| offset);
+                if offset + length > most {
+                    return None;
+                }
                 Some((offset + length).saturating_sub(lengths[pool])).map(|growth| (growth, Place { pool, offset }))
             };
             let new = (length, Place { pool: lengths.len(), offset: 0 });
@@ -71,13 +80,18 @@ impl MemoryPlan {
     }
 }
 
-/// Whether a launch makes one of them of the other.
-fn in_one_launch(program: &Program, a: usize, b: usize) -> bool {
-    let [a, b] = [a, b].map(Storage::Activation);
-    program
-        .dispatches
-        .iter()
-        .any(|d| (d.output == a && d.inputs.contains(&b)) || (d.output == b && d.inputs.contains(&a)))
+/// For each activation those that a launch makes of it, or it of them.
+fn neighbours(program: &Program) -> Vec<Vec<usize>> {
+    let mut neighbours = vec![Vec::new(); program.activations.len()];
+    for dispatch in &program.dispatches {
+        for &input in &dispatch.inputs {
+            if let (Storage::Activation(a), Storage::Activation(b)) = (dispatch.output, input) {
+                neighbours[a].push(b);
+                neighbours[b].push(a);
+            }
+        }
+    }
+    neighbours
 }
 
 /// The launches that write each activation and that read it last. The image is written before the first launch, the result
@@ -180,6 +194,7 @@ mod tests {
         for (name, json) in NETWORKS {
             let program = program(json);
             let (MemoryPlan { places, lengths }, lifetimes) = (MemoryPlan::of(&program), lifetimes(&program));
+            let neighbours = neighbours(&program);
             let range = |a: usize| places[a].offset..places[a].offset + program.activations[a];
             for a in 0..places.len() {
                 assert!(places[a].offset % GRAIN == 0 && range(a).end <= lengths[places[a].pool], "{name}: {a}");
@@ -188,7 +203,7 @@ mod tests {
                     let overlap = range(a).start < range(b).end && range(b).start < range(a).end;
                     let one_pool = places[a].pool == places[b].pool;
                     assert!(!(one_pool && together && overlap), "{name}: {a} and {b}");
-                    assert!(!(one_pool && in_one_launch(&program, a, b)), "{name}: {a} is made of {b} or {b} of {a}");
+                    assert!(!(one_pool && neighbours[a].contains(&b)), "{name}: {a} is made of {b} or {b} of {a}");
                 }
             }
         }

@@ -16,6 +16,12 @@ pub(super) enum Storage {
     Labels,
     /// Bound where a kernel's input is not used.
     Unused,
+    /// The loss's gradient in the network's result, (B, C, H, W).
+    #[cfg(feature = "gradient")]
+    Outer,
+    /// What the reverse pass holds once for the whole batch: index into its list of lengths.
+    #[cfg(feature = "gradient")]
+    Fixed(usize),
 }
 
 /// One kernel launch.
@@ -104,6 +110,9 @@ pub(super) enum Grid {
     XBatch { x: usize },
     /// (x, y, batch).
     XYBatch { x: usize, y: usize },
+    /// The same for every batch.
+    #[cfg(feature = "gradient")]
+    Fixed { x: usize, y: usize },
 }
 
 impl Grid {
@@ -115,6 +124,8 @@ impl Grid {
             Grid::RowsY { rows, block, y } => [(batch * rows).div_ceil(block), y, 1],
             Grid::XBatch { x } => [x, batch, 1],
             Grid::XYBatch { x, y } => [x, y, batch],
+            #[cfg(feature = "gradient")]
+            Grid::Fixed { x, y } => [x, y, 1],
         }
     }
 }
