@@ -25,7 +25,7 @@ mod weight_buffers;
 
 pub use device::Gpu;
 #[cfg(feature = "gradient")]
-pub use gradient::GpuGradient;
+pub use gradient::{GpuGradient, GradientReport};
 pub use network::GpuUNet;
 pub use plan::{LaunchTime, Report};
 

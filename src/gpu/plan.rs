@@ -141,9 +141,8 @@ impl Plan {
             Storage::Outer | Storage::Fixed(_) => unreachable!("the forward has no storage of the reverse pass"),
         };
 
-        let precision = |dispatch: &Dispatch| {
-            dispatch.weight().map_or_else(Precision::default, |buffer| weights.get(buffer).1)
-        };
+        let precision =
+            |dispatch: &Dispatch| dispatch.weight().map_or_else(Precision::default, |buffer| weights.get(buffer).1);
         let (params, of_program) = bind(gpu, &program.dispatches, batch, slice, precision)?;
 
         let [precondition, denoise] = image_shaders(config);

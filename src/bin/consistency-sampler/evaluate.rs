@@ -79,7 +79,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             Box::new(Teacher::read(
                 arguments.model.path(),
                 arguments.guidance.guide(),
-                Engine::Cpu,
+                &Engine::Cpu,
                 &burn::tensor::Device::flex(),
             )?),
             steps,

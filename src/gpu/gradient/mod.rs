@@ -16,13 +16,14 @@ use std::ops::Range;
 use super::device::{Buffer, Gpu, Role};
 use super::fuse::fuse;
 use super::graph::Graph;
+use super::plan::LaunchTime;
 use super::program::{Choice, Program};
 use crate::error::Result;
 use crate::model::config::UNetConfig;
 use crate::model::unet::{Parameter, UNet};
 use flat::Flat;
 use plan::{Passes, Plan};
-use reverse::{Fixed, append};
+use reverse::{Fixed, append, permit_no_class};
 
 /// The U-Net's forward and its gradient as a static plan on a GPU. It has the interface of [`crate::cpu::CpuGraph`].
 pub struct GpuGradient {
@@ -57,23 +58,28 @@ impl GpuGradient {
     /// Plans forward and gradient of the network that `config` describes.
     ///
     /// # Errors
-    /// [`Error::Gpu`] when the device fails or its largest buffer is too small.
+    /// [`crate::Error::Gpu`] when the device fails or its largest buffer is too small.
     pub fn new(gpu: &Gpu, config: &UNetConfig) -> Result<Self> {
-        let unet = UNet::new(config);
-        Self::of_graph(gpu, config, &Graph::record(config, &unet), unet.parameters(), gpu.choice)
+        Self::of_program(gpu, config, fuse(&Graph::record(config, &UNet::new(config)), gpu.choice), Some(gpu.choice))
     }
 
-    /// The gradient of any graph with these parameters from images to images of `config`'s size and channels.
-    pub(super) fn of_graph(
-        gpu: &Gpu,
-        config: &UNetConfig,
-        graph: &Graph,
-        parameters: Vec<Parameter>,
-        choice: Choice,
-    ) -> Result<Self> {
-        let mut program = fuse(graph, choice);
+    /// Plans the forward alone, which takes less memory and has no gradient.
+    ///
+    /// # Errors
+    /// Those of [`Self::new`].
+    pub fn forward_only(gpu: &Gpu, config: &UNetConfig) -> Result<Self> {
+        Self::of_program(gpu, config, fuse(&Graph::record(config, &UNet::new(config)), gpu.choice), None)
+    }
+
+    /// The forward `program`, with a reverse pass by the products of a choice.
+    fn of_program(gpu: &Gpu, config: &UNetConfig, mut program: Program, choice: Option<Choice>) -> Result<Self> {
+        permit_no_class(&mut program);
         let forward = program.dispatches.len();
-        let Fixed { lengths } = append(&mut program, choice, config.out_channels);
+        let lengths = match choice {
+            Some(choice) => append(&mut program, choice, config.out_channels).lengths,
+            None => Fixed::none().lengths,
+        };
+        let parameters = UNet::new(config).parameters();
         let mut first = 0;
         let mut places = HashMap::new();
         for parameter in &parameters {
@@ -130,7 +136,7 @@ impl GpuGradient {
     /// [`Self::gradient`] needs stays on the device until the next forward.
     ///
     /// # Errors
-    /// [`Error::Gpu`] when the device fails or the batch is too large for it.
+    /// [`crate::Error::Gpu`] when the device fails or the batch is too large for it.
     ///
     /// # Panics
     /// When a length does not fit the network.
@@ -139,12 +145,18 @@ impl GpuGradient {
         let [height, width] = self.config.sample_size;
         let batch = time.len() / dim;
         let pixels = height * width;
-        assert_eq!((sample.len(), time.len()), (batch * self.config.in_channels * pixels, batch * dim), "whole samples");
+        assert_eq!(
+            (sample.len(), time.len()),
+            (batch * self.config.in_channels * pixels, batch * dim),
+            "whole samples"
+        );
         self.make_plan(batch)?;
         let (gpu, plan) = (&self.gpu, self.plan.as_mut().expect("made above"));
         let padded = dim.next_multiple_of(4);
         let mut rows = vec![0.0; batch * padded];
-        rows.chunks_exact_mut(padded).zip(time.chunks_exact(dim)).for_each(|(row, time)| row[..dim].copy_from_slice(time));
+        rows.chunks_exact_mut(padded)
+            .zip(time.chunks_exact(dim))
+            .for_each(|(row, time)| row[..dim].copy_from_slice(time));
         gpu.write(&plan.state, 0, bytemuck::cast_slice(sample));
         gpu.write(&plan.time, 0, bytemuck::cast_slice::<f32, u8>(&rows));
         gpu.write(&plan.labels, 0, bytemuck::cast_slice(labels));
@@ -155,17 +167,29 @@ impl GpuGradient {
     /// The gradient Σ_b ∂L/∂F_b · ∂F_b/∂weights, flat, for `outer` = ∂L/∂F (B, C, H, W) of the last forward.
     ///
     /// # Errors
-    /// [`Error::Gpu`] when the device fails.
+    /// [`crate::Error::Gpu`] when the device fails.
     ///
     /// # Panics
-    /// When there was no forward or a length does not fit it.
+    /// When there was no forward, a length does not fit it, or this is a forward alone.
     pub async fn gradient(&mut self, outer: &[f32]) -> Result<Vec<f32>> {
         let plan = self.plan.as_mut().expect("a forward comes first");
+        assert!(self.forward < self.program.dispatches.len(), "a forward alone has no gradient");
         assert_eq!(outer.len() * 4, plan.outer.size() as usize, "the gradient has the result's shape");
         self.gpu.write(&plan.outer, 0, bytemuck::cast_slice(outer));
         let packed = plan.reverse(&self.gpu).await;
         let packed = self.settle(packed)?;
         Ok(self.flat.unpack(&packed))
+    }
+
+    /// Does a step with the inputs of the last one and returns the time of each of its launches.
+    ///
+    /// # Errors
+    /// [`crate::Error::Gpu`] when the device fails or its clock cannot be read.
+    ///
+    /// # Panics
+    /// When there was no forward.
+    pub async fn profile(&mut self) -> Result<Vec<LaunchTime>> {
+        self.plan.as_ref().expect("a forward comes first").profile(&self.gpu, &self.program).await
     }
 
     /// The cost of a step on the device; `None` before the first forward.

@@ -2,7 +2,7 @@
 
 use super::super::device::{Buffer, Gpu, Launch, Role, Slice};
 use super::super::memory::MemoryPlan;
-use super::super::plan::{StepUniform, bind, image_shaders};
+use super::super::plan::{LaunchTime, StepUniform, bind, image_shaders};
 use super::super::program::{Program, Storage};
 use super::flat::Flat;
 use super::reverse::Fixed;
@@ -75,8 +75,9 @@ impl Plan {
         let bare = StepUniform { clip: 0, c_in: 1.0, c_skip: 0.0, c_out: 1.0 };
         gpu.write(&step, 0, bytemuck::bytes_of(&bare));
         let unused = gpu.buffer("an unused input", 16, Role::Scratch)?;
-        let gradients = gpu.buffer("the gradients", flat.bytes(), Role::Result)?;
-        let gradient_staging = gpu.buffer("the gradients", flat.bytes(), Role::Readback)?;
+        let bytes = if passes.forward < program.dispatches.len() { flat.bytes() } else { 0 };
+        let gradients = gpu.buffer("the gradients", bytes, Role::Result)?;
+        let gradient_staging = gpu.buffer("the gradients", bytes, Role::Readback)?;
         let fixed = passes.lengths[..Fixed::GRADIENTS].iter();
         let fixed: Vec<Buffer> = fixed
             .map(|&count| gpu.buffer("what gradients are made of", count as u64 * 4, Role::Scratch))
@@ -152,6 +153,25 @@ impl Plan {
     pub(super) async fn reverse(&self, gpu: &Gpu) -> Result<Vec<f32>> {
         gpu.submit(&self.reverse, &self.gradients, &self.gradient_staging);
         gpu.read(&self.gradient_staging, None).await
+    }
+
+    /// Does a step with a clock reading around every launch, with the inputs of the last one.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] when the device has no clock that can be read.
+    pub(super) async fn profile(&self, gpu: &Gpu, program: &Program) -> Result<Vec<LaunchTime>> {
+        // The first launch and the last one of the forward are not in the program.
+        let mut times = gpu.time(&self.forward[1..self.forward.len() - 1]).await?;
+        let end = times.last().map_or(0.0, |[_, end]| *end);
+        times.extend(gpu.time(&self.reverse).await?.iter().map(|time| time.map(|t| end + t)));
+        let timed = program.dispatches.iter().zip(times).map(|(dispatch, [begin, end])| LaunchTime {
+            label: dispatch.label.clone(),
+            kernel: dispatch.at(self.batch).0.specialised.kernel.name(),
+            multiply_adds: self.batch * dispatch.multiply_adds,
+            begin_nanoseconds: begin,
+            nanoseconds: end - begin,
+        });
+        Ok(timed.collect())
     }
 
     /// Kernel launches of the forward and of the reverse pass.

@@ -33,6 +33,11 @@ impl Fixed {
     /// The first gradient of a weight buffer.
     pub(super) const GRADIENTS: usize = 3;
 
+    /// Those of a forward alone.
+    pub(super) fn none() -> Self {
+        Self { lengths: vec![4; Self::GRADIENTS] }
+    }
+
     fn grow(&mut self, which: usize, floats: usize) -> Storage {
         self.lengths[which] = self.lengths[which].max(floats);
         Storage::Fixed(which)
@@ -44,15 +49,8 @@ fn gradient_of(weight: usize) -> Storage {
     Storage::Fixed(Fixed::GRADIENTS + weight)
 }
 
-/// Appends the reverse pass to a program; `channels` are those of an image.
-pub(super) fn append(program: &mut Program, choice: Choice, channels: usize) -> Fixed {
-    let layers: Vec<Layer> = program.dispatches.iter().map(Layer::of).collect();
-    let mut maps = vec![Map::default(); program.activations.len()];
-    for (layer, dispatch) in layers.iter().zip(&program.dispatches) {
-        if let Storage::Activation(a) = dispatch.output {
-            maps[a] = layer.map();
-        }
-    }
+/// Has a forward take samples without a class.
+pub(super) fn permit_no_class(program: &mut Program) {
     for dispatch in &mut program.dispatches {
         if let Layer::Embedding { dim, .. } = Layer::of(dispatch)
             && let Storage::Weight(table) = dispatch.inputs[1]
@@ -61,10 +59,21 @@ pub(super) fn append(program: &mut Program, choice: Choice, channels: usize) -> 
             dispatch.shader = Shader::new(Kernel::Reverse(Reverse::Class)).size("dim", dim).size("rows", rows);
         }
     }
-    let mut lengths = vec![4, 4, 4];
-    lengths.extend(&program.weights);
+}
+
+/// Appends the reverse pass to a forward; `channels` are those of an image.
+pub(super) fn append(program: &mut Program, choice: Choice, channels: usize) -> Fixed {
+    let layers: Vec<Layer> = program.dispatches.iter().map(Layer::of).collect();
+    let mut maps = vec![Map::default(); program.activations.len()];
+    for (layer, dispatch) in layers.iter().zip(&program.dispatches) {
+        if let Storage::Activation(a) = dispatch.output {
+            maps[a] = layer.map();
+        }
+    }
+    let mut fixed = Fixed::none();
+    fixed.lengths.extend(&program.weights);
     let count = program.dispatches.len();
-    let mut walk = Walk { program, choice, maps, pending: Vec::new(), fixed: Fixed { lengths }, rows: Vec::new() };
+    let mut walk = Walk { program, choice, maps, pending: Vec::new(), fixed, rows: Vec::new() };
     walk.begin(count - 1, channels);
     for (i, layer) in layers.into_iter().enumerate().rev() {
         let output = walk.program.dispatches[i].output;
@@ -217,6 +226,7 @@ impl Layer {
                 Self::Attention { pixels: number("pixels"), heads: number("heads"), head: number("HEAD") }
             }
             Kernel::Embedding => Self::Embedding { dim: number("dim") },
+            Kernel::Reverse(Reverse::Class) => Self::Embedding { dim: number("dim") },
             Kernel::Precondition | Kernel::Denoise | Kernel::Reverse(_) => unreachable!("no launch of a forward"),
         }
     }
@@ -312,13 +322,13 @@ impl Walk<'_> {
             return Some(gradient);
         }
         let map = self.map(storage);
-        // Where the gradient lies: offset and pitch in vec4s.
-        let part = |pending: &Pending| {
-            let at = pending.parts.iter().position(|&part| part == storage)?;
+        // Where the gradient lies: offset and pitch in vec4s. A map may be concatenated with itself.
+        let mut parts: Vec<(Storage, usize, usize, Read)> = Vec::new();
+        for Pending { parts: of, gradient, read } in &self.pending {
             let channels = |parts: &[Storage]| parts.iter().map(|&part| self.map(part).channels).sum::<usize>();
-            Some((pending.gradient, channels(&pending.parts[..at]), channels(&pending.parts), pending.read))
-        };
-        let mut parts: Vec<(Storage, usize, usize, Read)> = self.pending.iter().filter_map(part).collect();
+            let own = (0..of.len()).filter(|&at| of[at] == storage);
+            parts.extend(own.map(|at| (*gradient, channels(&of[..at]), channels(of), *read)));
+        }
         while parts.len() > 1 || parts.first().is_some_and(|p| (p.1, p.2, p.3) != (0, map.channels, Read::Same)) {
             let taken: Vec<_> = parts.drain(..parts.len().min(4)).collect();
             let mut shader = Shader::new(Kernel::Reverse(Reverse::Gather))
@@ -522,20 +532,13 @@ impl Walk<'_> {
         }
         let read = if resample == SAME { Read::Same } else { Read::Upsampled };
         let addend = if read == Read::Same { self.addend(&parts) } else { None };
-        let turned_launch = Launch {
-            output: input,
-            input: from_size,
-            resample: SAME,
-            side,
-            stride: 1,
-            padding: side - 1 - padding,
-        };
+        let turned_launch =
+            Launch { output: input, input: from_size, resample: SAME, side, stride: 1, padding: side - 1 - padding };
         let ending = Ending { residual: addend.map(|_| SAME), ..Ending::default() };
         let (shader, grid, many) = turned_launch.shaders(self.choice, [vectors, 0], columns, ending);
         let zeros = self.fixed.grow(Fixed::ZEROS, columns);
         let to = self.activation(input[0] * input[1] * columns);
-        let bound =
-            vec![from, Storage::Unused, turned, zeros, Storage::Unused, addend.unwrap_or(Storage::Unused)];
+        let bound = vec![from, Storage::Unused, turned, zeros, Storage::Unused, addend.unwrap_or(Storage::Unused)];
         self.launch(label, shader, to, bound, grid);
         self.last().many = many;
         self.last().multiply_adds = input[0] * input[1] * columns * product.columns * side * side;
@@ -550,8 +553,7 @@ impl Walk<'_> {
         };
         let vectors = norm.padded() / 4;
         let sums = self.activation(6 * norm.padded());
-        let shader =
-            norm.shader(Reverse::NormSums).f32("EPS", norm.eps).bool("SCALE_SHIFT", norm.scale_shift);
+        let shader = norm.shader(Reverse::NormSums).f32("EPS", norm.eps).bool("SCALE_SHIFT", norm.scale_shift);
         let bound = vec![first, second, gradient, weight, bias, time];
         self.launch(&label, shader, sums, bound, Grid::XBatch { x: norm.groups });
         self.last().time = slice;
