@@ -36,10 +36,10 @@ const CD: Recipe = Recipe::Cd { mu: 0.95 };
 const DMD: Recipe = Recipe::Dmd { mean: 1.0, deviation: 2.0 };
 
 fn denoiser() -> Denoiser {
-    denoiser_on(Engine::Cpu)
+    denoiser_on(&Engine::Cpu)
 }
 
-fn denoiser_on(engine: Engine) -> Denoiser {
+fn denoiser_on(engine: &Engine) -> Denoiser {
     Denoiser::new(&UNetConfig::parse(TINY).unwrap(), &SchedulerConfig::parse(SCHEDULER).unwrap(), engine)
 }
 
@@ -68,10 +68,10 @@ fn settings(recipe: Recipe) -> Settings {
 }
 
 fn trainer(recipe: Recipe, state: State) -> Trainer {
-    trainer_on(Engine::Cpu, recipe, state)
+    trainer_on(&Engine::Cpu, recipe, state)
 }
 
-fn trainer_on(engine: Engine, recipe: Recipe, state: State) -> Trainer {
+fn trainer_on(engine: &Engine, recipe: Recipe, state: State) -> Trainer {
     let settings = settings(recipe);
     let teacher = matches!(recipe, Recipe::Cd { .. } | Recipe::Dmd { .. }).then(|| Teacher {
         denoiser: denoiser_on(engine),
@@ -146,7 +146,7 @@ fn a_resumed_run_is_the_uninterrupted_one() {
 fn both_engines_take_the_same_steps() {
     for recipe in [ECT, CT, EDM, CD, DMD] {
         let [cpu, burn] = [Engine::Cpu, Engine::Burn].map(|engine| {
-            let mut t = trainer_on(engine, recipe, start(recipe));
+            let mut t = trainer_on(&engine, recipe, start(recipe));
             t.settings.learning_rate = 1e-3;
             (steps(&mut t, 0..4, 8), t)
         });
@@ -284,7 +284,7 @@ fn guidance_needs_a_teacher_and_classes() {
     let guided = Settings { guidance: Guidance { strength: 2.0, ..Guidance::NONE }, ..settings(ECT) };
     assert!(refusal(guided, denoiser()).contains("needs a teacher"));
     let classless = UNetConfig { num_class_embeds: None, ..UNetConfig::parse(TINY).unwrap() };
-    let classless = Denoiser::new(&classless, &SchedulerConfig::parse(SCHEDULER).unwrap(), Engine::Cpu);
+    let classless = Denoiser::new(&classless, &SchedulerConfig::parse(SCHEDULER).unwrap(), &Engine::Cpu);
     assert!(refusal(Settings { class_dropout: 0.1, ..settings(ECT) }, classless).contains("without"));
 }
 
@@ -299,7 +299,7 @@ fn guidance_extrapolates_from_the_output_without_a_class_or_of_the_guide() {
     let (sigma, labels) = ([1.0, 3.0], [0, 1]);
     // Clamped outputs do not lie on a line.
     let unclipped = SchedulerConfig { clip_denoised: false, ..SchedulerConfig::parse(SCHEDULER).unwrap() };
-    let unclipped = Denoiser::new(&UNetConfig::parse(TINY).unwrap(), &unclipped, Engine::Cpu);
+    let unclipped = Denoiser::new(&UNetConfig::parse(TINY).unwrap(), &unclipped, &Engine::Cpu);
     let mut teacher = Teacher { denoiser: unclipped, weights: weights(5), guide: None };
     let at = |teacher: &Teacher, strength| {
         let output = teacher.guided(&x, &sigma, &labels, &Guidance { strength, ..Guidance::NONE });

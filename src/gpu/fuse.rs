@@ -56,33 +56,38 @@ impl Source {
     }
 }
 
-/// A product: the node whose shape the result has, and how it goes over its input.
+/// A product: the size of its result, and how it goes over its input.
 #[derive(Clone, Copy)]
-struct Launch<'a> {
-    node: &'a Node,
+pub(super) struct Launch {
+    pub(super) output: [usize; 2],
     /// Size of the input after resampling.
-    input: [usize; 2],
-    resample: usize,
-    side: usize,
-    stride: usize,
-    padding: usize,
+    pub(super) input: [usize; 2],
+    pub(super) resample: usize,
+    pub(super) side: usize,
+    pub(super) stride: usize,
+    pub(super) padding: usize,
 }
 
-impl<'a> Launch<'a> {
+impl Launch {
     /// A linear layer over the pixels of `node`.
-    fn pointwise(node: &'a Node) -> Self {
-        Self { node, input: [node.height, node.width], resample: SAME, side: 1, stride: 1, padding: 0 }
+    fn pointwise(node: &Node) -> Self {
+        let size = [node.height, node.width];
+        Self { output: size, input: size, resample: SAME, side: 1, stride: 1, padding: 0 }
     }
 
-    fn conv(node: &'a Node, input: &Node, layer: &Conv2d, resample: usize) -> Self {
+    fn conv(node: &Node, input: &Node, layer: &Conv2d, resample: usize) -> Self {
         let (side, stride, padding) = (layer.kernel, layer.stride, layer.padding[0]);
-        Self { node, input: [input.height, input.width], resample, side, stride, padding }
+        Self { output: [node.height, node.width], input: [input.height, input.width], resample, side, stride, padding }
+    }
+
+    fn pixels(&self) -> usize {
+        self.output[0] * self.output[1]
     }
 
     /// The kernel for `columns` output channels and its workgroups.
     fn kernel(&self, products: Products, columns: usize) -> (Shader, Grid) {
         let tiles = columns.div_ceil(TILE);
-        let rows = self.node.height * self.node.width;
+        let rows = self.pixels();
         match products {
             // A vector has one row a sample: a workgroup's tile would stay empty.
             Products::Tiled(tile) if rows > 1 => {
@@ -116,15 +121,56 @@ impl<'a> Launch<'a> {
                     .u32("STRIDE", self.stride)
                     .u32("WINDOW", (across - 1) * self.stride + 3)
                     .u32("THREADS", threads);
-                let blocks = self.node.height.div_ceil(down) * self.node.width.div_ceil(across);
+                let [height, width] = self.output;
+                let blocks = height.div_ceil(down) * width.div_ceil(across);
                 (shader, Grid::Tiles { tiles, rows: blocks, block: 1, threads })
             }
         }
     }
+
+    /// The kernels with their parameters and workgroups, by the batch sizes that they serve, for inputs of `parts` vec4s of
+    /// channels side by side.
+    pub(super) fn variants(self, choice: Choice, parts: [usize; 2], columns: usize, ending: Ending) -> Vec<Variant> {
+        let variant = |from: usize, products: Products| {
+            let (shader, grid) = self.kernel(products, columns);
+            let shader = shader
+                .size("in_h", self.input[0])
+                .size("in_w", self.input[1])
+                .size("up", usize::from(self.resample == UP))
+                .size("padding", self.padding)
+                .size("out_h", self.output[0])
+                .size("out_w", self.output[1])
+                .size("out_c", columns / 4)
+                .size("a_c", parts[0])
+                .size("b_c", parts[1])
+                .size("tiles", columns.div_ceil(TILE))
+                .size("add_time", usize::from(ending.add_time))
+                .size("residual_reads", ending.residual.map_or(0, reads))
+                .size("residual_up", usize::from(ending.residual == Some(UP)))
+                .size("silu", usize::from(ending.silu));
+            Variant { from, shader, grid }
+        };
+        let mut variants = vec![variant(0, choice[0])];
+        for (i, outputs) in OUTPUTS.into_iter().enumerate().skip(1) {
+            if self.pixels() > 1 && choice[i] != choice[i - 1] {
+                variants.push(variant(outputs.div_ceil(self.pixels() * columns), choice[i]));
+            }
+        }
+        variants
+    }
+}
+
+/// What follows a product in its launch.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Ending {
+    pub(super) add_time: bool,
+    /// How a residual is read, where one is added.
+    pub(super) residual: Option<usize>,
+    pub(super) silu: bool,
 }
 
 /// The shaders' numbers for resampling on read.
-const SAME: usize = 1;
+pub(super) const SAME: usize = 1;
 const UP: usize = 2;
 const DOWN: usize = 3;
 
@@ -371,13 +417,12 @@ impl Fusion<'_> {
     }
 
     /// One convolution or linear layer with its epilogue; `id` is the node of the result.
-    fn layer(&mut self, id: NodeId, name: &str, source: &Source, epilogue: &Epilogue, launch: Launch<'_>) {
-        let (node, side) = (launch.node, launch.side);
-        let channels = Channels::dense(node.channels);
-        let order = Order::Tiles { input: source.channels(), output: channels.clone(), side };
+    fn layer(&mut self, id: NodeId, name: &str, source: &Source, epilogue: &Epilogue, launch: Launch) {
+        let channels = Channels::dense(self.graph.nodes[id].channels);
+        let order = Order::Tiles { input: source.channels(), output: channels.clone(), side: launch.side };
         let weights = self.product_weights(&[(name, order)]);
         let columns = channels.padded();
-        let output = self.store(id, channels, node.height * node.width);
+        let output = self.store(id, channels, launch.pixels());
         self.launch_product(name, launch, source, weights, epilogue, columns, output);
     }
 
@@ -386,7 +431,7 @@ impl Fusion<'_> {
     fn launch_product(
         &mut self,
         label: &str,
-        launch: Launch<'_>,
+        launch: Launch,
         source: &Source,
         [weight, bias]: [Storage; 2],
         epilogue: &Epilogue,
@@ -399,37 +444,18 @@ impl Fusion<'_> {
             assert_eq!(r.parts.len(), 1, "the network adds no concatenated map");
         }
         let c = |part: Option<&Value>| part.map_or(0, |p| p.channels.padded() / 4);
-        let variant = |from: usize, products: Products| {
-            let (shader, grid) = launch.kernel(products, columns);
-            let shader = shader
-                .size("in_h", launch.input[0])
-                .size("in_w", launch.input[1])
-                .size("up", usize::from(launch.resample == UP))
-                .size("padding", launch.padding)
-                .size("out_h", launch.node.height)
-                .size("out_w", launch.node.width)
-                .size("out_c", columns / 4)
-                .size("a_c", c(source.parts.first()))
-                .size("b_c", c(source.parts.get(1)))
-                .size("tiles", columns.div_ceil(TILE))
-                .size("add_time", usize::from(epilogue.time.is_some()))
-                .size("residual_reads", residual.as_ref().map_or(0, |r| reads(r.resample)))
-                .size("residual_up", usize::from(residual.as_ref().is_some_and(|r| r.resample == UP)))
-                .size("silu", usize::from(epilogue.silu));
-            Variant { from, shader, grid }
+        let parts = [c(source.parts.first()), c(source.parts.get(1))];
+        let ending = Ending {
+            add_time: epilogue.time.is_some(),
+            residual: residual.as_ref().map(|r| r.resample),
+            silu: epilogue.silu,
         };
-        let pixels = launch.node.height * launch.node.width;
-        let mut variants = vec![variant(0, self.choice[0])];
-        for (i, outputs) in OUTPUTS.into_iter().enumerate().skip(1) {
-            if pixels > 1 && self.choice[i] != self.choice[i - 1] {
-                variants.push(variant(outputs.div_ceil(pixels * columns), self.choice[i]));
-            }
-        }
+        let variants = launch.variants(self.choice, parts, columns, ending);
         let residual = residual.map_or(Storage::Unused, |r| r.parts[0].storage);
         let [first, second] = source.storages();
         self.program.dispatches.push(Dispatch {
             label: label.to_owned(),
-            multiply_adds: pixels * columns * source.channels().real() * launch.side * launch.side,
+            multiply_adds: launch.pixels() * columns * source.channels().real() * launch.side * launch.side,
             variants,
             output,
             inputs: vec![first, second, weight, bias, time, residual],

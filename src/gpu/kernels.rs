@@ -18,6 +18,8 @@
 
 use std::fmt::{Display, Write};
 
+#[cfg(feature = "gradient")]
+use super::gradient::kernels::Reverse;
 use crate::checkpoint::tensor::Precision;
 use crate::json::number;
 
@@ -51,6 +53,9 @@ pub(crate) enum Kernel {
     Embedding,
     Precondition,
     Denoise,
+    /// A kernel of the reverse pass.
+    #[cfg(feature = "gradient")]
+    Reverse(Reverse),
 }
 
 impl Kernel {
@@ -74,6 +79,11 @@ impl Kernel {
             Kernel::Embedding => [PARAMS, stripped!("kernels/embedding.wgsl"), "", ""],
             Kernel::Precondition => [STEP, stripped!("kernels/precondition.wgsl"), "", ""],
             Kernel::Denoise => [STEP, stripped!("kernels/denoise.wgsl"), "", ""],
+            #[cfg(feature = "gradient")]
+            Kernel::Reverse(kernel) => {
+                let [shared, own] = kernel.source();
+                [PARAMS, shared, own, ""]
+            }
         }
     }
 
@@ -87,6 +97,8 @@ impl Kernel {
             Kernel::Attention | Kernel::Precondition => &[Write, Read],
             Kernel::Embedding => &[Write, Read, Read],
             Kernel::Denoise => &[Write, Read, Read],
+            #[cfg(feature = "gradient")]
+            Kernel::Reverse(kernel) => &[Write, Read, Read, Read, Read, Read, Read][..=kernel.inputs()],
         }
     }
 
@@ -102,6 +114,8 @@ impl Kernel {
             Kernel::Embedding => "embedding",
             Kernel::Precondition => "precondition",
             Kernel::Denoise => "denoise",
+            #[cfg(feature = "gradient")]
+            Kernel::Reverse(kernel) => kernel.name(),
         }
     }
 }
@@ -125,7 +139,7 @@ pub(super) struct Specialised {
 }
 
 /// A specialised kernel with the values of its parameters.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Shader {
     pub(super) specialised: Specialised,
     pub(super) sizes: Vec<u32>,
@@ -166,6 +180,32 @@ impl Shader {
     fn constant(mut self, name: &str, value: impl Display) -> Self {
         writeln!(self.specialised.constants, "const {name} = {value};").expect("writing to a string");
         self
+    }
+}
+
+#[cfg(feature = "gradient")]
+impl Shader {
+    /// The number that a launch gives its kernel under a name, be it a parameter or a constant; `None` when the kernel has
+    /// none of that name.
+    pub(super) fn number(&self, name: &str) -> Option<usize> {
+        let fields = self.specialised.fields.split(',').map(|field| field.trim().strip_suffix(": u32"));
+        let size = fields.zip(&self.sizes).find(|(field, _)| *field == Some(name));
+        let constant = || match self.constant_text(name)? {
+            "true" => Some(1),
+            "false" => Some(0),
+            text => text.strip_suffix('u')?.parse().ok(),
+        };
+        size.map(|(_, &size)| size as usize).or_else(constant)
+    }
+
+    /// A constant that is no whole number.
+    pub(super) fn fraction(&self, name: &str) -> Option<f32> {
+        self.constant_text(name)?.strip_prefix("f32(")?.strip_suffix(')')?.parse().ok()
+    }
+
+    fn constant_text(&self, name: &str) -> Option<&str> {
+        let mut lines = self.specialised.constants.lines();
+        lines.find_map(|line| line.strip_prefix("const ")?.strip_prefix(name)?.strip_prefix(" = ")?.strip_suffix(';'))
     }
 }
 

@@ -27,9 +27,10 @@ pub(super) struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// A plan whose pools have at most `most` floats per sample, but for those of one activation that has more.
-    pub(super) fn of(program: &Program, most: usize) -> Self {
+    /// A plan without pools of more than `most` floats per sample, unless one activation is longer.
+    pub(super) fn within(program: &Program, most: usize) -> Self {
         let lifetimes = lifetimes(program);
+        let neighbours = neighbours(program);
         let count = program.activations.len();
         // The longest first.
         let order = sorted((0..count).map(|a| [usize::MAX - program.activations[a], a]));
@@ -39,7 +40,7 @@ impl MemoryPlan {
             let length = program.activations[a].next_multiple_of(GRAIN);
             let fits = |pool: usize| {
                 let rivals = || placed.iter().filter(move |(_, place)| place.pool == pool);
-                if rivals().any(|&(b, _)| in_one_launch(program, a, b)) {
+                if rivals().any(|&(b, _)| neighbours[a].contains(&b)) {
                     return None;
                 }
                 let [made, last] = lifetimes[a];
@@ -73,13 +74,18 @@ impl MemoryPlan {
     }
 }
 
-/// Whether a launch makes one of them of the other.
-fn in_one_launch(program: &Program, a: usize, b: usize) -> bool {
-    let [a, b] = [a, b].map(Storage::Activation);
-    program
-        .dispatches
-        .iter()
-        .any(|d| (d.output == a && d.inputs.contains(&b)) || (d.output == b && d.inputs.contains(&a)))
+/// For each activation those that a launch makes of it, or it of them.
+fn neighbours(program: &Program) -> Vec<Vec<usize>> {
+    let mut neighbours = vec![Vec::new(); program.activations.len()];
+    for dispatch in &program.dispatches {
+        for &input in &dispatch.inputs {
+            if let (Storage::Activation(a), Storage::Activation(b)) = (dispatch.output, input) {
+                neighbours[a].push(b);
+                neighbours[b].push(a);
+            }
+        }
+    }
+    neighbours
 }
 
 /// The launches that write each activation and that read it last. The image is written before the first launch, the result
@@ -180,7 +186,8 @@ mod tests {
         for (name, json) in NETWORKS {
             let program = program(json);
             let (MemoryPlan { places, lengths }, lifetimes) =
-                (MemoryPlan::of(&program, usize::MAX), lifetimes(&program));
+                (MemoryPlan::within(&program, usize::MAX), lifetimes(&program));
+            let neighbours = neighbours(&program);
             let range = |a: usize| places[a].offset..places[a].offset + program.activations[a];
             for a in 0..places.len() {
                 assert!(places[a].offset % GRAIN == 0 && range(a).end <= lengths[places[a].pool], "{name}: {a}");
@@ -189,7 +196,7 @@ mod tests {
                     let overlap = range(a).start < range(b).end && range(b).start < range(a).end;
                     let one_pool = places[a].pool == places[b].pool;
                     assert!(!(one_pool && together && overlap), "{name}: {a} and {b}");
-                    assert!(!(one_pool && in_one_launch(&program, a, b)), "{name}: {a} is made of {b} or {b} of {a}");
+                    assert!(!(one_pool && neighbours[a].contains(&b)), "{name}: {a} is made of {b} or {b} of {a}");
                 }
             }
         }
@@ -200,7 +207,7 @@ mod tests {
         for (name, json) in NETWORKS {
             let program = program(json);
             let (all, live) =
-                (MemoryPlan::of(&program, usize::MAX).lengths.iter().sum::<usize>(), largest_live_set(&program));
+                (MemoryPlan::within(&program, usize::MAX).lengths.iter().sum::<usize>(), largest_live_set(&program));
             println!("{name}: {all} of {live} floats, {:.3}", all as f64 / live as f64);
             // A plan may take a quarter more than the live set, images and parameters included.
             assert!(100 * all <= 115 * live, "{name}: {all} floats per sample for {live}");
@@ -238,8 +245,8 @@ mod tests {
         const BINDING: usize = 128 << 20;
         for (name, json) in NETWORKS {
             let program = program(json);
-            let unbounded = MemoryPlan::of(&program, usize::MAX).lengths;
-            let lengths = MemoryPlan::of(&program, BINDING / 4).lengths;
+            let unbounded = MemoryPlan::within(&program, usize::MAX).lengths;
+            let lengths = MemoryPlan::within(&program, BINDING / 4).lengths;
             let most = |lengths: &[usize]| lengths.iter().max().unwrap() * 4;
             println!("{name}: pools of at most {}, unbounded {} bytes", most(&lengths), most(&unbounded));
             assert!(most(&lengths) <= BINDING, "{name}");
@@ -263,7 +270,7 @@ mod tests {
             result: Some(Storage::Activation(2)),
             ..Default::default()
         };
-        assert_eq!(MemoryPlan::of(&program, 191).lengths.iter().max(), Some(&128));
+        assert_eq!(MemoryPlan::within(&program, 191).lengths.iter().max(), Some(&128));
     }
 
     #[test]
@@ -276,7 +283,7 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(largest_live_set(&program), 448);
-        let MemoryPlan { places, lengths } = MemoryPlan::of(&program, usize::MAX);
+        let MemoryPlan { places, lengths } = MemoryPlan::within(&program, usize::MAX);
         assert_eq!(lengths.iter().sum::<usize>(), 448, "3 takes the place of 1: {places:?}");
     }
 }

@@ -8,6 +8,8 @@
 
 mod device;
 mod fuse;
+#[cfg(feature = "gradient")]
+mod gradient;
 mod graph;
 mod kernels;
 mod memory;
@@ -22,6 +24,8 @@ mod tuning;
 mod weight_buffers;
 
 pub use device::Gpu;
+#[cfg(feature = "gradient")]
+pub use gradient::{GpuGradient, GradientReport};
 pub use network::GpuUNet;
 pub use plan::{LaunchTime, Report};
 

@@ -53,7 +53,7 @@ impl GpuUNet {
     /// A network of any graph from images to images of `config`'s size and channels.
     pub(super) fn of_graph(gpu: &Gpu, config: &UNetConfig, graph: &Graph, choice: Choice) -> Result<Self> {
         let program = fuse(graph, choice);
-        let memory = MemoryPlan::of(&program, gpu.longest_binding() / 4);
+        let memory = MemoryPlan::within(&program, gpu.longest_binding() / 4);
         let of_program = program.dispatches.iter().filter(|d| d.weight().is_none()).flat_map(|d| d.shaders());
         for shader in image_shaders(config).iter().chain(of_program.map(|s| &s.specialised)) {
             gpu.pipeline(shader);

@@ -8,7 +8,7 @@ use super::device::{Buffer, Gpu, Launch, Role, Slice};
 use super::kernels::{Kernel, Shader, Specialised};
 use super::memory::{MemoryPlan, largest_live_set};
 use super::pace::Pace;
-use super::program::{Program, Storage, Variant};
+use super::program::{Dispatch, Program, Storage, Variant};
 use super::weight_buffers::WeightBuffers;
 use crate::checkpoint::tensor::Precision;
 use crate::error::{Error, Result};
@@ -144,17 +144,13 @@ impl Plan {
             Storage::Time => Slice::whole(&time),
             Storage::Labels => Slice::whole(&labels),
             Storage::Unused => Slice::whole(&unused),
+            #[cfg(feature = "gradient")]
+            Storage::Outer | Storage::Fixed(_) => unreachable!("the forward has no storage of the reverse pass"),
         };
 
-        let mut uniforms = vec![0u32; program.dispatches.len() * UNIFORM_STRIDE / 4];
-        for (row, dispatch) in uniforms.chunks_exact_mut(UNIFORM_STRIDE / 4).zip(&program.dispatches) {
-            let sizes = &dispatch.at(batch).shader.sizes;
-            row[..3].copy_from_slice(&[batch as u32, dispatch.time[0], dispatch.time[1]]);
-            row[3..3 + sizes.len()].copy_from_slice(sizes);
-        }
-        let bytes = (uniforms.len() * 4) as u64;
-        let params = gpu.buffer("the parameters", bytes, Role::Uniform)?;
-        gpu.write(&params, 0, bytemuck::cast_slice(&uniforms));
+        let precision =
+            |dispatch: &Dispatch| dispatch.weight().map_or_else(Precision::default, |buffer| weights.get(buffer).1);
+        let (params, of_program) = bind(gpu, &program.dispatches, batch, slice, precision)?;
 
         let [precondition, denoise] = image_shaders(config);
         let per_pixel = [pixels.div_ceil(64), batch, 1];
@@ -163,14 +159,7 @@ impl Plan {
             [program.sample, program.result].map(|s| slice(s.expect("a lowered program has both ends")));
         let first = [whole_step, sample, Slice::whole(&state)];
         let mut launches = vec![gpu.launch(&precondition, &first, per_pixel)?];
-        for (i, dispatch) in program.dispatches.iter().enumerate() {
-            let uniform = Slice { buffer: &params, offset: (i * UNIFORM_STRIDE) as u64, bytes: PARAMS_BYTES };
-            let storage = std::iter::once(dispatch.output).chain(dispatch.inputs.iter().copied()).map(slice);
-            let bound: Vec<Slice<'_>> = std::iter::once(uniform).chain(storage).collect();
-            let Variant { shader, grid, .. } = dispatch.at(batch);
-            let precision = dispatch.weight().map_or_else(Precision::default, |buffer| weights.get(buffer).1);
-            launches.push(gpu.launch(&shader.specialised.at(precision), &bound, grid.workgroups(batch))?);
-        }
+        launches.extend(of_program);
         let last = [whole_step, Slice::whole(&denoised), result, Slice::whole(&state)];
         launches.push(gpu.launch(&denoise, &last, per_pixel)?);
         let held = |buffers: &[&Buffer]| buffers.iter().map(|b| b.size()).sum();
@@ -287,15 +276,10 @@ impl Plan {
     ) -> Result<Vec<LaunchTime>> {
         let times = gpu.time(&self.launches).await?;
         // The launches of the program lie between two that are not in it.
-        let bytes = |storage: &Storage| match *storage {
-            Storage::Activation(i) => (self.batch * program.activations[i] * 4) as u64,
-            Storage::Weight(i) => weights.get(i).0.size(),
-            _ => 0,
-        };
         let of_program = program.dispatches.iter().map(|d| {
             let kernel = d.at(self.batch).shader.specialised.kernel.name();
-            let moved = std::iter::once(&d.output).chain(&d.inputs).map(bytes).sum();
-            (d.label.as_str(), kernel, self.batch * d.multiply_adds, moved)
+            let bytes = program.bytes(d, self.batch, |weight| weights.get(weight).0.size());
+            (d.label.as_str(), kernel, self.batch * d.multiply_adds, bytes)
         });
         let [first, last] = [Kernel::Precondition, Kernel::Denoise].map(|kernel| (kernel.name(), kernel.name(), 0, 0));
         let about = std::iter::once(first).chain(of_program).chain([last]);
@@ -315,6 +299,35 @@ impl Plan {
     pub(super) fn dispatch_count(&self) -> usize {
         self.launches.len()
     }
+}
+
+/// The launches of `dispatches` over the buffers that `slice` finds, and the buffer of their parameters.
+pub(super) fn bind<'a>(
+    gpu: &Gpu,
+    dispatches: &[Dispatch],
+    batch: usize,
+    slice: impl Fn(Storage) -> Slice<'a>,
+    precision: impl Fn(&Dispatch) -> Precision,
+) -> Result<(Buffer, Vec<Launch>)> {
+    let mut uniforms = vec![0u32; dispatches.len() * UNIFORM_STRIDE / 4];
+    for (row, dispatch) in uniforms.chunks_exact_mut(UNIFORM_STRIDE / 4).zip(dispatches) {
+        let sizes = &dispatch.at(batch).shader.sizes;
+        row[..3].copy_from_slice(&[batch as u32, dispatch.time[0], dispatch.time[1]]);
+        row[3..3 + sizes.len()].copy_from_slice(sizes);
+    }
+    let bytes = (uniforms.len() * 4) as u64;
+    let params = gpu.buffer("the parameters", bytes, Role::Uniform)?;
+    gpu.write(&params, 0, bytemuck::cast_slice(&uniforms));
+
+    let mut launches = Vec::with_capacity(dispatches.len());
+    for (i, dispatch) in dispatches.iter().enumerate() {
+        let uniform = Slice { buffer: &params, offset: (i * UNIFORM_STRIDE) as u64, bytes: PARAMS_BYTES };
+        let mut bound = vec![uniform, slice(dispatch.output)];
+        bound.extend(dispatch.inputs.iter().map(|&input| slice(input)));
+        let Variant { shader, grid, .. } = dispatch.at(batch);
+        launches.push(gpu.launch(&shader.specialised.at(precision(dispatch)), &bound, grid.workgroups(batch))?);
+    }
+    Ok((params, launches))
 }
 
 /// The kernels before and after the network.

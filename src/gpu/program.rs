@@ -16,6 +16,12 @@ pub(super) enum Storage {
     Labels,
     /// Bound where a kernel's input is not used.
     Unused,
+    /// The loss's gradient in the network's result, (B, C, H, W).
+    #[cfg(feature = "gradient")]
+    Outer,
+    /// What the reverse pass holds once for the whole batch: index into its list of lengths.
+    #[cfg(feature = "gradient")]
+    Fixed(usize),
 }
 
 /// One kernel launch.
@@ -116,6 +122,9 @@ pub(super) enum Grid {
     XBatch { x: usize },
     /// (x, y, batch).
     XYBatch { x: usize, y: usize },
+    /// The same for every batch.
+    #[cfg(feature = "gradient")]
+    Fixed { x: usize, y: usize },
 }
 
 impl Grid {
@@ -127,6 +136,8 @@ impl Grid {
             Grid::RowsY { rows, block, y } => [(batch * rows).div_ceil(block), y, 1],
             Grid::XBatch { x } => [x, batch, 1],
             Grid::XYBatch { x, y } => [x, y, batch],
+            #[cfg(feature = "gradient")]
+            Grid::Fixed { x, y } => [x, y, 1],
         }
     }
 }
@@ -148,6 +159,16 @@ pub(super) struct Program {
 }
 
 impl Program {
+    /// Bytes of the activations and weights that a launch reads and writes, each counted once.
+    pub(super) fn bytes(&self, dispatch: &Dispatch, batch: usize, of_weight: impl Fn(usize) -> u64) -> u64 {
+        let bytes = |storage: &Storage| match *storage {
+            Storage::Activation(i) => (batch * self.activations[i] * 4) as u64,
+            Storage::Weight(i) => of_weight(i),
+            _ => 0,
+        };
+        std::iter::once(&dispatch.output).chain(&dispatch.inputs).map(bytes).sum()
+    }
+
     /// Where a tensor of the checkpoint goes.
     pub(super) fn placement(&self, name: &str) -> Option<&Placement> {
         self.placements.iter().find(|(of, _)| of == name).map(|(_, placement)| placement)

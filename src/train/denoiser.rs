@@ -7,18 +7,21 @@ use burn::tensor::{Device, Tensor, TensorData};
 use crate::burn::{Labels, Weights, forward};
 use crate::checkpoint::folder::ModelFolder;
 use crate::consistency::schedule::Scalings;
-use crate::cpu::{CpuGraph, Tape};
 use crate::error::Result;
+use crate::gpu::Gpu;
 use crate::model::config::{SchedulerConfig, UNetConfig};
-use crate::model::unet::{UNet, time_features};
+use crate::model::unet::{Parameter, UNet, time_features};
 use crate::train::losses::column;
+use crate::train::network::{Record, TrainedNetwork};
 use crate::train::optimizer::gradients;
 
 /// The backend of the network and its gradient.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone)]
 pub enum Engine {
     /// [`crate::cpu`]; the loss is computed by burn's flex backend.
     Cpu,
+    /// [`crate::gpu`]; the loss is computed by burn's flex backend, where the weights are updated too.
+    Gpu(Gpu),
     /// burn's autodiff, on the weights' device.
     Burn,
 }
@@ -30,22 +33,27 @@ pub struct Denoiser {
     /// Noise levels and σ_data.
     pub scheduler: SchedulerConfig,
     unet: UNet,
-    graph: Option<CpuGraph>,
+    /// The network where burn does not compute it.
+    network: Option<TrainedNetwork>,
 }
 
 impl Denoiser {
     /// Makes the layers of a network.
-    pub fn new(config: &UNetConfig, scheduler: &SchedulerConfig, engine: Engine) -> Self {
+    pub fn new(config: &UNetConfig, scheduler: &SchedulerConfig, engine: &Engine) -> Self {
         let unet = UNet::new(config);
-        let graph = (engine == Engine::Cpu).then(|| CpuGraph::new(config, &unet));
-        Self { config: config.clone(), scheduler: scheduler.clone(), unet, graph }
+        let network = match engine {
+            Engine::Cpu => Some(TrainedNetwork::on_cpu(config, &unet)),
+            Engine::Gpu(gpu) => Some(TrainedNetwork::on_gpu(config, gpu.clone())),
+            Engine::Burn => None,
+        };
+        Self { config: config.clone(), scheduler: scheduler.clone(), unet, network }
     }
 
     /// Reads a model folder: the denoiser, and its weights as tensors on `device`.
     ///
     /// # Errors
     /// Those of [`ModelFolder`].
-    pub fn read(folder: &Path, engine: Engine, device: &Device) -> Result<(Self, Weights)> {
+    pub fn read(folder: &Path, engine: &Engine, device: &Device) -> Result<(Self, Weights)> {
         let folder = ModelFolder::open(folder)?;
         let denoiser = Self::new(&folder.unet, &folder.scheduler, engine);
         let mut weights = Weights::new();
@@ -74,10 +82,10 @@ impl Denoiser {
         sigma: &[f64],
         labels: &[u32],
     ) -> Tensor<4> {
-        self.precondition(scalings, x, sigma, labels, |input, time, labels| match &self.graph {
+        self.precondition(scalings, x, sigma, labels, |input, time, labels| match &self.network {
             None => self.burn_forward(weights, input, time, labels),
-            Some(graph) => {
-                let output = graph.forward(&flatten(graph, weights), &values(input), time, labels);
+            Some(network) => {
+                let output = network.forward(&self.flatten(weights), &values(input), time, labels);
                 Tensor::from_data(TensorData::new(output, input.dims()), &input.device())
             }
         })
@@ -100,14 +108,14 @@ impl Denoiser {
         sigma: &[f64],
         labels: &[u32],
     ) -> (Tensor<4>, Option<Recorded>) {
-        let Some(graph) = &self.graph else { return (self.call(weights, scalings, x, sigma, labels), None) };
+        let Some(network) = &self.network else { return (self.call(weights, scalings, x, sigma, labels), None) };
         let mut recorded = None;
         let output = self.precondition(scalings, x, sigma, labels, |input, time, labels| {
-            let weights = flatten(graph, weights);
-            let (output, tape) = graph.record(&weights, &values(input), time, labels);
+            let weights = self.flatten(weights);
+            let (output, record) = network.record(&weights, &values(input), time, labels);
             let output = Tensor::<4>::from_data(TensorData::new(output, input.dims()), &input.device());
             let output = output.autodiff().require_grad();
-            recorded = Some(Recorded { weights, tape, output: output.clone() });
+            recorded = Some(Recorded { weights, record, output: output.clone() });
             output
         });
         (output, recorded)
@@ -115,17 +123,31 @@ impl Denoiser {
 
     /// ∂loss/∂weights, for each weight that the loss depends on.
     pub(super) fn gradients(&self, loss: &Tensor<1>, weights: &Weights, recorded: Option<Recorded>) -> Weights {
-        let (Some(graph), Some(Recorded { weights, tape, output })) = (&self.graph, recorded) else {
+        let (Some(network), Some(Recorded { weights, record, output })) = (&self.network, recorded) else {
             return gradients(loss, weights);
         };
         let last = output.grad_remove(&mut loss.backward()).expect("the loss depends on the network");
-        let flat = graph.gradient(&weights, tape, &values(&last));
-        let gradient = |name: &str| {
-            let values = flat[graph.place(name)].to_vec();
-            let length = values.len();
-            Tensor::from_data(TensorData::new(values, [length]), &last.device())
+        let flat = network.gradient(&weights, record, &values(&last));
+        let mut rest = flat.as_slice();
+        let gradient = |p: Parameter| {
+            let (own, others) = rest.split_at(p.shape.iter().product());
+            rest = others;
+            (p.name, Tensor::from_data(TensorData::new(own.to_vec(), [own.len()]), &last.device()))
         };
-        graph.parameters().iter().map(|p| (p.name.clone(), gradient(&p.name))).collect()
+        self.unet.parameters().into_iter().map(gradient).collect()
+    }
+
+    /// The first error of the network's device since the last check; what it computed since is not a number.
+    ///
+    /// # Errors
+    /// [`crate::Error::Gpu`], of a GPU alone.
+    pub(super) fn check(&self) -> Result<()> {
+        self.network.as_ref().map_or(Ok(()), TrainedNetwork::check)
+    }
+
+    /// Weights in the order of the parameters.
+    fn flatten(&self, weights: &Weights) -> Vec<f32> {
+        self.unet.parameters().iter().flat_map(|p| values(&weights[&p.name])).collect()
     }
 
     fn burn_forward(&self, weights: &Weights, input: &Tensor<4>, time: &[f32], labels: &[u32]) -> Tensor<4> {
@@ -157,10 +179,10 @@ impl Denoiser {
     }
 }
 
-/// A forward that [`CpuGraph`] recorded for its gradient.
+/// A forward that was recorded for its gradient.
 pub(super) struct Recorded {
     weights: Vec<f32>,
-    tape: Tape,
+    record: Record,
     /// F's output, a leaf of the loss's autodiff graph.
     output: Tensor<4>,
 }
@@ -169,9 +191,4 @@ pub(super) struct Recorded {
 fn values<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
     let data = tensor.clone().without_autodiff().into_data();
     data.try_to_vec().expect("tensors are f32")
-}
-
-/// Weights in the order of `CpuGraph`.
-fn flatten(graph: &CpuGraph, weights: &Weights) -> Vec<f32> {
-    graph.parameters().iter().flat_map(|p| values(&weights[&p.name])).collect()
 }

@@ -116,7 +116,7 @@ mod tests {
     }"#;
 
     fn critic() -> (Denoiser, CriticState) {
-        let critic = Denoiser::new(&UNetConfig::parse(CONFIG).unwrap(), &SchedulerConfig::default(), Engine::Cpu);
+        let critic = Denoiser::new(&UNetConfig::parse(CONFIG).unwrap(), &SchedulerConfig::default(), &Engine::Cpu);
         let weights = initial_weights(&critic.unet().parameters(), 1, &Device::flex());
         (critic, CriticState::new(weights))
     }

@@ -1,8 +1,8 @@
-//! Training of consistency models and EDM denoisers, on the CPU interpreter's gradients or burn's autodiff.
+//! Training of consistency models and EDM denoisers, on the CPU backend's gradients, the GPU's, or burn's autodiff.
 //!
 //! # Layout
 //! - [`data`]: the formats of training images (`mnist`, `image_folder`, `heroes`, `animals`), read into a [`dataset`].
-//! - [`denoiser`]: the U-Net under its scalings, with gradients; [`teacher`]: a denoiser under guidance.
+//! - [`denoiser`]: the U-Net under its scalings, with gradients, which `network` computes; [`teacher`]: a denoiser under guidance.
 //! - [`objective`]: objectives and their noise levels; `losses`: the losses, each beside its equation; [`dmd`]:
 //!   distribution matching; `ode`: steps of the probability-flow ODE.
 //! - [`trainer`]: one iteration; [`optimizer`]: RAdam, Muon, moving averages; [`initial`]: initial weights.
@@ -25,6 +25,7 @@ mod image_folder;
 pub mod initial;
 mod losses;
 mod mnist;
+mod network;
 pub mod objective;
 mod ode;
 pub mod optimizer;

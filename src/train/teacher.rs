@@ -57,7 +57,7 @@ impl Teacher {
     ///
     /// # Errors
     /// Those of [`Denoiser::read`], and [`Error::Input`] for a guide of another shape.
-    pub fn read(folder: &Path, guide: Option<&Path>, engine: Engine, device: &Device) -> Result<Self> {
+    pub fn read(folder: &Path, guide: Option<&Path>, engine: &Engine, device: &Device) -> Result<Self> {
         let (denoiser, weights) = Denoiser::read(folder, engine, device)?;
         let guide = guide.map(|guide| Denoiser::read(guide, engine, device)).transpose()?;
         let teacher = Self { denoiser, weights, guide };

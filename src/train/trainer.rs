@@ -158,7 +158,7 @@ impl Trainer {
     /// One iteration on `batch` at `progress` in [0, 1]; `generator` draws noise levels and noise. Returns the loss.
     ///
     /// # Errors
-    /// [`Error::Input`] when the loss is not finite; the weights are then as before.
+    /// [`Error::Input`] when the loss is not finite and [`Error::Gpu`] when the device fails; the weights are then as before.
     pub fn step(&mut self, batch: &Batch, generator: &mut Generator, progress: f64) -> Result<f32> {
         let [height, width] = self.denoiser.config.sample_size;
         let shape = [batch.labels.len(), self.denoiser.config.in_channels, height, width];
@@ -173,6 +173,7 @@ impl Trainer {
             labels.iter_mut().filter(dropped).for_each(|label| *label = NO_CLASS);
         }
         let Evaluation { loss, recorded, comparison } = self.loss(&y, &z, &labels, generator, progress);
+        self.check()?;
         let value: f32 = loss.clone().without_autodiff().into_scalar();
         self.critic_loss = comparison.as_ref().map(|c| c.loss);
         let step = self.state.optimizer.step;
@@ -183,6 +184,7 @@ impl Trainer {
         let mut gradients = Weights::new();
         if comparison.is_none() || step >= CRITIC_WARM_UP {
             gradients = self.denoiser.gradients(&loss, &self.state.weights, recorded);
+            self.denoiser.check()?;
         }
         if let (Some(comparison), Some(critic)) = (&comparison, &mut self.state.critic) {
             let lr = self.settings.critic_learning_rate * lr / self.settings.learning_rate;
@@ -195,6 +197,13 @@ impl Trainer {
             moving_average(target, &state.weights, self.settings.recipe.target_decay(progress));
         }
         Ok(value)
+    }
+
+    /// The first error of the networks' devices since the last check.
+    fn check(&self) -> Result<()> {
+        let guide =
+            self.teacher.iter().flat_map(|t| std::iter::once(&t.denoiser).chain(t.guide.as_ref().map(|(d, _)| d)));
+        std::iter::once(&self.denoiser).chain(guide).try_for_each(Denoiser::check)
     }
 
     /// The learning rate at `progress`.

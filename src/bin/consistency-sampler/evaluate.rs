@@ -84,7 +84,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             Box::new(Teacher::read(
                 folder.path(),
                 guide.as_ref().map(ModelFolder::path),
-                Engine::Cpu,
+                &Engine::Cpu,
                 &burn::tensor::Device::flex(),
             )?),
             steps,

@@ -25,7 +25,7 @@ use consistency_sampler::train::objective::{CtSchedule, Recipe, Weighting};
 use consistency_sampler::train::record::Record;
 use consistency_sampler::train::teacher::Teacher;
 use consistency_sampler::train::trainer::{Settings, State, Trainer};
-use consistency_sampler::{Error, Pipeline, Precision, Request, Result};
+use consistency_sampler::{Error, Gpu, Pipeline, Precision, Request, Result};
 use indicatif::ProgressBar;
 
 use crate::console::{note, note_left_out, print};
@@ -197,6 +197,8 @@ enum WeightingName {
 enum DeviceName {
     /// The CPU, by this crate's kernels
     Cpu,
+    /// A GPU through WebGPU, by this crate's kernels
+    Gpu,
     /// The CPU, by burn's autodiff
     Flex,
     /// A GPU through WebGPU, by burn's autodiff (feature `train-wgpu`)
@@ -207,6 +209,7 @@ impl DeviceName {
     fn open(self) -> Result<(Engine, Device)> {
         match self {
             Self::Cpu => Ok((Engine::Cpu, Device::flex())),
+            Self::Gpu => Ok((Engine::Gpu(pollster::block_on(Gpu::request())?), Device::flex())),
             Self::Flex => Ok((Engine::Burn, Device::flex())),
             #[cfg(feature = "train-wgpu")]
             Self::Wgpu => Ok((Engine::Burn, Device::wgpu(burn::tensor::DeviceKind::DefaultDevice))),
@@ -384,7 +387,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     };
     let config = UNetConfig::parse(&unet_json)?;
     let (engine, device) = arguments.device.open()?;
-    let denoiser = Denoiser::new(&config, &SchedulerConfig::parse(&scheduler_json)?, engine);
+    let denoiser = Denoiser::new(&config, &SchedulerConfig::parse(&scheduler_json)?, &engine);
     let data = Source::open(&arguments.data, config.sample_size[0])?;
     note(format_args!("data: {}", data.summary()));
     note_left_out(data.left_out());
@@ -400,7 +403,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
     }
     let guide = guide.as_ref().map(ModelFolder::path);
-    let read_teacher = |folder: &ModelFolder| Teacher::read(folder.path(), guide, engine, &device);
+    let read_teacher = |folder: &ModelFolder| Teacher::read(folder.path(), guide, &engine, &device);
     let teacher = teacher.as_ref().map(read_teacher).transpose()?;
     let mut record = arguments.record(&recipe);
     record.push_config("unet/config.json", &unet_json)?;
@@ -422,7 +425,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         read_state(&state_file, &parameters, of_critic.as_deref(), &device)?
     } else {
         let weights = match &init {
-            Some(folder) => Denoiser::read(folder.path(), engine, &device)?.1,
+            Some(folder) => Denoiser::read(folder.path(), &engine, &device)?.1,
             None => initial_weights(&parameters, arguments.seed, &device),
         };
         State::new(weights, &recipe)

@@ -1,0 +1,131 @@
+//! Times a step of training (forward and gradient) on this machine's GPU beside its forward, and beside the CPU backend, with
+//! random weights.
+//!
+//! ```sh
+//! cargo bench --features gradient --bench gradient -- [mnist | rgb32] [--batch B] [--kernels]
+//! ```
+//!
+//! `--kernels` lists the time of each kernel by the device's own clock.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use consistency_sampler::Result;
+use consistency_sampler::checkpoint::tensor::{Arrival, Rows, f32_bytes};
+use consistency_sampler::consistency::rng::Generator;
+use consistency_sampler::cpu::CpuGraph;
+use consistency_sampler::gpu::{Gpu, GpuGradient, GpuUNet};
+use consistency_sampler::model::config::UNetConfig;
+use consistency_sampler::model::unet::{UNet, time_features};
+use consistency_sampler::network::{ForwardInput, Network};
+
+/// Runs of each case; the median counts.
+const ROUNDS: usize = 5;
+
+/// The shape of weights/mnist.
+const MNIST: &str = r#"{"_class_name": "UNet2DModel", "sample_size": 28, "in_channels": 1, "out_channels": 1,
+    "block_out_channels": [32, 48, 64], "layers_per_block": 1, "attention_head_dim": 16, "norm_num_groups": 16,
+    "down_block_types": ["ResnetDownsampleBlock2D", "ResnetDownsampleBlock2D", "AttnDownBlock2D"],
+    "up_block_types": ["AttnUpBlock2D", "ResnetUpsampleBlock2D", "ResnetUpsampleBlock2D"],
+    "downsample_type": "resnet", "upsample_type": "resnet", "resnet_time_scale_shift": "scale_shift"}"#;
+
+/// 6.8 million parameters, 32×32.
+const RGB32: &str = r#"{"_class_name": "UNet2DModel", "sample_size": 32, "block_out_channels": [64, 128, 128],
+    "layers_per_block": 2, "attention_head_dim": 32, "norm_num_groups": 32,
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"],
+    "up_block_types": ["AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"]}"#;
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    let kernels = arguments.iter().any(|a| a == "--kernels");
+    let after = |flag: &str| arguments.iter().position(|a| a == flag).and_then(|i| arguments.get(i + 1));
+    let batch = after("--batch").map_or(16, |b| b.parse().expect("a batch size"));
+    let gpu = pollster::block_on(Gpu::request())?;
+    println!("{}, {}", gpu.description(), gpu.kernels());
+    let cases = [("mnist", MNIST), ("rgb32", RGB32)];
+    let named = |name: &str| arguments.iter().any(|a| a == name);
+    let all = !cases.iter().any(|(name, _)| named(name));
+    for (name, json) in cases.into_iter().filter(|(name, _)| all || named(name)) {
+        measure(&gpu, name, &UNetConfig::parse(json)?, batch, kernels)?;
+    }
+    Ok(())
+}
+
+fn measure(gpu: &Gpu, name: &str, config: &UNetConfig, batch: usize, kernels: bool) -> Result<()> {
+    let unet = UNet::new(config);
+    let mut normals = Generator::new(0);
+    let [h, w] = config.sample_size;
+    let mut sample = vec![0.0; batch * config.in_channels * h * w];
+    normals.randn(&mut sample);
+    let timestep = vec![100.0; batch];
+    let time = time_features(config, &timestep);
+    let mut weights = Vec::new();
+    let mut sampling = GpuUNet::new(gpu, config)?;
+    for parameter in unet.parameters() {
+        let mut values = vec![0.0; parameter.shape.iter().product()];
+        normals.randn(&mut values);
+        let fan_in: usize = parameter.shape[1..].iter().product();
+        values.iter_mut().for_each(|v| *v /= (fan_in as f32).sqrt());
+        sampling.load(Arrival::Rows(Rows::whole_f32(&parameter.name, &f32_bytes(&values))))?;
+        weights.extend(values);
+    }
+    let mut network = GpuGradient::new(gpu, config)?;
+    let cpu = CpuGraph::new(config, &unet);
+
+    let input = ForwardInput { sample: &sample, timestep: &timestep, class_labels: &[] };
+    let forward = median(|| pollster::block_on(sampling.forward(input)).map(drop))?;
+    let cost = sampling.report().expect("called before");
+    drop(sampling);
+    let step = median(|| {
+        network.load(&weights);
+        pollster::block_on(network.forward(&sample, &time, &[]))?;
+        pollster::block_on(network.gradient(&sample)).map(drop)
+    })?;
+    let recorded = median(|| pollster::block_on(network.forward(&sample, &time, &[])).map(drop))?;
+    let on_cpu = median(|| {
+        let (output, tape) = cpu.record(&weights, &sample, &time, &[]);
+        drop(cpu.gradient(&weights, tape, &output));
+        Ok(())
+    })?;
+    let report = network.report().expect("called before");
+    let per_second = |seconds: f64| batch as f64 / seconds;
+    println!("\n{name}, batch {batch}: {} + {} launches", report.forward_launches, report.reverse_launches);
+    println!("forward    {:9.1} ms, recorded {:.1} ms", 1e3 * forward, 1e3 * recorded);
+    println!("step       {:9.1} ms, {:.2} forwards, {:.1} images/s", 1e3 * step, step / forward, per_second(step));
+    println!("CPU step   {:9.1} ms, {:.1} images/s", 1e3 * on_cpu, per_second(on_cpu));
+    let (all, alive) = (report.activation_bytes, cost.live_bytes);
+    println!(
+        "activations {:.1} MB, {:.2} × a forward's {:.1} MB; weights and gradients {:.1} MB",
+        all as f64 / 1e6,
+        all as f64 / alive as f64,
+        alive as f64 / 1e6,
+        report.weight_bytes as f64 / 1e6
+    );
+    if kernels {
+        let times = pollster::block_on(network.profile())?;
+        let mut by_kernel: BTreeMap<(bool, &str), (usize, usize, f64)> = BTreeMap::new();
+        for (i, time) in times.iter().enumerate() {
+            let sum = by_kernel.entry((i + 2 >= report.forward_launches, time.kernel)).or_default();
+            *sum = (sum.0 + 1, sum.1 + time.multiply_adds, sum.2 + time.nanoseconds);
+        }
+        for ((is_reverse, kernel), (count, products, nanoseconds)) in by_kernel {
+            let pass = if is_reverse { "reverse" } else { "forward" };
+            let rate = 2.0 * products as f64 / nanoseconds;
+            println!("{pass} {count:4} {kernel:18} {:9.2} ms {rate:8.1} GFLOP/s", nanoseconds / 1e6);
+        }
+    }
+    Ok(())
+}
+
+/// Seconds of a call, after one that warms up.
+fn median(mut call: impl FnMut() -> Result<()>) -> Result<f64> {
+    call()?;
+    let mut times = Vec::with_capacity(ROUNDS);
+    for _ in 0..ROUNDS {
+        let begin = Instant::now();
+        call()?;
+        times.push(begin.elapsed().as_secs_f64());
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times[ROUNDS / 2])
+}
