@@ -426,10 +426,16 @@ fn numbers_out_of_range_are_refused_in_one_line() {
     assert!(with(&["--num-inference-steps", "0"]).contains("from 1 to 40"));
 }
 
+/// The commands that are compiled in.
+fn commands() -> impl Iterator<Item = &'static str> {
+    let trainer: &[&str] = if cfg!(feature = "train") { &["train", "evaluate"] } else { &[] };
+    ["sample", "edit", "forward", "convert", "completions"].into_iter().chain(trainer.iter().copied())
+}
+
 #[test]
 fn every_command_has_an_example_of_options_that_it_has() {
     let help = |command: &str| String::from_utf8(run(&[command, "--help"]).stdout).unwrap();
-    for command in ["sample", "edit", "forward", "convert", "train", "evaluate", "completions"] {
+    for command in commands() {
         let text = help(command);
         let (options, example) = text.split_once("\nExample").unwrap_or_else(|| panic!("{command}: {text}"));
         assert!(example.contains(&format!("consistency-sampler {command} ")), "{example}");
@@ -444,7 +450,7 @@ fn shells_get_a_script_that_names_every_command() {
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let ran = run(&["completions", shell]);
         let script = String::from_utf8(ran.stdout).unwrap();
-        for command in ["sample", "edit", "forward", "convert", "train", "evaluate", "completions"] {
+        for command in commands() {
             assert!(script.contains(command), "{shell}: {command}");
         }
     }

@@ -42,6 +42,9 @@ pub fn release(project: &Project, part: &Part) -> Result<()> {
                 "the tag is {tag}, the crate's version {}",
                 project.version
             );
+            let manifest = fs::read_to_string(project.root.join("npm/package.json"))?;
+            let npm = serde_json::from_str::<serde_json::Value>(&manifest)?["version"].clone();
+            ensure!(npm == project.version, "npm/package.json has version {npm}, the crate {}", project.version);
             let changelog = fs::read_to_string(project.root.join("CHANGELOG.md"))?;
             print!("{}", notes(&changelog, &project.version)?);
             Ok(())
@@ -73,21 +76,23 @@ fn publish_npm(project: &Project) -> Command {
     command
 }
 
-/// Runs a rehearsal, which asks the registry; where that cannot be reached, this says so and passes.
+/// Runs a rehearsal, which asks the registry. Where that cannot be reached, or has this version already, as it has until the
+/// next version is begun, this says so and passes.
 fn rehearse(command: &mut Command) -> Result<()> {
+    const UNREACHABLE: &[&str] =
+        &["spurious network error", "Could not resolve host", "ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED"];
+    const PUBLISHED: &[&str] = &["previously published", "already exists"];
     let output = command.output().with_context(|| format!("cannot start {}", shown(command)))?;
     let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
-    if output.status.success() {
-        println!("{}: nothing stands in the way", shown(command));
-        return Ok(());
+    let says = |signs: &[&str]| signs.iter().any(|sign| text.contains(sign));
+    let command = shown(command);
+    match () {
+        () if output.status.success() => println!("{command}: nothing stands in the way"),
+        () if says(UNREACHABLE) => println!("NOT CHECKED: {command}, for the registry does not answer here"),
+        () if says(PUBLISHED) => println!("NOT CHECKED: {command}, for this version is published"),
+        () => bail!("{command} ended with {}:\n{text}", output.status),
     }
-    const UNREACHABLE: [&str; 5] =
-        ["spurious network error", "Could not resolve host", "ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED"];
-    if UNREACHABLE.iter().any(|sign| text.contains(sign)) {
-        println!("NOT CHECKED: {}, for the registry does not answer here", shown(command));
-        return Ok(());
-    }
-    bail!("{} ended with {}:\n{text}", shown(command), output.status)
+    Ok(())
 }
 
 /// Builds the site and the book afresh and puts them together.
