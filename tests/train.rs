@@ -20,7 +20,7 @@ use consistency_sampler::train::objective::{CtSchedule, Recipe, Weighting};
 use consistency_sampler::train::record::Record;
 use consistency_sampler::train::teacher::{Guidance, Teacher};
 use consistency_sampler::train::trainer::{Settings, State, Trainer};
-use consistency_sampler::{Pipeline, Precision, Request, convert};
+use consistency_sampler::{Gpu, Pipeline, Precision, Request, convert};
 
 use consistency_sampler::model::unet::NO_CLASS;
 
@@ -143,19 +143,25 @@ fn a_resumed_run_is_the_uninterrupted_one() {
 }
 
 #[test]
-fn both_engines_take_the_same_steps() {
+fn engines_take_the_same_steps() {
+    let gpu = pollster::block_on(Gpu::request()).unwrap();
     for recipe in [ECT, CT, EDM, CD, DMD] {
-        let [cpu, burn] = [Engine::Cpu, Engine::Burn].map(|engine| {
+        let run = |engine| {
             let mut t = trainer_on(&engine, recipe, start(recipe));
             t.settings.learning_rate = 1e-3;
             (steps(&mut t, 0..4, 8), t)
-        });
-        for (found, expected) in cpu.0.iter().zip(&burn.0) {
-            assert!((found - expected).abs() <= 1e-3 * expected, "{recipe:?}: loss {found}, expected {expected}");
-        }
-        for ((name, found), (_, expected)) in values(&cpu.1.state.weights).iter().zip(values(&burn.1.state.weights)) {
-            let error = found.iter().zip(&expected).map(|(f, e)| (f - e).abs()).fold(0.0, f32::max);
-            assert!(error < 1e-4, "{recipe:?}: {name} is off by {error}");
+        };
+        let cpu = run(Engine::Cpu);
+        for (name, other) in [("burn", run(Engine::Burn)), ("GPU", run(Engine::Gpu(Box::new(gpu.clone()))))] {
+            for (expected, found) in cpu.0.iter().zip(&other.0) {
+                let error = (found - expected).abs();
+                assert!(error <= 1e-3 * expected, "{recipe:?}, {name}: loss {found}, expected {expected}");
+            }
+            let weights = values(&cpu.1.state.weights);
+            for ((of, expected), (_, found)) in weights.iter().zip(values(&other.1.state.weights)) {
+                let error = found.iter().zip(expected).map(|(f, e)| (f - e).abs()).fold(0.0, f32::max);
+                assert!(error < 1e-4, "{recipe:?}, {name}: {of} is off by {error}");
+            }
         }
     }
 }

@@ -21,7 +21,7 @@ pub enum Engine {
     /// [`crate::cpu`]; the loss is computed by burn's flex backend.
     Cpu,
     /// [`crate::gpu`]; the loss is computed by burn's flex backend, where the weights are updated too.
-    Gpu(Gpu),
+    Gpu(Box<Gpu>),
     /// burn's autodiff, on the weights' device.
     Burn,
 }
@@ -43,7 +43,7 @@ impl Denoiser {
         let unet = UNet::new(config);
         let network = match engine {
             Engine::Cpu => Some(TrainedNetwork::on_cpu(config, &unet)),
-            Engine::Gpu(gpu) => Some(TrainedNetwork::on_gpu(config, gpu.clone())),
+            Engine::Gpu(gpu) => Some(TrainedNetwork::on_gpu(config, gpu)),
             Engine::Burn => None,
         };
         Self { config: config.clone(), scheduler: scheduler.clone(), unet, network }

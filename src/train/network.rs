@@ -26,9 +26,15 @@ impl TrainedNetwork {
         Self::Cpu(CpuGraph::new(config, unet))
     }
 
-    pub(super) fn on_gpu(config: &UNetConfig, gpu: Gpu) -> Self {
+    pub(super) fn on_gpu(config: &UNetConfig, gpu: &Gpu) -> Self {
         let [recorded, plain] = [(); 2].map(|()| RefCell::new(None));
-        Self::Gpu(Box::new(OnGpu { gpu, config: config.clone(), recorded, plain, fault: RefCell::new(None) }))
+        Self::Gpu(Box::new(OnGpu {
+            gpu: gpu.clone(),
+            config: config.clone(),
+            recorded,
+            plain,
+            fault: RefCell::new(None),
+        }))
     }
 
     /// The first error that the device has reported since the last call. What was computed since is not a number.

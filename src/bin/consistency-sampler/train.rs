@@ -209,7 +209,7 @@ impl DeviceName {
     fn open(self) -> Result<(Engine, Device)> {
         match self {
             Self::Cpu => Ok((Engine::Cpu, Device::flex())),
-            Self::Gpu => Ok((Engine::Gpu(pollster::block_on(Gpu::request())?), Device::flex())),
+            Self::Gpu => Ok((Engine::Gpu(Box::new(pollster::block_on(Gpu::request())?)), Device::flex())),
             Self::Flex => Ok((Engine::Burn, Device::flex())),
             #[cfg(feature = "train-wgpu")]
             Self::Wgpu => Ok((Engine::Burn, Device::wgpu(burn::tensor::DeviceKind::DefaultDevice))),

@@ -1,9 +1,12 @@
 //! Both passes made ready for one batch size: buffers, bind groups, and the encoding of a step.
 
+use std::time::Instant;
+
 use super::super::device::{Buffer, Gpu, Launch, Role, Slice};
 use super::super::memory::MemoryPlan;
+use super::super::pace::Pace;
 use super::super::plan::{LaunchTime, StepUniform, bind, image_shaders};
-use super::super::program::{Program, Storage};
+use super::super::program::{Dispatch, Program, Storage};
 use super::flat::Flat;
 use super::reverse::Fixed;
 use crate::checkpoint::tensor::Precision;
@@ -26,8 +29,8 @@ pub(super) struct Plan {
     pub(super) activation_bytes: u64,
     /// Bytes of the gradients and of what they are made of.
     pub(super) weight_bytes: u64,
-    forward: Vec<Launch>,
-    reverse: Vec<Launch>,
+    forward: Pass,
+    reverse: Pass,
     /// The batch, (B, C, H, W).
     pub(super) state: Buffer,
     /// The sinusoidal features, (B, C padded to 4).
@@ -41,6 +44,42 @@ pub(super) struct Plan {
     gradient_staging: Buffer,
     /// Buffers that only launches use. They live here because a dropped buffer is destroyed, bound or not.
     _rest: Vec<Buffer>,
+}
+
+/// Launches with their times.
+struct Pass {
+    launches: Vec<Launch>,
+    pace: Pace,
+    /// What tells that a submit is done.
+    fence: Buffer,
+}
+
+impl Pass {
+    fn new(gpu: &Gpu, launches: Vec<Launch>, multiply_adds: impl Iterator<Item = usize>) -> Result<Self> {
+        let fence = gpu.buffer("the end of a submit", 16, Role::Readback)?;
+        Ok(Self { launches, pace: Pace::of(multiply_adds), fence })
+    }
+
+    /// Runs all launches, in submits that are short, one after the other; returns what is then in `from`.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] when the device fails.
+    async fn run(&mut self, gpu: &Gpu, from: &Buffer, staging: &Buffer) -> Result<Vec<f32>> {
+        let mut first = 0;
+        loop {
+            let piece = self.pace.piece(first);
+            first = piece.end;
+            let is_last = first == self.launches.len();
+            let to = if is_last { staging } else { &self.fence };
+            let begin = Instant::now();
+            let index = gpu.submit(&self.launches[piece.clone()], from, to);
+            let values = gpu.read(to, Some(index)).await?;
+            self.pace.measure(piece, begin.elapsed().as_secs_f64());
+            if is_last {
+                return Ok(values);
+            }
+        }
+    }
 }
 
 impl Plan {
@@ -114,6 +153,13 @@ impl Plan {
         forward.push(gpu.launch(&denoise, &end, per_pixel)?);
         gpu.check()?;
 
+        let multiply_adds = |dispatches: &[Dispatch]| -> Vec<usize> {
+            dispatches.iter().map(|dispatch| batch * dispatch.multiply_adds).collect()
+        };
+        let (of_forward, of_reverse) = program.dispatches.split_at(passes.forward);
+        let of_forward = [0].into_iter().chain(multiply_adds(of_forward)).chain([0]);
+        let forward = Pass::new(gpu, forward, of_forward)?;
+        let reverse = Pass::new(gpu, reverse, multiply_adds(of_reverse).into_iter())?;
         let bytes = |buffers: &[Buffer]| buffers.iter().map(Buffer::size).sum::<u64>();
         let (activation_bytes, weight_bytes) = (bytes(&buffers), bytes(&fixed) + gradients.size());
         let mut rest = buffers;
@@ -141,18 +187,16 @@ impl Plan {
     ///
     /// # Errors
     /// [`Error::Gpu`] when the device fails.
-    pub(super) async fn forward(&self, gpu: &Gpu) -> Result<Vec<f32>> {
-        gpu.submit(&self.forward, &self.result, &self.result_staging);
-        gpu.read(&self.result_staging, None).await
+    pub(super) async fn forward(&mut self, gpu: &Gpu) -> Result<Vec<f32>> {
+        self.forward.run(gpu, &self.result, &self.result_staging).await
     }
 
     /// Runs the reverse pass of the last forward; returns the gradients in the order of [`Flat`].
     ///
     /// # Errors
     /// [`Error::Gpu`] when the device fails.
-    pub(super) async fn reverse(&self, gpu: &Gpu) -> Result<Vec<f32>> {
-        gpu.submit(&self.reverse, &self.gradients, &self.gradient_staging);
-        gpu.read(&self.gradient_staging, None).await
+    pub(super) async fn reverse(&mut self, gpu: &Gpu) -> Result<Vec<f32>> {
+        self.reverse.run(gpu, &self.gradients, &self.gradient_staging).await
     }
 
     /// Does a step with a clock reading around every launch, with the inputs of the last one.
@@ -161,9 +205,10 @@ impl Plan {
     /// [`Error::Gpu`] when the device has no clock that can be read.
     pub(super) async fn profile(&self, gpu: &Gpu, program: &Program) -> Result<Vec<LaunchTime>> {
         // The first launch and the last one of the forward are not in the program.
-        let mut times = gpu.time(&self.forward[1..self.forward.len() - 1]).await?;
+        let forward = &self.forward.launches;
+        let mut times = gpu.time(&forward[1..forward.len() - 1]).await?;
         let end = times.last().map_or(0.0, |[_, end]| *end);
-        times.extend(gpu.time(&self.reverse).await?.iter().map(|time| time.map(|t| end + t)));
+        times.extend(gpu.time(&self.reverse.launches).await?.iter().map(|time| time.map(|t| end + t)));
         let timed = program.dispatches.iter().zip(times).map(|(dispatch, [begin, end])| LaunchTime {
             label: dispatch.label.clone(),
             kernel: dispatch.at(self.batch).shader.specialised.kernel.name(),
@@ -177,6 +222,6 @@ impl Plan {
 
     /// Kernel launches of the forward and of the reverse pass.
     pub(super) fn launches(&self) -> [usize; 2] {
-        [self.forward.len(), self.reverse.len()]
+        [self.forward.launches.len(), self.reverse.launches.len()]
     }
 }

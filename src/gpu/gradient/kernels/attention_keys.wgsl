@@ -29,19 +29,23 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     var of_key: array<vec4f, OWNED>;
     var of_value: array<vec4f, OWNED>;
     for (var tile = 0u; tile < params.pixels; tile += TILE) {
-        for (var i = 0u; i < 4u; i++) {
-            let j = min(tile + lane * 4u + i, params.pixels - 1u);
-            let q = (sample + j) * params.pitch + head;
-            let g = (sample + j) * params.heads * HEAD + head;
-            var score = 0.0;
-            var along = 0.0;
-            for (var c = 0u; c < HEAD; c++) {
-                score += dot(input_a[q + c], input_a[k + c]);
-                along += dot(outer[g + c], input_a[v + c]);
-            }
-            let p = exp(score * SCALE - rows[row + j].x);
-            factors[key * TILE + lane * 4u + i] = vec2f(p * (along - rows[row + j].y) * SCALE, p);
+        var scores = vec4f();
+        var alongs = vec4f();
+@for i in 4
+        let j$i = min(tile + lane * 4u + $i, params.pixels - 1u);
+        let q$i = (sample + j$i) * params.pitch + head;
+        let g$i = (sample + j$i) * params.heads * HEAD + head;
+@end
+        for (var c = 0u; c < HEAD; c++) {
+            let mine = input_a[k + c];
+            let own = input_a[v + c];
+            scores += vec4f(dot(mine, input_a[q0 + c]), dot(mine, input_a[q1 + c]), dot(mine, input_a[q2 + c]), dot(mine, input_a[q3 + c]));
+            alongs += vec4f(dot(own, outer[g0 + c]), dot(own, outer[g1 + c]), dot(own, outer[g2 + c]), dot(own, outer[g3 + c]));
         }
+@for i in 4
+        let p$i = exp(scores[$i] * SCALE - rows[row + j$i].x);
+        factors[key * TILE + lane * 4u + $i] = vec2f(p$i * (alongs[$i] - rows[row + j$i].y) * SCALE, p$i);
+@end
         workgroupBarrier();
         for (var i = 0u; i < min(TILE, params.pixels - tile); i++) {
             let factor = factors[key * TILE + i];

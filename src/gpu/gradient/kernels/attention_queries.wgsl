@@ -31,18 +31,22 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
 
     var result: array<vec4f, OWNED>;
     for (var tile = 0u; tile < params.pixels; tile += TILE) {
-        for (var i = 0u; i < 4u; i++) {
-            let j = min(tile + lane * 4u + i, params.pixels - 1u);
-            let k = (sample + j) * params.pitch + params.keys + head;
-            let v = k + params.values - params.keys;
-            var score = 0.0;
-            var along = 0.0;
-            for (var c = 0u; c < HEAD; c++) {
-                score += dot(input_a[q + c], input_a[k + c]);
-                along += dot(outer[g + c], input_a[v + c]);
-            }
-            factors[query * TILE + lane * 4u + i] = exp(score * SCALE - row.x) * (along - row.y) * SCALE;
+        var scores = vec4f();
+        var alongs = vec4f();
+@for i in 4
+        let k$i = (sample + min(tile + lane * 4u + $i, params.pixels - 1u)) * params.pitch + params.keys + head;
+        let v$i = k$i + params.values - params.keys;
+@end
+        for (var c = 0u; c < HEAD; c++) {
+            let mine = input_a[q + c];
+            let own = outer[g + c];
+            scores += vec4f(dot(mine, input_a[k0 + c]), dot(mine, input_a[k1 + c]), dot(mine, input_a[k2 + c]), dot(mine, input_a[k3 + c]));
+            alongs += vec4f(dot(own, input_a[v0 + c]), dot(own, input_a[v1 + c]), dot(own, input_a[v2 + c]), dot(own, input_a[v3 + c]));
         }
+        let four = exp(scores * SCALE - row.x) * (alongs - row.y) * SCALE;
+@for i in 4
+        factors[query * TILE + lane * 4u + $i] = four[$i];
+@end
         workgroupBarrier();
         for (var i = 0u; i < min(TILE, params.pixels - tile); i++) {
             let factor = factors[query * TILE + i];

@@ -54,19 +54,29 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     let count = pixels * params.size;
     let channels = params.groups * params.size;
 
+    // Up to THREADS channels at a time, with several invocations to a channel; those beyond the last whole lane are idle.
     var sum = 0.0;
-    for (var i = thread; i < count; i += THREADS) {
-        sum += load(b, i / params.size, first + i % params.size);
+    for (var begin = 0u; begin < params.size; begin += THREADS) {
+        let width = min(params.size - begin, THREADS);
+        let lanes = THREADS / width;
+        let c = first + begin + thread % width;
+        for (var p = thread / width; p < select(0u, pixels, thread / width < lanes); p += lanes) {
+            sum += load(b, p, c);
+        }
     }
     let mean = total(thread, vec2f(sum, 0.0)).x / f32(count);
     var squares = 0.0;
-    for (var i = thread; i < count; i += THREADS) {
-        let d = load(b, i / params.size, first + i % params.size) - mean;
-        squares += d * d;
+    for (var begin = 0u; begin < params.size; begin += THREADS) {
+        let width = min(params.size - begin, THREADS);
+        let lanes = THREADS / width;
+        let c = first + begin + thread % width;
+        for (var p = thread / width; p < select(0u, pixels, thread / width < lanes); p += lanes) {
+            let d = load(b, p, c) - mean;
+            squares += d * d;
+        }
     }
     let inverse = inverseSqrt(total(thread, vec2f(squares, 0.0)).x / f32(count) + EPS);
 
-    // Up to THREADS channels at a time, with several invocations to a channel; those beyond the last whole lane are idle.
     let planes = b * 6u * params.out_pitch;
     var mine = vec2f();
     for (var begin = 0u; begin < params.size; begin += THREADS) {

@@ -3,6 +3,7 @@
 //
 // Tiling: one invocation makes 8 outputs × 4 · INPUTS inputs × one row of taps in registers, and walks over its share of
 // the rows of all maps, COLUMNS pixels at a time. Neighbouring invocations take neighbouring inputs and the same outputs.
+// The pixels' products are added before they go to the sums, which a software GPU keeps in memory.
 // The sums of the shares are stored one after the other; reduce.wgsl adds them, always in one order.
 // Layout: the gradient lies as the weights do, see conv.wgsl.
 // Traffic: for COLUMNS pixels an invocation reads 2 · COLUMNS gradient vectors and INPUTS · WINDOW input vectors and does
@@ -76,12 +77,18 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
 @for i in WINDOW
             let v$n_$i = inside$i * input[column$i + c$n];
 @end
-@for i in COLUMNS
 @for k in SIDE
 @for j in 4
-            sums[${8*SIDE*n+8*k+2*j}] += v$n_${i*STRIDE+k}[$j] * g$i;
-            sums[${8*SIDE*n+8*k+2*j+1}] += v$n_${i*STRIDE+k}[$j] * h$i;
+            sums[${8*SIDE*n+8*k+2*j}] += vec4f()
+@for i in COLUMNS
+                + v$n_${i*STRIDE+k}[$j] * g$i
 @end
+            ;
+            sums[${8*SIDE*n+8*k+2*j+1}] += vec4f()
+@for i in COLUMNS
+                + v$n_${i*STRIDE+k}[$j] * h$i
+@end
+            ;
 @end
 @end
 @end
