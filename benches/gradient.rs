@@ -8,7 +8,7 @@
 //! `--kernels` lists the time of each kernel by the device's own clock.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use consistency_sampler::Result;
 use consistency_sampler::checkpoint::tensor::{Arrival, Rows, f32_bytes};
@@ -73,20 +73,30 @@ fn measure(gpu: &Gpu, name: &str, config: &UNetConfig, batch: usize, kernels: bo
     let cpu = CpuGraph::new(config, &unet);
 
     let input = ForwardInput { sample: &sample, timestep: &timestep, class_labels: &[] };
-    let forward = median(|| pollster::block_on(sampling.forward(input)).map(drop))?;
-    let cost = sampling.report().expect("called before");
-    drop(sampling);
-    let step = median(|| {
+    // In turn, so that what else the machine does falls on all of them.
+    let [mut forwards, mut recorded, mut steps, mut on_cpu] = [(); 4].map(|()| Vec::with_capacity(ROUNDS));
+    for round in 0..=ROUNDS {
+        let begin = Instant::now();
+        pollster::block_on(sampling.forward(input))?;
+        let forward = begin.elapsed();
+        let begin = Instant::now();
         network.load(&weights);
         pollster::block_on(network.forward(&sample, &time, &[]))?;
-        pollster::block_on(network.gradient(&sample)).map(drop)
-    })?;
-    let recorded = median(|| pollster::block_on(network.forward(&sample, &time, &[])).map(drop))?;
-    let on_cpu = median(|| {
+        let record = begin.elapsed();
+        pollster::block_on(network.gradient(&sample))?;
+        let step = begin.elapsed();
+        let begin = Instant::now();
         let (output, tape) = cpu.record(&weights, &sample, &time, &[]);
         drop(cpu.gradient(&weights, tape, &output));
-        Ok(())
-    })?;
+        let cpu_step = begin.elapsed();
+        // The first round compiles kernels.
+        if round > 0 {
+            let times = [&mut forwards, &mut recorded, &mut steps, &mut on_cpu];
+            times.into_iter().zip([forward, record, step, cpu_step]).for_each(|(all, time)| all.push(time));
+        }
+    }
+    let [forward, recorded, step, on_cpu] = [forwards, recorded, steps, on_cpu].map(median);
+    let cost = sampling.report().expect("called before");
     let report = network.report().expect("called before");
     let per_second = |seconds: f64| batch as f64 / seconds;
     println!("\n{name}, batch {batch}: {} + {} launches", report.forward_launches, report.reverse_launches);
@@ -117,15 +127,8 @@ fn measure(gpu: &Gpu, name: &str, config: &UNetConfig, batch: usize, kernels: bo
     Ok(())
 }
 
-/// Seconds of a call, after one that warms up.
-fn median(mut call: impl FnMut() -> Result<()>) -> Result<f64> {
-    call()?;
-    let mut times = Vec::with_capacity(ROUNDS);
-    for _ in 0..ROUNDS {
-        let begin = Instant::now();
-        call()?;
-        times.push(begin.elapsed().as_secs_f64());
-    }
-    times.sort_by(f64::total_cmp);
-    Ok(times[ROUNDS / 2])
+/// The median in seconds.
+fn median(mut times: Vec<Duration>) -> f64 {
+    times.sort_unstable();
+    times[times.len() / 2].as_secs_f64()
 }

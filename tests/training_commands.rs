@@ -27,7 +27,8 @@ fn scratch(name: &str) -> PathBuf {
             let file = File::create(folder.join(format!("{i}.png"))).unwrap();
             let mut encoder = png::Encoder::new(file, 8, 8);
             encoder.set_color(png::ColorType::Grayscale);
-            let pixels: Vec<u8> = (0..64).map(|p| grey + (p * 7 + i * 13) % 40).collect();
+            let pixels: Vec<u8> =
+                (0..64).map(|p| grey + u8::wrapping_add(u8::wrapping_mul(p, 7), i * 13) % 40).collect();
             encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
         }
     }
@@ -96,6 +97,22 @@ fn train_on(dir: &Path, data: &str, output: &str, more: &[&str]) -> Vec<String> 
 
 fn words(arguments: &[String]) -> Vec<&str> {
     arguments.iter().map(String::as_str).collect()
+}
+
+#[test]
+fn a_run_on_a_gpu_has_the_losses_of_one_on_the_cpu() {
+    let dir = scratch("train-gpu");
+    let losses = |device: &str| -> Vec<f64> {
+        let more = ["--iterations", "4", "--device", device];
+        succeed(&words(&train_on(&dir, "data", device, &more)));
+        let csv = fs::read_to_string(dir.join(device).join("training/loss.csv")).unwrap();
+        csv.lines().skip(1).map(|line| line.split(',').nth(2).unwrap().parse().unwrap()).collect()
+    };
+    let (cpu, gpu) = (losses("cpu"), losses("gpu"));
+    assert_eq!((cpu.len(), gpu.len()), (4, 4));
+    for (found, expected) in gpu.iter().zip(&cpu) {
+        assert!((found - expected).abs() <= 1e-3 * expected, "found {gpu:?}, expected {cpu:?}");
+    }
 }
 
 #[test]

@@ -406,19 +406,19 @@ impl Fusion<'_> {
         assert_eq!((layer.kernel, source.parts.len()), (3, 1), "conv.wgsl is 3×3 over one map");
         assert_ne!(source.resample, DOWN, "the network has no convolution of a downsampled map");
         let launch = Launch::conv(node, input, layer, source.resample);
-        self.layer(id, &layer.name, &source, epilogue, launch);
+        self.layer(id, &layer.name, node.channels, &source, epilogue, launch);
     }
 
     fn gemm(&mut self, id: NodeId, root: NodeId, name: &str, epilogue: &Epilogue) {
         let node = &self.graph.nodes[root];
         let source = self.source(node.inputs[0]);
         assert_eq!(source.resample, SAME, "the network has no pointwise layer on a resampled map");
-        self.layer(id, name, &source, epilogue, Launch::pointwise(node));
+        self.layer(id, name, node.channels, &source, epilogue, Launch::pointwise(node));
     }
 
     /// One convolution or linear layer with its epilogue; `id` is the node of the result.
-    fn layer(&mut self, id: NodeId, name: &str, source: &Source, epilogue: &Epilogue, launch: Launch) {
-        let channels = Channels::dense(self.graph.nodes[id].channels);
+    fn layer(&mut self, id: NodeId, name: &str, channels: usize, source: &Source, epilogue: &Epilogue, launch: Launch) {
+        let channels = Channels::dense(channels);
         let order = Order::Tiles { input: source.channels(), output: channels.clone(), side: launch.side };
         let weights = self.product_weights(&[(name, order)]);
         let columns = channels.padded();

@@ -40,7 +40,7 @@ impl MemoryPlan {
             let length = program.activations[a].next_multiple_of(GRAIN);
             let fits = |pool: usize| {
                 let rivals = || placed.iter().filter(move |(_, place)| place.pool == pool);
-                if rivals().any(|&(b, _)| neighbours[a].contains(&b)) {
+                if rivals().any(|&(b, _)| neighbours.get(a).is_some_and(|of| of.contains(&b))) {
                     return None;
                 }
                 let [made, last] = lifetimes[a];
@@ -77,12 +77,17 @@ impl MemoryPlan {
 /// For each activation those that a launch makes of it, or it of them.
 fn neighbours(program: &Program) -> Vec<Vec<usize>> {
     let mut neighbours = vec![Vec::new(); program.activations.len()];
+    let mut add = |to: Storage, other: Storage| {
+        if let (Storage::Activation(a), Storage::Activation(b)) = (to, other)
+            && let Some(of) = neighbours.get_mut(a)
+        {
+            of.push(b);
+        }
+    };
     for dispatch in &program.dispatches {
         for &input in &dispatch.inputs {
-            if let (Storage::Activation(a), Storage::Activation(b)) = (dispatch.output, input) {
-                neighbours[a].push(b);
-                neighbours[b].push(a);
-            }
+            add(dispatch.output, input);
+            add(input, dispatch.output);
         }
     }
     neighbours

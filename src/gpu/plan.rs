@@ -150,8 +150,6 @@ impl Plan {
 
         let precision =
             |dispatch: &Dispatch| dispatch.weight().map_or_else(Precision::default, |buffer| weights.get(buffer).1);
-        let (params, of_program) = bind(gpu, &program.dispatches, batch, slice, precision)?;
-
         let [precondition, denoise] = image_shaders(config);
         let per_pixel = [pixels.div_ceil(64), batch, 1];
         let whole_step = Slice::whole(&step);
@@ -159,7 +157,7 @@ impl Plan {
             [program.sample, program.result].map(|s| slice(s.expect("a lowered program has both ends")));
         let first = [whole_step, sample, Slice::whole(&state)];
         let mut launches = vec![gpu.launch(&precondition, &first, per_pixel)?];
-        launches.extend(of_program);
+        let params = bind(gpu, &program.dispatches, batch, slice, precision, &mut launches)?;
         let last = [whole_step, Slice::whole(&denoised), result, Slice::whole(&state)];
         launches.push(gpu.launch(&denoise, &last, per_pixel)?);
         let held = |buffers: &[&Buffer]| buffers.iter().map(|b| b.size()).sum();
@@ -301,14 +299,15 @@ impl Plan {
     }
 }
 
-/// The launches of `dispatches` over the buffers that `slice` finds, and the buffer of their parameters.
+/// Adds the launches of `dispatches` over the buffers that `slice` finds; returns the buffer of their parameters.
 pub(super) fn bind<'a>(
     gpu: &Gpu,
     dispatches: &[Dispatch],
     batch: usize,
     slice: impl Fn(Storage) -> Slice<'a>,
     precision: impl Fn(&Dispatch) -> Precision,
-) -> Result<(Buffer, Vec<Launch>)> {
+    launches: &mut Vec<Launch>,
+) -> Result<Buffer> {
     let mut uniforms = vec![0u32; dispatches.len() * UNIFORM_STRIDE / 4];
     for (row, dispatch) in uniforms.chunks_exact_mut(UNIFORM_STRIDE / 4).zip(dispatches) {
         let sizes = &dispatch.at(batch).shader.sizes;
@@ -319,7 +318,6 @@ pub(super) fn bind<'a>(
     let params = gpu.buffer("the parameters", bytes, Role::Uniform)?;
     gpu.write(&params, 0, bytemuck::cast_slice(&uniforms));
 
-    let mut launches = Vec::with_capacity(dispatches.len());
     for (i, dispatch) in dispatches.iter().enumerate() {
         let uniform = Slice { buffer: &params, offset: (i * UNIFORM_STRIDE) as u64, bytes: PARAMS_BYTES };
         let mut bound = vec![uniform, slice(dispatch.output)];
@@ -327,7 +325,7 @@ pub(super) fn bind<'a>(
         let Variant { shader, grid, .. } = dispatch.at(batch);
         launches.push(gpu.launch(&shader.specialised.at(precision(dispatch)), &bound, grid.workgroups(batch))?);
     }
-    Ok((params, launches))
+    Ok(params)
 }
 
 /// The kernels before and after the network.

@@ -25,7 +25,8 @@ use flat::Flat;
 use plan::{Passes, Plan};
 use reverse::{Fixed, append, permit_no_class};
 
-/// The U-Net's forward and its gradient as a static plan on a GPU. It has the interface of [`crate::cpu::CpuGraph`].
+/// The U-Net's forward and its gradient as a static plan on a GPU. Weights and gradients are flat, in the order of
+/// `UNet::parameters`, as those of the CPU backend.
 pub struct GpuGradient {
     gpu: Gpu,
     config: UNetConfig,

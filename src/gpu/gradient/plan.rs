@@ -139,16 +139,14 @@ impl Plan {
             Storage::Fixed(i) if i >= Fixed::GRADIENTS => flat.slice(&gradients, i - Fixed::GRADIENTS),
             Storage::Fixed(i) => Slice::whole(&fixed[i]),
         };
-        let (params, mut of_program) = bind(gpu, &program.dispatches, batch, slice, |_| Precision::F32)?;
-        let reverse = of_program.split_off(passes.forward);
-
         let [precondition, denoise] = image_shaders(config);
         let per_pixel = [pixels.div_ceil(64), batch, 1];
         let whole_step = Slice::whole(&step);
         let [first, last] =
             [program.sample, program.result].map(|s| slice(s.expect("a lowered program has both ends")));
         let mut forward = vec![gpu.launch(&precondition, &[whole_step, first, Slice::whole(&state)], per_pixel)?];
-        forward.extend(of_program);
+        let params = bind(gpu, &program.dispatches, batch, slice, |_| Precision::F32, &mut forward)?;
+        let reverse = forward.split_off(1 + passes.forward);
         let end = [whole_step, Slice::whole(&result), last, Slice::whole(&state)];
         forward.push(gpu.launch(&denoise, &end, per_pixel)?);
         gpu.check()?;
