@@ -7,7 +7,7 @@ mod flat;
 pub(super) mod kernels;
 mod plan;
 mod reverse;
-#[cfg(test)]
+#[cfg(all(test, feature = "cpu"))]
 mod tests;
 
 use std::collections::HashMap;
@@ -89,7 +89,10 @@ impl GpuGradient {
             first = end;
         }
         let flat = Flat::new(&program, &parameters)?;
-        let weights = gpu.buffer("the weights", flat.bytes(), Role::Input)?;
+        for &floats in &program.weights {
+            gpu.fits("a weight", floats as u64 * 4, Role::Input)?;
+        }
+        let weights = gpu.buffer("the weights", flat.bytes(), Role::Parts)?;
         gpu.check()?;
         Ok(Self {
             gpu: gpu.clone(),
