@@ -35,6 +35,8 @@ pub struct GpuGradient {
     program: Program,
     /// Launches of the forward, which come first.
     forward: usize,
+    /// Floats per sample of the forward's activations.
+    forward_floats: usize,
     /// As in [`Fixed::lengths`].
     lengths: Vec<usize>,
     flat: Flat,
@@ -49,6 +51,8 @@ pub struct GradientReport {
     pub forward_launches: usize,
     /// Launches of the reverse pass.
     pub reverse_launches: usize,
+    /// Bytes of all activations of the forward, most of which the gradient reads.
+    pub forward_bytes: u64,
     /// Bytes of the buffers that the values and gradients of both passes share.
     pub activation_bytes: u64,
     /// Bytes of weights, their gradients and what these are made of.
@@ -76,6 +80,7 @@ impl GpuGradient {
     fn of_program(gpu: &Gpu, config: &UNetConfig, mut program: Program, choice: Option<Choice>) -> Result<Self> {
         permit_no_class(&mut program);
         let forward = program.dispatches.len();
+        let forward_floats = program.activations.iter().sum();
         let lengths = match choice {
             Some(choice) => append(&mut program, choice, config.out_channels).lengths,
             None => Fixed::none().lengths,
@@ -101,6 +106,7 @@ impl GpuGradient {
             places,
             program,
             forward,
+            forward_floats,
             lengths,
             flat,
             weights,
@@ -203,6 +209,7 @@ impl GpuGradient {
         Some(GradientReport {
             forward_launches,
             reverse_launches,
+            forward_bytes: (plan.batch * self.forward_floats * 4) as u64,
             activation_bytes: plan.activation_bytes,
             weight_bytes: self.weights.size() + plan.weight_bytes,
         })
