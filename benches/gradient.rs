@@ -103,13 +103,13 @@ fn measure(gpu: &Gpu, name: &str, config: &UNetConfig, batch: usize, kernels: bo
     println!("forward    {:9.1} ms, recorded {:.1} ms", 1e3 * forward, 1e3 * recorded);
     println!("step       {:9.1} ms, {:.2} forwards, {:.1} images/s", 1e3 * step, step / forward, per_second(step));
     println!("CPU step   {:9.1} ms, {:.1} images/s", 1e3 * on_cpu, per_second(on_cpu));
-    let (all, alive) = (report.activation_bytes, cost.live_bytes);
+    let megabytes = |bytes: u64| bytes as f64 / 1e6;
     println!(
-        "activations {:.1} MB, {:.2} × a forward's {:.1} MB; weights and gradients {:.1} MB",
-        all as f64 / 1e6,
-        all as f64 / alive as f64,
-        alive as f64 / 1e6,
-        report.weight_bytes as f64 / 1e6
+        "activations {:.1} MB; all of a forward {:.1} MB, alive at once {:.1} MB; weights and gradients {:.1} MB",
+        megabytes(report.activation_bytes),
+        megabytes(report.forward_bytes),
+        megabytes(cost.live_bytes),
+        megabytes(report.weight_bytes)
     );
     if kernels {
         let times = pollster::block_on(network.profile())?;

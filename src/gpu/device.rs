@@ -23,6 +23,9 @@ pub(super) enum Role {
     Uniform,
     /// Timestamps.
     Clock,
+    /// Kernels read or write parts of it, each of which is bound alone.
+    #[cfg(feature = "gradient")]
+    Parts,
 }
 
 /// A buffer whose memory is released when it is dropped. Left alone, a browser releases it when it collects garbage.
@@ -207,6 +210,8 @@ impl Gpu {
             Role::Readback => Usage::MAP_READ | Usage::COPY_DST,
             Role::Uniform => Usage::UNIFORM | Usage::COPY_DST,
             Role::Clock => Usage::QUERY_RESOLVE | Usage::COPY_SRC,
+            #[cfg(feature = "gradient")]
+            Role::Parts => Usage::STORAGE | Usage::COPY_SRC | Usage::COPY_DST,
         };
         let size = bytes.max(16);
         let descriptor = wgpu::BufferDescriptor { label: Some(what), size, usage, mapped_at_creation: false };

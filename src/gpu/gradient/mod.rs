@@ -7,7 +7,7 @@ mod flat;
 pub(super) mod kernels;
 mod plan;
 mod reverse;
-#[cfg(test)]
+#[cfg(all(test, feature = "cpu"))]
 mod tests;
 
 use std::collections::HashMap;
@@ -35,6 +35,8 @@ pub struct GpuGradient {
     program: Program,
     /// Launches of the forward, which come first.
     forward: usize,
+    /// Floats per sample of the forward's activations.
+    forward_floats: usize,
     /// As in [`Fixed::lengths`].
     lengths: Vec<usize>,
     flat: Flat,
@@ -49,6 +51,8 @@ pub struct GradientReport {
     pub forward_launches: usize,
     /// Launches of the reverse pass.
     pub reverse_launches: usize,
+    /// Bytes of all activations of the forward, most of which the gradient reads.
+    pub forward_bytes: u64,
     /// Bytes of the buffers that the values and gradients of both passes share.
     pub activation_bytes: u64,
     /// Bytes of weights, their gradients and what these are made of.
@@ -82,6 +86,7 @@ impl GpuGradient {
     fn of_program(gpu: &Gpu, config: &UNetConfig, mut program: Program, choice: Option<Choice>) -> Result<Self> {
         permit_no_class(&mut program);
         let forward = program.dispatches.len();
+        let forward_floats = program.activations.iter().sum();
         let lengths = match choice {
             Some(choice) => append(&mut program, choice, config.out_channels).lengths,
             None => Fixed::none().lengths,
@@ -95,7 +100,10 @@ impl GpuGradient {
             first = end;
         }
         let flat = Flat::new(&program, &parameters)?;
-        let weights = gpu.buffer("the weights", flat.bytes(), Role::Input)?;
+        for &floats in &program.weights {
+            gpu.fits("a weight", floats as u64 * 4, Role::Input)?;
+        }
+        let weights = gpu.buffer("the weights", flat.bytes(), Role::Parts)?;
         gpu.check()?;
         Ok(Self {
             gpu: gpu.clone(),
@@ -104,6 +112,7 @@ impl GpuGradient {
             places,
             program,
             forward,
+            forward_floats,
             lengths,
             flat,
             weights,
@@ -206,6 +215,7 @@ impl GpuGradient {
         Some(GradientReport {
             forward_launches,
             reverse_launches,
+            forward_bytes: (plan.batch * self.forward_floats * 4) as u64,
             activation_bytes: plan.activation_bytes,
             weight_bytes: self.weights.size() + plan.weight_bytes,
         })

@@ -115,7 +115,7 @@ impl Plan {
         gpu.write(&step, 0, bytemuck::bytes_of(&bare));
         let unused = gpu.buffer("an unused input", 16, Role::Scratch)?;
         let bytes = if passes.forward < program.dispatches.len() { flat.bytes() } else { 0 };
-        let gradients = gpu.buffer("the gradients", bytes, Role::Result)?;
+        let gradients = gpu.buffer("the gradients", bytes, Role::Parts)?;
         let gradient_staging = gpu.buffer("the gradients", bytes, Role::Readback)?;
         let fixed = passes.lengths[..Fixed::GRADIENTS].iter();
         let fixed: Vec<Buffer> = fixed

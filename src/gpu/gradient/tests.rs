@@ -165,6 +165,25 @@ fn gradients_by_tiled_products_are_the_cpu_backends() {
 }
 
 #[test]
+fn small_buffers_hold_the_same_gradient() {
+    let mut gpu = pollster::block_on(Gpu::open()).unwrap();
+    let (_, config) = awkward().next().unwrap();
+    let mut network = GpuGradient::new(&gpu, &config).unwrap();
+    let call = Call::new(&config, network.parameters(), 3);
+    let whole = call.on_gpu(&mut network);
+    let longest = network.program.activations.iter().chain(&network.lengths).max().unwrap();
+    assert!(network.flat.bytes() > 4 * *longest as u64);
+    gpu.lower_limits(3 * 4 * longest.next_multiple_of(64) as u64, u32::MAX);
+    let mut network = GpuGradient::new(&gpu, &config).unwrap();
+    assert!(call.on_gpu(&mut network) == whole);
+    gpu.lower_limits(3 * 4 * *longest as u64 / 4, u32::MAX);
+    let mut network = GpuGradient::new(&gpu, &config).unwrap();
+    network.load(&call.weights);
+    let error = pollster::block_on(network.forward(&call.sample, &call.time, &call.labels)).unwrap_err().to_string();
+    assert!(error.contains("needs a buffer of"), "{error}");
+}
+
+#[test]
 fn gradients_are_finite_differences() {
     let gpu = pollster::block_on(Gpu::open()).unwrap();
     let (_, config) = awkward().next().unwrap();
