@@ -88,10 +88,9 @@ test("the page shows a bar while a network call takes longer than a second, and 
 });
 
 test("the element shows a bar while a network call takes longer than a second, and no longer", async () => {
+  await page.addScriptTag({ type: "module", url: "/define.js" });
   const { seen, status } = await page.evaluate(async (count) => {
-    await import("/define.js");
-    const element = document.createElement("consistency-sampler");
-    Object.assign(element, { innerHTML: "" });
+    const element = /** @type {any} */ (document.createElement("consistency-sampler"));
     for (const [name, value] of Object.entries({ model: "/weights/mnist/", count, steps: 1, seed: 1, device: "gpu" }))
       element.setAttribute(name, String(value));
     document.body.append(element);

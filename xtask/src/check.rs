@@ -108,8 +108,8 @@ impl Stage {
                 clippy(&wasm::LIBRARY)?;
                 clippy(&wasm::LIBRARY_CPU)?;
                 // A workspace of its own, whose targets only a nightly compiler can run.
-                let fuzz = project.target.join("fuzz");
-                run(cargo().args(["check", "--manifest-path", "fuzz/Cargo.toml", "--target-dir"]).arg(fuzz))?;
+                let fuzz = ["check", "--manifest-path", "fuzz/Cargo.toml", "--target-dir"];
+                run(cargo().args(fuzz).arg(&project.target))?;
                 let documentation = ["doc", "--no-deps", "--lib", "--features", "png"];
                 run(cargo().args(documentation).env("RUSTDOCFLAGS", "-D warnings"))
             }
