@@ -3,6 +3,7 @@
 mod common;
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use safetensors::SafeTensors;
 
@@ -113,6 +114,20 @@ fn sample_is_diffusers_pipeline() {
         assert!((f32::from(found) - expected).abs() <= 0.8, "sample {b} at {y}, {x}: {found}, expected {expected}");
     }
     assert_eq!(pixels[40 * 56 + 40], 0);
+}
+
+#[test]
+fn samples_without_an_output_take_a_free_name_beside_the_caller() {
+    let dir = scratch("free-name");
+    for name in ["samples-7.png", "samples-7-2.png"] {
+        let model = goldens().join("mnist-shape");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_consistency-sampler"));
+        command.current_dir(&dir).args(["sample", "--device", "cpu", "--model", str(&model), "--seed", "7"]);
+        let ran = command.output().unwrap();
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        assert!(String::from_utf8_lossy(&ran.stdout).starts_with(&format!("{name}: ")), "{ran:?}");
+        assert!(dir.join(name).is_file());
+    }
 }
 
 #[test]

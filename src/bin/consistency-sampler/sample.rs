@@ -52,9 +52,17 @@ pub struct Arguments {
     #[arg(long, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     columns: Option<usize>,
 
-    /// A .png (a grid of the samples) or a .safetensors (`images` [B,C,H,W] in [0,1])
+    /// A .png (a grid of the samples) or a .safetensors (`images` [B,C,H,W] in [0,1]) [default: samples-SEED.png, or the next
+    /// such name that is free]
     #[arg(long, value_name = "FILE")]
-    output: PathBuf,
+    output: Option<PathBuf>,
+}
+
+/// The first of `samples-7.png`, `samples-7-2.png`, … that is not there.
+fn free_name(seed: u64) -> PathBuf {
+    let names = (2..).map(|n| format!("samples-{seed}-{n}.png"));
+    let mut names = std::iter::once(format!("samples-{seed}.png")).chain(names).map(PathBuf::from);
+    names.find(|name| !name.exists()).expect("some name is free")
 }
 
 /// PyTorch takes seeds from −2⁶³ to 2⁶⁴ − 1 and lets negative ones wrap around.
@@ -64,7 +72,8 @@ pub fn seed(text: &str) -> std::result::Result<u64, String> {
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let file = PictureFile::of(&arguments.output)?;
+    let output = arguments.output.clone().unwrap_or_else(|| free_name(arguments.seed));
+    let file = PictureFile::of(&output)?;
     let folder = arguments.model.folder(&arguments.precision)?;
     let own = Noise::Seed(arguments.seed);
     let noise = match arguments.blend_seed.zip(arguments.blend_amount) {
@@ -82,7 +91,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let schedule = request.schedule(&folder.scheduler)?;
     let labels = request.labels(&folder.unet)?;
     drop(request.noise.generator(1, 1)?);
-    arguments.model.check_output(&folder, &arguments.output)?;
+    arguments.model.check_output(&folder, &output)?;
 
     let mut pipeline = arguments.model.pipeline(&folder)?;
     let bar = ProgressBar::new(schedule.steps.len() as u64)
@@ -99,9 +108,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let shape = [request.batch, folder.unet.in_channels, height, width];
     let square = || (1..).find(|n| n * n >= request.batch).expect("some square is large enough");
     let columns = arguments.columns.unwrap_or_else(square);
-    file.write(&arguments.output, shape, columns, &samples)?;
+    file.write(&output, shape, columns, &samples)?;
     let classes = if labels.is_empty() { String::new() } else { format!(", classes {labels:?}") };
     let (calls, seconds) = (schedule.steps.len(), begin.elapsed().as_secs_f64());
-    let (output, batch) = (arguments.output.display(), request.batch);
+    let (output, batch) = (output.display(), request.batch);
     print(format_args!("{output}: {batch} × {calls} network calls in {seconds:.2} s{classes}"))
 }
