@@ -38,7 +38,7 @@ impl Gpu {
     /// # Errors
     /// [`crate::Error::Gpu`] when there is no adapter or it refuses a device.
     pub async fn request() -> Result<Self> {
-        tuning::tuned(Self::open().await?).await
+        Ok(tuning::tuned(Self::open().await?).await)
     }
 
     /// The device once for each kind of kernels that the trial knows, for measurements.

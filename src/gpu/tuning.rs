@@ -64,17 +64,16 @@ const HALF_COUNTS: bool = cfg!(target_arch = "wasm32");
 /// How many times as fast as the best in single precision one in half precision must be, to be worth its rounding.
 const WORTH: f64 = 1.25;
 
-/// The device with the fastest kernels that compute correctly on it; those that run everywhere when the trial fails.
-///
-/// # Errors
-/// [`crate::Error::Gpu`] when the device was lost.
-pub(super) async fn tuned(mut gpu: Gpu) -> Result<Gpu> {
+/// The device with the fastest kernels that compute correctly on it; those that run everywhere when the trial fails. A device
+/// that was lost meanwhile says so at its next use.
+pub(super) async fn tuned(mut gpu: Gpu) -> Gpu {
     match choose(&gpu).await {
         Ok(choice) => gpu.choice = choice,
-        Err(error) if !gpu.clear_errors() => return Err(error),
-        Err(_) => {}
+        Err(_) => {
+            gpu.clear_errors();
+        }
     }
-    Ok(gpu)
+    gpu
 }
 
 async fn choose(gpu: &Gpu) -> Result<Choice> {
