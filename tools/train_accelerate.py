@@ -268,7 +268,7 @@ def main():
     arguments = parse()
     logging.disable_progress_bar()
     torch.manual_seed(arguments.seed)
-    network = load(UNet2DModel, arguments.init, "unet") if arguments.init else new_network(arguments.config)
+    network = load(UNet2DModel, arguments.init, "unet").float() if arguments.init else new_network(arguments.config)
     channels, size, classes = shape(network).values()
     height, width = (size, size) if isinstance(size, int) else size
     data = Images(arguments.data, channels, (width, height))
@@ -277,7 +277,7 @@ def main():
     scheduler = CMStochasticIterativeScheduler()
     if arguments.init:
         scheduler = load(CMStochasticIterativeScheduler, arguments.init, "scheduler")
-    teacher = load(UNet2DModel, arguments.teacher, "unet") if arguments.teacher else None
+    teacher = load(UNet2DModel, arguments.teacher, "unet").float() if arguments.teacher else None
     if teacher is not None and shape(teacher) != shape(network):
         fail(f"{arguments.teacher}: expected a teacher of {shape(network)}, found {shape(teacher)}")
 
@@ -328,7 +328,7 @@ def main():
             try:
                 y, labels = (tensor.to(device, non_blocking=True) for tensor in next(loader))
             except (OSError, ValueError) as e:
-                fail(str(e).splitlines()[-1], everywhere=True)
+                fail(str(e).splitlines()[-1].removeprefix("ValueError: "), everywhere=True)
             # Random numbers are a function of the seed and of where the run is, so that a resumed run draws the same.
             numbers = random.Random(f"{arguments.seed} {k} {part} {rank}")
             torch.manual_seed(numbers.getrandbits(63))
