@@ -12,6 +12,8 @@
 //!
 //! GPU clocks are read inside of one submit, which a harness that times closures from outside cannot do.
 
+mod shapes;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -23,32 +25,13 @@ use consistency_sampler::model::unet::UNet;
 use consistency_sampler::network::{ForwardInput, Network};
 use consistency_sampler::{CpuUNet, Result};
 use serde_json::{Value, json};
+use shapes::SHAPES;
 
 /// Runs of each case at most; the median counts.
 const ROUNDS: usize = 7;
 
 /// After so long no further run is begun.
 const ENOUGH: Duration = Duration::from_secs(3);
-
-/// The shape of weights/mnist.
-const MNIST: &str = r#"{"_class_name": "UNet2DModel", "sample_size": 28, "in_channels": 1, "out_channels": 1,
-    "block_out_channels": [32, 48, 64], "layers_per_block": 1, "attention_head_dim": 16, "norm_num_groups": 16,
-    "down_block_types": ["ResnetDownsampleBlock2D", "ResnetDownsampleBlock2D", "AttnDownBlock2D"],
-    "up_block_types": ["AttnUpBlock2D", "ResnetUpsampleBlock2D", "ResnetUpsampleBlock2D"],
-    "downsample_type": "resnet", "upsample_type": "resnet", "resnet_time_scale_shift": "scale_shift"}"#;
-
-/// 6.8 million parameters, 32×32.
-const RGB32: &str = r#"{"_class_name": "UNet2DModel", "sample_size": 32, "block_out_channels": [64, 128, 128],
-    "layers_per_block": 2, "attention_head_dim": 32, "norm_num_groups": 32,
-    "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"],
-    "up_block_types": ["AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"]}"#;
-
-/// The published ImageNet-64 consistency model's shape: 296 million parameters.
-const IMAGENET64: &str = r#"{"_class_name": "UNet2DModel", "sample_size": 64, "block_out_channels": [192, 384, 576, 768],
-    "layers_per_block": 3, "attention_head_dim": 64, "norm_num_groups": 32, "num_class_embeds": 1000,
-    "down_block_types": ["ResnetDownsampleBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"],
-    "up_block_types": ["AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"],
-    "downsample_type": "resnet", "upsample_type": "resnet", "resnet_time_scale_shift": "scale_shift"}"#;
 
 /// One level of 256 channels at 32²: its middle holds the 256 → 256 convolution.
 const CONV256: &str = r#"{"_class_name": "UNet2DModel", "sample_size": 32, "block_out_channels": [256],
@@ -61,8 +44,8 @@ fn main() -> Result<()> {
     let after = |flag: &str| arguments.iter().position(|a| a == flag).and_then(|i| arguments.get(i + 1));
     let batches: Vec<usize> = after("--batch")
         .map_or(vec![1, 16], |list| list.split(',').map(|b| b.parse().expect("a batch size")).collect());
-    let names: Vec<&str> = ["mnist", "rgb32", "imagenet64"].into_iter().filter(|name| is_given(name)).collect();
-    let names = if names.is_empty() { vec!["mnist", "rgb32", "imagenet64"] } else { names };
+    let named: Vec<_> = SHAPES.into_iter().filter(|(name, _)| is_given(name)).collect();
+    let shapes = if named.is_empty() { SHAPES.to_vec() } else { named };
 
     let gpu = pollster::block_on(Gpu::request())?;
     println!("{}, {}", gpu.description(), gpu.kernels());
@@ -84,12 +67,7 @@ fn main() -> Result<()> {
         }
     };
 
-    for name in names {
-        let config = match name {
-            "mnist" => MNIST,
-            "rgb32" => RGB32,
-            _ => IMAGENET64,
-        };
+    for (name, config) in shapes {
         if is_given("--parity") {
             let worst = parity(&gpu, config)?;
             println!("\n{name}: off by {worst:.1e} of the largest value of the CPU's output");

@@ -2,10 +2,12 @@
 //! random weights.
 //!
 //! ```sh
-//! cargo bench --features gradient --bench gradient -- [mnist | rgb32] [--batch B] [--kernels]
+//! cargo bench --features gradient --bench gradient -- [mnist | rgb32 | imagenet64] [--batch B] [--kernels]
 //! ```
 //!
 //! `--kernels` lists the time of each kernel by the device's own clock.
+
+mod shapes;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -18,22 +20,10 @@ use consistency_sampler::gpu::{Gpu, GpuGradient, GpuUNet};
 use consistency_sampler::model::config::UNetConfig;
 use consistency_sampler::model::unet::{UNet, time_features};
 use consistency_sampler::network::{ForwardInput, Network};
+use shapes::SHAPES;
 
 /// Runs of each case; the median counts.
 const ROUNDS: usize = 5;
-
-/// The shape of weights/mnist.
-const MNIST: &str = r#"{"_class_name": "UNet2DModel", "sample_size": 28, "in_channels": 1, "out_channels": 1,
-    "block_out_channels": [32, 48, 64], "layers_per_block": 1, "attention_head_dim": 16, "norm_num_groups": 16,
-    "down_block_types": ["ResnetDownsampleBlock2D", "ResnetDownsampleBlock2D", "AttnDownBlock2D"],
-    "up_block_types": ["AttnUpBlock2D", "ResnetUpsampleBlock2D", "ResnetUpsampleBlock2D"],
-    "downsample_type": "resnet", "upsample_type": "resnet", "resnet_time_scale_shift": "scale_shift"}"#;
-
-/// 6.8 million parameters, 32×32.
-const RGB32: &str = r#"{"_class_name": "UNet2DModel", "sample_size": 32, "block_out_channels": [64, 128, 128],
-    "layers_per_block": 2, "attention_head_dim": 32, "norm_num_groups": 32,
-    "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"],
-    "up_block_types": ["AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"]}"#;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
@@ -42,10 +32,9 @@ fn main() -> Result<()> {
     let batch = after("--batch").map_or(16, |b| b.parse().expect("a batch size"));
     let gpu = pollster::block_on(Gpu::request())?;
     println!("{}, {}", gpu.description(), gpu.kernels());
-    let cases = [("mnist", MNIST), ("rgb32", RGB32)];
-    let named = |name: &str| arguments.iter().any(|a| a == name);
-    let all = !cases.iter().any(|(name, _)| named(name));
-    for (name, json) in cases.into_iter().filter(|(name, _)| all || named(name)) {
+    let named: Vec<_> = SHAPES.into_iter().filter(|(name, _)| arguments.iter().any(|a| a == name)).collect();
+    // The largest takes gigabytes: only where it is named.
+    for &(name, json) in if named.is_empty() { &SHAPES[..2] } else { &named } {
         measure(&gpu, name, &UNetConfig::parse(json)?, batch, kernels)?;
     }
     Ok(())
@@ -58,6 +47,7 @@ fn measure(gpu: &Gpu, name: &str, config: &UNetConfig, batch: usize, kernels: bo
     let mut sample = vec![0.0; batch * config.in_channels * h * w];
     normals.randn(&mut sample);
     let timestep = vec![100.0; batch];
+    let labels = vec![0; if config.num_class_embeds.is_some() { batch } else { 0 }];
     let time = time_features(config, &timestep);
     let mut weights = Vec::new();
     let mut sampling = GpuUNet::new(gpu, config)?;
@@ -72,7 +62,7 @@ fn measure(gpu: &Gpu, name: &str, config: &UNetConfig, batch: usize, kernels: bo
     let mut network = GpuGradient::new(gpu, config)?;
     let cpu = CpuGraph::new(config, &unet);
 
-    let input = ForwardInput { sample: &sample, timestep: &timestep, class_labels: &[] };
+    let input = ForwardInput { sample: &sample, timestep: &timestep, class_labels: &labels };
     // In turn, so that what else the machine does falls on all of them.
     let [mut forwards, mut recorded, mut steps, mut on_cpu] = [(); 4].map(|()| Vec::with_capacity(ROUNDS));
     for round in 0..=ROUNDS {
@@ -81,12 +71,12 @@ fn measure(gpu: &Gpu, name: &str, config: &UNetConfig, batch: usize, kernels: bo
         let forward = begin.elapsed();
         let begin = Instant::now();
         network.load(&weights);
-        pollster::block_on(network.forward(&sample, &time, &[]))?;
+        pollster::block_on(network.forward(&sample, &time, &labels))?;
         let record = begin.elapsed();
         pollster::block_on(network.gradient(&sample))?;
         let step = begin.elapsed();
         let begin = Instant::now();
-        let (output, tape) = cpu.record(&weights, &sample, &time, &[]);
+        let (output, tape) = cpu.record(&weights, &sample, &time, &labels);
         drop(cpu.gradient(&weights, tape, &output));
         let cpu_step = begin.elapsed();
         // The first round compiles kernels.

@@ -1,4 +1,4 @@
-"""Times PyTorch on the shapes of forward.rs: eager and compiled, f32 with TF32 off and on, bf16, on CUDA if there is one.
+"""Times PyTorch on the shapes of shapes/mod.rs: eager and compiled, f32 with TF32 off and on, bf16, on CUDA if there is one.
 
     python benches/pytorch.py [mnist | rgb32 | imagenet64 …] [--batch 1,16] [--json FILE]
 
@@ -20,8 +20,8 @@ ROUNDS = 7
 
 
 def configurations():
-    """The configurations that forward.rs holds, by their names in lower case."""
-    source = Path(__file__).with_name("forward.rs").read_text()
+    """The configurations that shapes/mod.rs holds, by their names in lower case."""
+    source = (Path(__file__).with_name("shapes") / "mod.rs").read_text()
     found = re.findall(r'const (\w+): &str = r#"(.*?)"#;', source, re.DOTALL)
     return {name.lower(): json.loads(text) for name, text in found}
 

@@ -21,7 +21,18 @@ pub struct ForwardInput<'a> {
     pub class_labels: &'a [u32],
 }
 
-impl ForwardInput<'_> {
+impl<'a> ForwardInput<'a> {
+    /// The batch in parts of `size` samples, of which the last may be smaller.
+    #[cfg(any(feature = "gpu", feature = "web-cpu"))]
+    pub(crate) fn parts(self, size: usize) -> impl Iterator<Item = Self> {
+        let of_one = self.sample.len() / self.timestep.len();
+        let parts = self.sample.chunks(size * of_one).zip(self.timestep.chunks(size));
+        parts.enumerate().map(move |(i, (sample, timestep))| {
+            let labels = i * size..i * size + timestep.len();
+            Self { sample, timestep, class_labels: self.class_labels.get(labels).unwrap_or_default() }
+        })
+    }
+
     /// Checks the arguments against the model and returns the batch size.
     ///
     /// # Errors

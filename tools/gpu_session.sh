@@ -18,7 +18,7 @@ prepare() {
     binary=$(cargo bench --no-default-features --features gpu,cpu --bench forward --no-run --message-format=json |
         sed -n 's/.*"executable":"\([^"]*forward[^"]*\)".*/\1/p' | tail -n 1)
     cp "$binary" "$bundle/forward"
-    cp benches/forward.rs benches/pytorch.py "$bundle/"
+    cp -r benches/shapes benches/pytorch.py "$bundle/"
     ls -l "$bundle"
 }
 

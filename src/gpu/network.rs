@@ -4,7 +4,7 @@ use super::device::{Gpu, Role};
 use super::fuse::fuse;
 use super::graph::Graph;
 use super::memory::MemoryPlan;
-use super::plan::{LaunchTime, Plan, Report, StepUniform, image_shaders};
+use super::plan::{LaunchTime, Plan, Report, StepUniform, image_shaders, padded_rows};
 use super::program::{Choice, Products, Program};
 use super::weight_buffers::WeightBuffers;
 use crate::checkpoint::tensor::Arrival;
@@ -207,12 +207,12 @@ impl GpuUNet {
         // Of equal size, as far as possible, for each size has a plan of its own.
         let size = batch.div_ceil(parts);
         let mut result = Vec::with_capacity(x.len());
-        for (x, timestep) in x.chunks(x.len() / batch * size).zip(timestep.chunks(size)) {
-            let begin = result.len() / (x.len() / timestep.len());
-            let end = begin + timestep.len();
-            let labels = labels.get(begin..end).unwrap_or_default();
+        let mut begin = 0;
+        for part in (ForwardInput { sample: x, timestep, class_labels: labels }).parts(size) {
+            let end = begin + part.timestep.len();
             let share = [begin, end].map(|samples| samples as f64 / batch as f64);
-            result.extend(self.call_part(x, timestep, labels, step, share).await?);
+            result.extend(self.call_part(part.sample, part.timestep, part.class_labels, step, share).await?);
+            begin = end;
         }
         Ok(result)
     }
@@ -226,19 +226,12 @@ impl GpuUNet {
         step: StepUniform,
         share: [f64; 2],
     ) -> Result<Vec<f32>> {
-        let dim = self.config.block_out_channels[0];
-        let padded = dim.next_multiple_of(4);
-        let mut time = vec![0.0; timestep.len() * padded];
-        for (row, features) in
-            time.chunks_exact_mut(padded).zip(time_features(&self.config, timestep).chunks_exact(dim))
-        {
-            row[..dim].copy_from_slice(features);
-        }
+        let time = padded_rows(&time_features(&self.config, timestep), self.config.block_out_channels[0]);
         self.make_plan(timestep.len())?;
         let (gpu, plan) = (&self.gpu, self.plan.as_mut().expect("made above"));
         gpu.write(&plan.state, 0, bytemuck::cast_slice(x));
         gpu.write(&plan.labels, 0, bytemuck::cast_slice(labels));
-        gpu.write(&plan.time, 0, bytemuck::cast_slice(&time));
+        gpu.write(&plan.time, 0, bytemuck::cast_slice::<f32, u8>(&time));
         gpu.write(&plan.step, 0, bytemuck::bytes_of(&step));
         match plan.run(gpu, &self.watch, share).await {
             // What is under way comes to its end before the next call begins.

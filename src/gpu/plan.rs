@@ -111,15 +111,7 @@ impl Plan {
     ) -> Result<Self> {
         let [h, w] = config.sample_size;
         let pixels = h * w;
-        let floats = |what: &str, count: usize, role| {
-            let bytes = (batch * count * 4) as u64;
-            // One sample fits, or the network would not have been made.
-            let fewer = |e| match e {
-                Error::Gpu(message) if batch > 1 => Error::Gpu(format!("{message}: try fewer samples at once")),
-                other => other,
-            };
-            gpu.buffer(what, bytes, role).map_err(fewer)
-        };
+        let floats = |what: &str, count: usize, role| batch_buffer(gpu, what, batch, count, role);
         let image = config.in_channels * pixels;
         let state = floats("the noisy batch", image, Role::Input)?;
         let denoised = floats("the denoised batch", image, Role::Result)?;
@@ -132,14 +124,9 @@ impl Plan {
         let fences = [fence()?, fence()?];
         let unused = gpu.buffer("an unused input", 16, Role::Scratch)?;
 
-        let MemoryPlan { places, lengths } = memory;
-        let buffers =
-            lengths.iter().map(|&count| floats("the activations", count, Role::Scratch)).collect::<Result<Vec<_>>>()?;
+        let buffers = activation_buffers(gpu, memory, batch)?;
         let slice = |storage: Storage| match storage {
-            Storage::Activation(i) => {
-                let [offset, bytes] = [places[i].offset, program.activations[i]].map(|n| (batch * n * 4) as u64);
-                Slice { buffer: &buffers[places[i].pool], offset, bytes }
-            }
+            Storage::Activation(i) => activation(&buffers, memory, program, batch, i),
             Storage::Weight(i) => Slice::whole(weights.get(i).0),
             Storage::Time => Slice::whole(&time),
             Storage::Labels => Slice::whole(&labels),
@@ -297,6 +284,50 @@ impl Plan {
     pub(super) fn dispatch_count(&self) -> usize {
         self.launches.len()
     }
+}
+
+/// A buffer of `count` floats for each sample of a batch.
+///
+/// # Errors
+/// [`Error::Gpu`] when the device has none so long; of several samples it says that fewer may do.
+pub(super) fn batch_buffer(gpu: &Gpu, what: &str, batch: usize, count: usize, role: Role) -> Result<Buffer> {
+    // One sample fits, or the network would not have been made.
+    let fewer = |e| match e {
+        Error::Gpu(message) if batch > 1 => Error::Gpu(format!("{message}: try fewer samples at once")),
+        other => other,
+    };
+    gpu.buffer(what, (batch * count * 4) as u64, role).map_err(fewer)
+}
+
+/// The buffers that activations share, at a batch size.
+///
+/// # Errors
+/// Those of [`batch_buffer`].
+pub(super) fn activation_buffers(gpu: &Gpu, memory: &MemoryPlan, batch: usize) -> Result<Vec<Buffer>> {
+    memory.lengths.iter().map(|&count| batch_buffer(gpu, "the activations", batch, count, Role::Scratch)).collect()
+}
+
+/// Where activation `i` lies in these buffers.
+pub(super) fn activation<'a>(
+    buffers: &'a [Buffer],
+    memory: &MemoryPlan,
+    program: &Program,
+    batch: usize,
+    i: usize,
+) -> Slice<'a> {
+    let place = &memory.places[i];
+    let [offset, bytes] = [place.offset, program.activations[i]].map(|n| (batch * n * 4) as u64);
+    Slice { buffer: &buffers[place.pool], offset, bytes }
+}
+
+/// Rows of `dim` values, each padded with zeros to whole vec4s.
+pub(super) fn padded_rows(values: &[f32], dim: usize) -> Vec<f32> {
+    let padded = dim.next_multiple_of(4);
+    let mut rows = vec![0.0; values.len() / dim * padded];
+    for (row, values) in rows.chunks_exact_mut(padded).zip(values.chunks_exact(dim)) {
+        row[..dim].copy_from_slice(values);
+    }
+    rows
 }
 
 /// Adds the launches of `dispatches` over the buffers that `slice` finds; returns the buffer of their parameters.

@@ -215,14 +215,14 @@ impl Animals {
                 let mean = values().sum::<f64>() / pixels.len() as f64;
                 [mean, (values().map(|v| (v - mean).powi(2)).sum::<f64>() / pixels.len() as f64).sqrt()]
             };
-            let colour = |pixels: &[usize]| [0, 1, 2].map(|c| channel(c, pixels)[0]);
-            let is_in = |palette: &[[f64; 3]], colour: [f64; 3]| {
-                let near = |of: &[f64; 3]| of.iter().zip(colour).all(|(a, b)| (a - b).abs() <= PALETTE_TOLERANCE);
+            let is_in = |palette: &[[f64; 3]], colour: [[f64; 2]; 3]| {
+                let near = |of: &[f64; 3]| of.iter().zip(colour).all(|(a, [b, _])| (a - b).abs() <= PALETTE_TOLERANCE);
                 f64::from(u8::from(palette.iter().any(near)))
             };
-            sums.ground_deviation += [0, 1, 2].map(|c| channel(c, &ground)[1]).iter().sum::<f64>() / 3.0;
-            sums.ground_in_palette += is_in(&self.ground, colour(&ground));
-            sums.fur_in_palette += is_in(&self.fur, colour(&fur));
+            let [ground, fur] = [&ground, &fur].map(|pixels| [0, 1, 2].map(|c| channel(c, pixels)));
+            sums.ground_deviation += ground.iter().map(|[_, deviation]| deviation).sum::<f64>() / 3.0;
+            sums.ground_in_palette += is_in(&self.ground, ground);
+            sums.fur_in_palette += is_in(&self.fur, fur);
         }
         Flatness {
             ground_deviation: sums.ground_deviation / count,

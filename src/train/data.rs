@@ -29,6 +29,25 @@ pub fn has_class_folders(folder: &Path) -> Result<bool> {
     Ok(matches!(Kind::of(folder)?, Kind::Images))
 }
 
+/// Whether a folder of training data holds parts, of which images are composed without end.
+///
+/// # Errors
+/// Those of [`Source::open`] for a folder of no kind.
+pub fn is_composed(folder: &Path) -> Result<bool> {
+    Ok(matches!(Kind::of(folder)?, Kind::Tiles | Kind::Masks))
+}
+
+/// The animals of a folder of masks, at `size` × `size` pixels; none of other data.
+///
+/// # Errors
+/// Those of [`Source::open`].
+pub fn animals(folder: &Path, size: usize) -> Result<Option<Animals>> {
+    match Kind::of(folder)? {
+        Kind::Masks => Animals::open(folder, size).map(Some),
+        _ => Ok(None),
+    }
+}
+
 /// Checks that a model which knows the names of its classes has those of the data, each at its label.
 ///
 /// # Errors
@@ -128,11 +147,6 @@ impl Source {
                 format!("animals of {} kinds, composed as they are drawn", animals.classes().len())
             }
         }
-    }
-
-    /// The animals, if it is they.
-    pub fn animals(&self) -> Option<&Animals> {
-        if let Self::Animals(animals) = self { Some(animals) } else { None }
     }
 
     /// What lies among the images and was not read.

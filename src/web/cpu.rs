@@ -101,7 +101,9 @@ impl Network for YieldingCpuUNet {
         {
             self.helpers = Array::from(&helpers).iter().map(JsCast::unchecked_into).collect();
         }
-        let (own, rest) = split(input, batch.div_ceil(self.helpers.len() + 1));
+        let mut shares = input.parts(batch.div_ceil(self.helpers.len() + 1));
+        let own = shares.next().expect("a batch has samples");
+        let rest: Vec<_> = shares.collect();
         let answers: Vec<_> = rest.iter().zip(&self.helpers).map(|(share, helper)| asked(helper, share)).collect();
         let begin = Instant::now();
         let mut output = self.network.forward(own).await?;
@@ -123,19 +125,6 @@ impl ConsistencyFunction for YieldingCpuUNet {
     async fn denoise(&mut self, x: &[f32], step: &Step, labels: &[u32]) -> Result<Vec<f32>> {
         network::denoise(self, x, step, labels).await
     }
-}
-
-/// The first samples of a batch, and the others in parts of as many.
-fn split(input: ForwardInput<'_>, size: usize) -> (ForwardInput<'_>, Vec<ForwardInput<'_>>) {
-    let of_one = input.sample.len() / input.timestep.len();
-    let mut shares = input.sample.chunks(size * of_one).zip(input.timestep.chunks(size)).enumerate().map(
-        |(i, (sample, timestep))| ForwardInput {
-            sample,
-            timestep,
-            class_labels: input.class_labels.get(i * size..i * size + timestep.len()).unwrap_or_default(),
-        },
-    );
-    (shares.next().expect("a batch has samples"), shares.collect())
 }
 
 /// Asks a helper for its share.

@@ -7,7 +7,7 @@ import path from "node:path";
 import { after, before, test } from "node:test";
 
 import { launch, listen } from "./browser.js";
-import { LOOKS, shoot } from "./page.js";
+import { bright, LOOKS, shoot } from "./page.js";
 import { startServer } from "./server.js";
 
 const ROOT = path.join(import.meta.dirname, "../..");
@@ -112,17 +112,6 @@ async function open(name, look) {
   await visit(name);
   return Object.assign(page, { outside, missing, visit });
 }
-
-/** How many bright pixels each element of a page shows. */
-const bright = (page) =>
-  page.evaluate(() =>
-    [...document.querySelectorAll("consistency-sampler")].map((element) => {
-      const canvas = element.shadowRoot?.querySelector("canvas");
-      if (!canvas?.width || !canvas.height) return 0;
-      const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-      return data.filter((value, i) => i % 4 === 0 && value > 192).length;
-    }),
-  );
 
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 

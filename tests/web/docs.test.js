@@ -6,6 +6,7 @@ import path from "node:path";
 import { test } from "node:test";
 
 import { newPage } from "./browser.js";
+import { bright } from "./page.js";
 import { DIST, startServer } from "./server.js";
 import { useSite } from "./setup.js";
 
@@ -85,12 +86,8 @@ test("a blank HTML file with the README's three lines shows samples", async () =
   const page = await newPage(browser);
   await page.goto(`${server.origin}/mine.html`);
   await page.getByRole("img", { name: /^10 images: seed 6, .*step 2 of 2$/ }).waitFor({ timeout: 240_000 });
-  const bright = await page.evaluate(() => {
-    const canvas = document.querySelector("consistency-sampler").shadowRoot.querySelector("canvas");
-    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-    return data.filter((v, i) => i % 4 === 0 && v > 192).length;
-  });
-  assert.ok(bright > 300, `${bright} bright pixels`);
+  const [pixels] = await bright(page);
+  assert.ok(pixels > 300, `${pixels} bright pixels`);
   assert.deepEqual(page.complaints, []);
   await page.context().close();
 });

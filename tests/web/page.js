@@ -55,6 +55,17 @@ export function greys({ data }) {
   return Array.from({ length: data.length / 4 }, (_, i) => data[4 * i]);
 }
 
+/** How many bright pixels each element of a page shows. */
+export const bright = (page) =>
+  page.evaluate(() =>
+    [...document.querySelectorAll("consistency-sampler")].map((element) => {
+      const canvas = element.shadowRoot?.querySelector("canvas");
+      if (!canvas?.width || !canvas.height) return 0;
+      const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+      return data.filter((value, i) => i % 4 === 0 && value > 192).length;
+    }),
+  );
+
 /** Takes a screenshot of the whole page. */
 export function shoot(page, name) {
   return page.screenshot({ path: path.join(SCREENSHOTS, `${name}.png`), fullPage: true });

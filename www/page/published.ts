@@ -55,20 +55,19 @@ export async function nameClasses(info: ModelInfo): Promise<void> {
   if (names.length === info.numClassEmbeds) info.classNames = names;
 }
 
-/** Why this browser cannot run an architecture; null where it can. */
-async function obstacle({ longest }: Architecture): Promise<string | null> {
-  const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
-  if (!adapter) return "needs WebGPU, which this browser does not offer";
-  const { maxBufferSize, maxStorageBufferBindingSize } = adapter.limits;
-  const most = Math.min(maxBufferSize, maxStorageBufferBindingSize);
+/** Why this browser cannot run an architecture; null where it can. `most` is its GPU's longest buffer, null without one. */
+function obstacle({ longest }: Architecture, most: number | null): string | null {
+  if (most === null) return "needs WebGPU, which this browser does not offer";
   return most < longest ? `needs buffers of ${megabytes(longest)}, this GPU's are of at most ${megabytes(most)}` : null;
 }
 
 /** Fills a list with the cards; `take` is told of the one that was pressed. */
 export async function showPublished(list: HTMLElement, take: (model: string) => void): Promise<void> {
-  const cards = Object.entries(MODELS).map(async ([key, [architecture, how]]) => {
+  const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
+  const most = adapter && Math.min(adapter.limits.maxBufferSize, adapter.limits.maxStorageBufferBindingSize);
+  const cards = Object.entries(MODELS).map(([key, [architecture, how]]) => {
     const { data, size, parameters } = architecture;
-    const why = await obstacle(architecture);
+    const why = obstacle(architecture, most ?? null);
     const [half, single] = [2, 4].map((bytes) => megabytes(bytes * parameters));
     const facts = [
       `${data}, ${size} × ${size}, ${how}`,
@@ -81,5 +80,5 @@ export async function showPublished(list: HTMLElement, take: (model: string) => 
     button.addEventListener("click", () => take(OWNER + key));
     return element("li", {}, button);
   });
-  list.replaceChildren(...(await Promise.all(cards)));
+  list.replaceChildren(...cards);
 }

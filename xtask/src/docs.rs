@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{Project, run, site, tools};
+use crate::{Project, remove, run, site, tools};
 
 /// The version of mdBook.
 const MDBOOK: &str = "0.5.4";
@@ -43,9 +43,7 @@ pub fn build(project: &Project) -> Result<()> {
     }
     let mdbook = tools::cargo_tool(project, "mdbook", MDBOOK, &["--no-default-features", "--features", "search"])?;
     let book = project.target.join(BOOK);
-    if book.exists() {
-        fs::remove_dir_all(&book).with_context(|| format!("cannot empty {}", book.display()))?;
-    }
+    remove(&book)?;
     run(project.command(&mdbook).args(["build", "docs", "--dest-dir"]).arg(&book))?;
     // mdBook copies what is no chapter, its own settings too.
     for file in ["book.toml", "theme/head.hbs", "theme/chapters.css", "theme/keyboard.js"] {

@@ -12,6 +12,7 @@ mod site;
 mod tools;
 mod wasm;
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -81,6 +82,14 @@ impl Project {
         command.current_dir(&self.root);
         command
     }
+}
+
+/// Removes a folder and what is in it, if it is there.
+fn remove(folder: &Path) -> Result<()> {
+    if folder.exists() {
+        fs::remove_dir_all(folder).with_context(|| format!("cannot empty {}", folder.display()))?;
+    }
+    Ok(())
 }
 
 /// Runs a command to its end with its output visible; an error names the command and its exit status.

@@ -7,7 +7,7 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{Project, release, run, site, tools, wasm};
+use crate::{Project, release, remove, run, site, tools, wasm};
 
 /// The npm package's folder below the target folder.
 pub const FOLDER: &str = "npm";
@@ -68,9 +68,7 @@ pub fn assemble(project: &Project) -> Result<()> {
     let folder = project.target.join(FOLDER);
     let compiled = project.target.join(COMPILED);
     for folder in [&folder, &compiled] {
-        if folder.exists() {
-            fs::remove_dir_all(folder).with_context(|| format!("cannot empty {}", folder.display()))?;
-        }
+        remove(folder)?;
     }
     run(tools::typescript(project)?.args(["--project", "www/library", "--outDir"]).arg(&compiled))?;
     let npm = project.root.join("npm");

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Subcommand;
 
-use crate::{Project, docs, package, run, shown, site, tools};
+use crate::{Project, docs, package, remove, run, shown, site, tools};
 
 /// The folder below the target folder that a host of static files serves.
 const PAGES: &str = "pages";
@@ -100,9 +100,7 @@ fn pages(project: &Project) -> Result<()> {
     site::build(project)?;
     docs::build(project)?;
     let pages = project.target.join(PAGES);
-    if pages.exists() {
-        fs::remove_dir_all(&pages).with_context(|| format!("cannot empty {}", pages.display()))?;
-    }
+    remove(&pages)?;
     for (from, to) in
         [(project.root.join(site::DIST), pages.clone()), (project.target.join(docs::BOOK), pages.join(BOOK))]
     {

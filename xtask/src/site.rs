@@ -9,7 +9,7 @@ use consistency_sampler::{ModelFolder, Precision, UNetConfig, convert};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::{Project, run, tools, wasm};
+use crate::{Project, remove, run, tools, wasm};
 
 pub const DIST: &str = "dist";
 
@@ -36,9 +36,7 @@ pub fn build(project: &Project) -> Result<()> {
     wasm::build_cpu(project, &www.join(CPU))?;
 
     let dist = project.root.join(DIST);
-    if dist.exists() {
-        fs::remove_dir_all(&dist).with_context(|| format!("cannot empty {}", dist.display()))?;
-    }
+    remove(&dist)?;
     let (scripts, mut others): (Vec<_>, Vec<_>) = files(&www)?.into_iter().partition(|file| is_script(file));
     others.retain(|file| file.file_name() != Some("tsconfig.json".as_ref()));
     copy_files(&www, &dist, others)?;

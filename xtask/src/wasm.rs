@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use wasm_bindgen_cli_support::Bindgen;
 
 use crate::tools::WASM_TARGET as TARGET;
-use crate::{Project, run, tools};
+use crate::{Project, remove, run, tools};
 
 /// The library's name as a file stem, which the page imports as `pkg/consistency_sampler.js`.
 const NAME: &str = "consistency_sampler";
@@ -114,9 +114,7 @@ fn bind(project: &Project, output: &Path, pkg: &Path, passes: &[&str]) -> Result
 /// Writes the package, its module as the compiler left it, which the script finds beside itself by default or not at all.
 fn generate(output: &Path, pkg: &Path, default_path: bool) -> Result<()> {
     let compiled = output.join(NAME).with_extension("wasm");
-    if pkg.exists() {
-        fs::remove_dir_all(pkg).with_context(|| format!("cannot empty {}", pkg.display()))?;
-    }
+    remove(pkg)?;
     Bindgen::new()
         .input_path(&compiled)
         .web(true)?

@@ -7,7 +7,7 @@ use consistency_sampler::checkpoint::folder::ModelFolder;
 use consistency_sampler::file::check_writable;
 use consistency_sampler::model::config::UNetConfig;
 use consistency_sampler::train::classifier::{Classifier, FEATURES};
-use consistency_sampler::train::data::{Source, check_class_names};
+use consistency_sampler::train::data::{Source, animals, check_class_names, is_composed};
 use consistency_sampler::train::dataset::Dataset;
 use consistency_sampler::train::denoiser::Engine;
 use consistency_sampler::train::evaluation::{Moments, copies, frechet_distance};
@@ -93,7 +93,6 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         None => Sampler::Consistency(Box::new(arguments.model.pipeline(&folder)?)),
     };
     let classifier = classifier(file, &train)?;
-    let source = Source::open(&arguments.data, folder.unet.sample_size[0])?;
 
     let real = classify(&classifier, &train, "training images");
     let held_out = classify(&classifier, &test, "test images");
@@ -104,9 +103,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let found = samples(arguments, &folder, &mut sampler, &classifier, &labels)?;
     let distance = frechet_distance(&Moments::new(&found.features, FEATURES), &moments);
     let dim: usize = train.shape.iter().product();
-    let flatness = source.animals().map(|animals| animals.flatness(&found.images));
+    let flatness = animals(&arguments.data, folder.unet.sample_size[0])?.map(|animals| animals.flatness(&found.images));
     // Of composed pictures the data is all that can be composed: a sample that is one of them is right, and no copy.
-    let copied = (flatness.is_none() && !matches!(source, Source::Heroes(_)))
+    let copied = (!is_composed(&arguments.data)?)
         .then(|| [copies(&found.images, &real.images, dim), copies(&found.features, &real.features, FEATURES)]);
     let accuracy = |c: &Classified| c.right as f64 / c.count as f64;
     let calls = match arguments.edm_steps {

@@ -10,13 +10,10 @@ mod reverse;
 #[cfg(all(test, feature = "cpu"))]
 mod tests;
 
-use std::collections::HashMap;
-use std::ops::Range;
-
 use super::device::{Buffer, Gpu, Role};
 use super::fuse::fuse;
 use super::graph::Graph;
-use super::plan::LaunchTime;
+use super::plan::{LaunchTime, padded_rows};
 use super::program::{Choice, Products, Program};
 use crate::error::Result;
 use crate::model::config::UNetConfig;
@@ -31,7 +28,6 @@ pub struct GpuGradient {
     gpu: Gpu,
     config: UNetConfig,
     parameters: Vec<Parameter>,
-    places: HashMap<String, Range<usize>>,
     program: Program,
     /// Launches of the forward, which come first.
     forward: usize,
@@ -92,13 +88,6 @@ impl GpuGradient {
             None => Fixed::none().lengths,
         };
         let parameters = UNet::new(config).parameters();
-        let mut first = 0;
-        let mut places = HashMap::new();
-        for parameter in &parameters {
-            let end = first + parameter.shape.iter().product::<usize>();
-            places.insert(parameter.name.clone(), first..end);
-            first = end;
-        }
         let flat = Flat::new(&program, &parameters)?;
         for &floats in &program.weights {
             gpu.fits("a weight", floats as u64 * 4, Role::Input)?;
@@ -109,7 +98,6 @@ impl GpuGradient {
             gpu: gpu.clone(),
             config: config.clone(),
             parameters,
-            places,
             program,
             forward,
             forward_floats,
@@ -128,14 +116,6 @@ impl GpuGradient {
     /// Number of values in the flat weights.
     pub fn weight_count(&self) -> usize {
         self.flat.positions.len()
-    }
-
-    /// Where a parameter lies in the flat weights.
-    ///
-    /// # Panics
-    /// When the network has no parameter of that name.
-    pub fn place(&self, name: &str) -> Range<usize> {
-        self.places[name].clone()
     }
 
     /// Takes over all weights, in the order of the parameters.
@@ -168,11 +148,7 @@ impl GpuGradient {
         );
         self.make_plan(batch)?;
         let (gpu, plan) = (&self.gpu, self.plan.as_mut().expect("made above"));
-        let padded = dim.next_multiple_of(4);
-        let mut rows = vec![0.0; batch * padded];
-        rows.chunks_exact_mut(padded)
-            .zip(time.chunks_exact(dim))
-            .for_each(|(row, time)| row[..dim].copy_from_slice(time));
+        let rows = padded_rows(time, dim);
         gpu.write(&plan.state, 0, bytemuck::cast_slice(sample));
         gpu.write(&plan.time, 0, bytemuck::cast_slice::<f32, u8>(&rows));
         gpu.write(&plan.labels, 0, bytemuck::cast_slice(labels));

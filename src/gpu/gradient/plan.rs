@@ -5,12 +5,12 @@ use std::time::Instant;
 use super::super::device::{Buffer, Gpu, Launch, Role, Slice};
 use super::super::memory::MemoryPlan;
 use super::super::pace::Pace;
-use super::super::plan::{LaunchTime, StepUniform, bind, image_shaders};
+use super::super::plan::{LaunchTime, StepUniform, activation, activation_buffers, batch_buffer, bind, image_shaders};
 use super::super::program::{Dispatch, Program, Storage};
 use super::flat::Flat;
 use super::reverse::Fixed;
 use crate::checkpoint::tensor::Precision;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::config::UNetConfig;
 
 /// The launches of both passes.
@@ -96,13 +96,7 @@ impl Plan {
         let [h, w] = config.sample_size;
         let pixels = h * w;
         let program = passes.program;
-        let floats = |what: &str, count: usize, role| {
-            let fewer = |e| match e {
-                Error::Gpu(message) if batch > 1 => Error::Gpu(format!("{message}: try fewer samples at once")),
-                other => other,
-            };
-            gpu.buffer(what, (batch * count * 4) as u64, role).map_err(fewer)
-        };
+        let floats = |what: &str, count: usize, role| batch_buffer(gpu, what, batch, count, role);
         let image = config.in_channels * pixels;
         let state = floats("the batch", image, Role::Input)?;
         let outer = floats("the outer gradient", image, Role::Input)?;
@@ -111,8 +105,7 @@ impl Plan {
         let time = floats("the time features", config.block_out_channels[0].next_multiple_of(4), Role::Input)?;
         let labels = floats("the class labels", 1, Role::Input)?;
         let step = gpu.buffer("the step", size_of::<StepUniform>() as u64, Role::Uniform)?;
-        let bare = StepUniform { clip: 0, c_in: 1.0, c_skip: 0.0, c_out: 1.0 };
-        gpu.write(&step, 0, bytemuck::bytes_of(&bare));
+        gpu.write(&step, 0, bytemuck::bytes_of(&StepUniform::BARE));
         let unused = gpu.buffer("an unused input", 16, Role::Scratch)?;
         let bytes = if passes.forward < program.dispatches.len() { flat.bytes() } else { 0 };
         let gradients = gpu.buffer("the gradients", bytes, Role::Parts)?;
@@ -123,14 +116,10 @@ impl Plan {
             .collect::<Result<_>>()?;
 
         let most = gpu.longest_binding() / (4 * batch);
-        let MemoryPlan { places, lengths } = MemoryPlan::within(program, most);
-        let buffers =
-            lengths.iter().map(|&count| floats("the activations", count, Role::Scratch)).collect::<Result<Vec<_>>>()?;
+        let memory = MemoryPlan::within(program, most);
+        let buffers = activation_buffers(gpu, &memory, batch)?;
         let slice = |storage: Storage| match storage {
-            Storage::Activation(i) => {
-                let [offset, bytes] = [places[i].offset, program.activations[i]].map(|n| (batch * n * 4) as u64);
-                Slice { buffer: &buffers[places[i].pool], offset, bytes }
-            }
+            Storage::Activation(i) => activation(&buffers, &memory, program, batch, i),
             Storage::Weight(i) => flat.slice(weights, i),
             Storage::Time => Slice::whole(&time),
             Storage::Labels => Slice::whole(&labels),

@@ -79,8 +79,8 @@ fn check(gpu: &Gpu, what: &str, config: &UNetConfig, choice: Choice) {
             let layer = parameter.name.rsplit_once('.').unwrap().0;
             let layer = layer.rsplit_once(".to_").map_or(layer, |(attention, _)| attention);
             let of_layer = network.parameters().iter().filter(|p| p.name.starts_with(layer));
-            let scale = largest(of_layer.flat_map(|p| expected_gradient[network.place(&p.name)].iter().copied()));
-            let place = network.place(&parameter.name);
+            let scale = largest(of_layer.flat_map(|p| expected_gradient[cpu.place(&p.name)].iter().copied()));
+            let place = cpu.place(&parameter.name);
             let error = largest(gradient[place.clone()].iter().zip(&expected_gradient[place]).map(|(f, e)| f - e));
             let name = &parameter.name;
             assert!(scale > 0.0, "{what}, batch {batch}: the gradient of {name} is 0");

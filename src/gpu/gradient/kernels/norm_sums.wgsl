@@ -46,6 +46,23 @@ fn total(thread: u32, value: vec2f) -> vec2f {
     return sum;
 }
 
+// A thread's part of Σ d and Σ d² over the group, d = x − origin.
+fn part(b: u32, first: u32, thread: u32, origin: f32) -> vec2f {
+    let pixels = params.in_h * params.in_w;
+    var sums = vec2f();
+    // Up to THREADS channels at a time, with several invocations to a channel; those beyond the last whole lane are idle.
+    for (var begin = 0u; begin < params.size; begin += THREADS) {
+        let width = min(params.size - begin, THREADS);
+        let lanes = THREADS / width;
+        let c = first + begin + thread % width;
+        for (var p = thread / width; p < select(0u, pixels, thread / width < lanes); p += lanes) {
+            let d = load(b, p, c) - origin;
+            sums += vec2f(d, d * d);
+        }
+    }
+    return sums;
+}
+
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
     let first = group.x * params.size;
@@ -54,27 +71,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     let count = pixels * params.size;
     let channels = params.groups * params.size;
 
-    // Up to THREADS channels at a time, with several invocations to a channel; those beyond the last whole lane are idle.
-    var sum = 0.0;
-    for (var begin = 0u; begin < params.size; begin += THREADS) {
-        let width = min(params.size - begin, THREADS);
-        let lanes = THREADS / width;
-        let c = first + begin + thread % width;
-        for (var p = thread / width; p < select(0u, pixels, thread / width < lanes); p += lanes) {
-            sum += load(b, p, c);
-        }
-    }
-    let mean = total(thread, vec2f(sum, 0.0)).x / f32(count);
-    var squares = 0.0;
-    for (var begin = 0u; begin < params.size; begin += THREADS) {
-        let width = min(params.size - begin, THREADS);
-        let lanes = THREADS / width;
-        let c = first + begin + thread % width;
-        for (var p = thread / width; p < select(0u, pixels, thread / width < lanes); p += lanes) {
-            let d = load(b, p, c) - mean;
-            squares += d * d;
-        }
-    }
+    let mean = total(thread, vec2f(part(b, first, thread, 0.0).x, 0.0)).x / f32(count);
+    let squares = part(b, first, thread, mean).y;
     let inverse = inverseSqrt(total(thread, vec2f(squares, 0.0)).x / f32(count) + EPS);
 
     let planes = b * 6u * params.out_pitch;
