@@ -51,12 +51,12 @@ export const loseAt = (type, method, nth) => `${CHANNEL}
   };
 }`;
 
-/** Buffers from the nth on, of at least \`bytes\`, cannot be had: they are invalid, and the device reports it. */
-export const noMemory = (bytes, times = Infinity) => `{
+/** So many buffers, of at least \`bytes\` and at most \`most\`, cannot be had: they are invalid, and the device reports it. */
+export const noMemory = (bytes, times = Infinity, most = Infinity) => `{
   const { createBuffer } = GPUDevice.prototype;
   let left = ${times === Infinity ? "Infinity" : times};
   GPUDevice.prototype.createBuffer = function (descriptor) {
-    if (descriptor.size < ${bytes} || left-- <= 0) return createBuffer.call(this, descriptor);
+    if (descriptor.size < ${bytes} || descriptor.size > ${most} || left-- <= 0) return createBuffer.call(this, descriptor);
     return createBuffer.call(this, { ...descriptor, size: this.limits.maxBufferSize + 4 });
   };
 }`;
