@@ -556,37 +556,23 @@ impl Fusion<'_> {
         let channels = Channels::dense(layer.channels);
         let (a, b) = (&source.parts[0], source.parts.get(1));
         let size = layer.channels / layer.groups;
-        let span = lcm4(size) / 4;
-        let fits = a.channels.real() % 4 == 0 && layer.channels.is_multiple_of(4 * span) && span <= NORM_THREADS;
-        let shader = if fits {
-            Shader::new(Kernel::Norm4)
-                .size("in_h", input.height)
-                .size("in_w", input.width)
-                .size("span", span)
-                .size("size", size)
-                .size("a_c", a.channels.padded() / 4)
-                .size("b_c", b.map_or(0, |b| b.channels.padded() / 4))
-                .size("scale_shift", time.is_some().into())
-                .size("silu", silu.into())
-                .size("reads", reads(resample))
-                .size("up", if resample == UP { 2 } else { 1 })
-                .u32("THREADS", NORM_THREADS)
-        } else {
-            Shader::new(Kernel::Norm)
-                .size("in_h", input.height)
-                .size("in_w", input.width)
-                .size("groups", layer.groups)
-                .size("size", size)
-                .size("a_real", a.channels.real())
-                .size("a_pitch", a.channels.padded())
-                .size("b_pitch", b.map_or(0, |b| b.channels.padded()))
-                .size("out_pitch", channels.padded())
-                .bool("SCALE_SHIFT", time.is_some())
-                .bool("SILU", silu)
-                .u32("RESAMPLE", resample)
-        };
-        let shader = shader.f32("EPS", layer.eps);
-        let x = if fits { layer.channels / (4 * span) } else { layer.groups };
+        let span = (lcm4(size) / 4).min(channels.padded() / 4);
+        let shader = Shader::new(Kernel::Norm)
+            .size("in_h", input.height)
+            .size("in_w", input.width)
+            .size("span", span)
+            .size("size", size)
+            .size("channels", layer.channels)
+            .size("a_real", a.channels.real())
+            .size("a_c", a.channels.padded() / 4)
+            .size("b_c", b.map_or(0, |b| b.channels.padded() / 4))
+            .size("scale_shift", time.is_some().into())
+            .size("silu", silu.into())
+            .size("reads", reads(resample))
+            .size("up", if resample == UP { 2 } else { 1 })
+            .u32("THREADS", span.next_power_of_two().max(NORM_THREADS))
+            .f32("EPS", layer.eps);
+        let x = channels.padded().div_ceil(4 * span);
         let node = &self.graph.nodes[id];
         let output = self.store(id, channels, node.height * node.width);
         let [first, second] = source.storages();
@@ -601,7 +587,7 @@ fn reads(resample: usize) -> usize {
     if resample == DOWN { 4 } else { 1 }
 }
 
-/// Invocations of a workgroup of norm4.wgsl.
+/// Least invocations of a workgroup of norm.wgsl. Groups of more than 1024 channels exceed what devices offer.
 const NORM_THREADS: usize = 64;
 
 /// The least common multiple of `n` and 4.

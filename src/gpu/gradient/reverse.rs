@@ -161,7 +161,7 @@ impl Norm {
     }
 }
 
-/// How a launch reads a map. The numbers are gather.wgsl's and norm.wgsl's.
+/// How a launch reads a map. The numbers are gather.wgsl's and norm_outer.wgsl's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Read {
     Same = 1,
@@ -199,30 +199,15 @@ impl Layer {
             Kernel::Norm => Self::Norm(Norm {
                 height: number("in_h"),
                 width: number("in_w"),
-                groups: number("groups"),
+                groups: number("channels") / number("size"),
                 size: number("size"),
                 first: number("a_real"),
-                pitches: [number("a_pitch"), number("b_pitch")],
+                pitches: [4 * number("a_c"), 4 * number("b_c")],
                 eps: shader.fraction("EPS").expect("a norm's constant"),
-                scale_shift: number("SCALE_SHIFT") == 1,
-                silu: number("SILU") == 1,
-                read: read(number("RESAMPLE") == 2, number("RESAMPLE") == 3),
+                scale_shift: number("scale_shift") == 1,
+                silu: number("silu") == 1,
+                read: read(number("up") == 2, number("reads") == 4),
             }),
-            Kernel::Norm4 => {
-                let pitches = [4 * number("a_c"), 4 * number("b_c")];
-                Self::Norm(Norm {
-                    height: number("in_h"),
-                    width: number("in_w"),
-                    groups: (pitches[0] + pitches[1]) / number("size"),
-                    size: number("size"),
-                    first: pitches[0],
-                    pitches,
-                    eps: shader.fraction("EPS").expect("a norm's constant"),
-                    scale_shift: number("scale_shift") == 1,
-                    silu: number("silu") == 1,
-                    read: read(number("up") == 2, number("reads") == 4),
-                })
-            }
             Kernel::Attention => {
                 Self::Attention { pixels: number("pixels"), heads: number("heads"), head: number("HEAD") }
             }

@@ -1,112 +1,175 @@
 // GroupNorm and what follows it before the next product: time scale and shift, SiLU, resampling.
 //
-// One workgroup takes one group of channels of one sample and passes over it three times: mean, variance around the
-// mean (so that nothing cancels), store. The input may be two maps whose channels follow one another.
-// Traffic: three reads and one write of the map; the second and third read mostly hit a cache.
+// One workgroup takes the fewest whole groups of one sample that fill whole vec4s, and passes twice over them:
+// statistics, store. An invocation keeps to one vec4 of channels. The sums are taken around each channel's first
+// pixel, so that a large mean cancels nothing, and the channels of a group are merged by their means (Chan et al. 1979).
+// The input may be two maps whose channels follow one another. Padding of the output is 0.
+// Traffic: two reads and one write of the map; the second read mostly hits a cache.
 //
 // Parameters:
-//   in_h, in_w        size of the input map
-//   groups            groups of channels
-//   size              channels in a group
-//   a_real            channels of input_a; those beyond come from input_b
-//   a_pitch, b_pitch  channels of the two maps with their padding
-//   out_pitch         channels of the output with its padding
+//   in_h, in_w   size of the input map
+//   span         vec4s of channels of a workgroup
+//   size         channels of a group
+//   channels     of both inputs
+//   a_real       those of input_a
+//   a_c, b_c     vec4s of a pixel of input_a and of input_b; 0 for none
+//   scale_shift  1 when (1 + scale) and shift of the row `time` apply; the shifts follow the scales
+//   silu         1 when x·sigmoid(x) follows
+//   reads        pixels whose mean is a pixel of the output: 1, or 4 when it is downsampled by 2
+//   up           2 when it is upsampled by 2, else 1
 // Constants:
-//   EPS               ε inside the square root
-//   SCALE_SHIFT       whether (1 + scale) and shift of the row `time` apply; the shifts follow the C scales
-//   SILU              whether x·sigmoid(x) follows
-//   RESAMPLE          what the output is: 1 the same size, 2 upsampled by 2, 3 downsampled by 2 (means)
+//   EPS          ε inside the square root
+//   THREADS      invocations of a workgroup, span or more
+//
+// One pipeline serves every norm of a network, since each takes a browser as long to compile as some forwards take. As in
+// epilogue.wgsl the choices are loops of no or one round.
 
-@group(0) @binding(1) var<storage, read_write> output: array<f32>;
-@group(0) @binding(2) var<storage, read> input_a: array<f32>;
-@group(0) @binding(3) var<storage, read> input_b: array<f32>;
-@group(0) @binding(4) var<storage, read> weight: array<f32>;
-@group(0) @binding(5) var<storage, read> bias: array<f32>;
+@group(0) @binding(1) var<storage, read_write> output: array<vec4f>;
+@group(0) @binding(2) var<storage, read> input_a: array<vec4f>;
+@group(0) @binding(3) var<storage, read> input_b: array<vec4f>;
+@group(0) @binding(4) var<storage, read> weight: array<vec4f>;
+@group(0) @binding(5) var<storage, read> bias: array<vec4f>;
 @group(0) @binding(6) var<storage, read> time: array<f32>;
 
-const THREADS = 64u;
-var<workgroup> partial: array<f32, THREADS>;
+var<workgroup> sums: array<vec4f, THREADS>;
+var<workgroup> squares: array<vec4f, THREADS>;
 
-fn load(b: u32, pixel: u32, c: u32) -> f32 {
-    let pixels = params.in_h * params.in_w;
-    if (c < params.a_real) {
-        return input_a[(b * pixels + pixel) * params.a_pitch + c];
-    }
-    return input_b[(b * pixels + pixel) * params.b_pitch + c - params.a_real];
+// How often each way to read a vec4 is taken, 0 or 1: from input_a, from input_b, number by number.
+struct Ways { a: u32, b: u32, mixed: u32 }
+
+fn ways(c: u32) -> Ways {
+    let is_a = c * 4u + 3u < params.a_real || params.b_c == 0u;
+    let is_aligned = params.a_real % 4u == 0u;
+    return Ways(u32(is_a), u32(!is_a && is_aligned), u32(!is_a && !is_aligned));
 }
 
-// The sum of every thread's `value`.
-fn total(thread: u32, value: f32) -> f32 {
-    partial[thread] = value;
-    workgroupBarrier();
-    var sum = 0.0;
-    for (var i = 0u; i < THREADS; i++) {
-        sum += partial[i];
+// Vec4 `c` of a pixel; pixels of all samples follow one another.
+fn load(pixel: u32, c: u32, way: Ways) -> vec4f {
+    var v: vec4f;
+    for (var n = 0u; n < way.a; n++) {
+        v = input_a[pixel * params.a_c + c];
     }
-    workgroupBarrier();
-    return sum;
+    for (var n = 0u; n < way.b; n++) {
+        v = input_b[pixel * params.b_c + c - params.a_real / 4u];
+    }
+    for (var i = 4u - 4u * way.mixed; i < 4u; i++) {
+        let of_a = c * 4u + i;
+        let of_b = of_a - params.a_real;
+        if (of_a < params.a_real) {
+            v[i] = input_a[pixel * params.a_c + of_a / 4u][of_a % 4u];
+        } else if (of_a < params.channels) {
+            v[i] = input_b[pixel * params.b_c + of_b / 4u][of_b % 4u];
+        }
+    }
+    return v;
 }
 
-fn finish(value: f32, scale: f32, shift: f32) -> f32 {
-    let v = value * scale + shift;
-    if (SILU) {
-        return v / (1.0 + exp(-v));
+fn finish(value: vec4f, scale: vec4f, shift: vec4f) -> vec4f {
+    var v = value * scale + shift;
+    for (var n = 0u; n < params.silu; n++) {
+        v = v / (1.0 + exp(-v));
     }
     return v;
 }
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
-    let first = group.x * params.size;
     let b = group.y;
-    let count = params.in_h * params.in_w * params.size;
-    let channels = params.groups * params.size;
+    let lanes = THREADS / params.span; // invocations of a vec4; those beyond the last whole row of lanes are idle
+    let column = thread % params.span;
+    let lane = thread / params.span;
+    let c = group.x * params.span + column;
+    let vectors = (params.channels + 3u) / 4u;
+    let is_idle = lane >= lanes || c >= vectors;
+    let pixels = params.in_h * params.in_w;
+    let first = b * pixels;
+    let way = ways(c);
 
-    var sum = 0.0;
-    for (var i = thread; i < count; i += THREADS) {
-        sum += load(b, i / params.size, first + i % params.size);
+    let origin = load(first, min(c, vectors - 1u), way);
+    var sum = vec4f();
+    var square = vec4f();
+    for (var p = lane; p < select(pixels, 0u, is_idle); p += lanes) {
+        let d = load(first + p, c, way) - origin;
+        sum += d;
+        square += d * d;
     }
-    let mean = total(thread, sum) / f32(count);
-    var squares = 0.0;
-    for (var i = thread; i < count; i += THREADS) {
-        let d = load(b, i / params.size, first + i % params.size) - mean;
-        squares += d * d;
+    sums[thread] = sum;
+    squares[thread] = square;
+    workgroupBarrier();
+    // One invocation of each vec4 ends its sums: each channel's mean, and squares around that.
+    sum = vec4f();
+    square = vec4f();
+    if (lane == 0u) {
+        for (var i = 0u; i < lanes; i++) {
+            sum += sums[i * params.span + column];
+            square += squares[i * params.span + column];
+        }
     }
-    let inverse_deviation = inverseSqrt(total(thread, squares) / f32(count) + EPS);
+    workgroupBarrier();
+    let mean = sum / f32(pixels);
+    if (lane == 0u) {
+        sums[column] = origin + mean;
+        squares[column] = square - sum * mean;
+    }
+    workgroupBarrier();
+    // Then one of each group: mean and deviation, kept in the first two numbers of its slot.
+    var group_mean = 0.0;
+    var group_square = 0.0;
+    let begin = thread * params.size;
+    let is_group = begin < min(params.span * 4u, params.channels - group.x * params.span * 4u);
+    if (is_group) {
+        for (var i = begin; i < begin + params.size; i++) {
+            group_mean += sums[i / 4u][i % 4u];
+        }
+        group_mean /= f32(params.size);
+        for (var i = begin; i < begin + params.size; i++) {
+            let d = sums[i / 4u][i % 4u] - group_mean;
+            group_square += squares[i / 4u][i % 4u] + f32(pixels) * d * d;
+        }
+    }
+    workgroupBarrier();
+    if (is_group) {
+        let variance = group_square / f32(pixels * params.size);
+        sums[thread] = vec4f(group_mean, inverseSqrt(variance + EPS), 0.0, 0.0);
+    }
+    workgroupBarrier();
+    if (is_idle) {
+        return;
+    }
 
-    let out_w = select(select(params.in_w, params.in_w * 2u, RESAMPLE == 2u), params.in_w / 2u, RESAMPLE == 3u);
-    let out_h = select(select(params.in_h, params.in_h * 2u, RESAMPLE == 2u), params.in_h / 2u, RESAMPLE == 3u);
-    for (var i = thread; i < out_h * out_w * params.size; i += THREADS) {
-        let c = first + i % params.size;
-        let pixel = i / params.size;
-        var scale = weight[c] * inverse_deviation;
-        var shift = bias[c] - mean * scale;
-        if (SCALE_SHIFT) {
-            let row = (b * params.time_pitch + params.time_offset) * 4u + c;
+    var scale = vec4f();
+    var shift = vec4f();
+    for (var i = 0u; i < min(4u, params.channels - c * 4u); i++) {
+        let statistics = sums[(column * 4u + i) / params.size];
+        scale[i] = weight[c][i] * statistics.y;
+        shift[i] = bias[c][i] - statistics.x * scale[i];
+        for (var n = 0u; n < params.scale_shift; n++) {
+            let row = (b * params.time_pitch + params.time_offset + c) * 4u + i;
             let factor = 1.0 + time[row];
-            scale *= factor;
-            shift = shift * factor + time[row + channels];
+            scale[i] *= factor;
+            shift[i] = shift[i] * factor + time[row + params.channels];
         }
-        let y = pixel / out_w;
-        let x = pixel % out_w;
-        var v: f32;
-        if (RESAMPLE == 2u) {
-            v = finish(load(b, y / 2u * params.in_w + x / 2u, c), scale, shift);
-        } else if (RESAMPLE == 3u) {
-            let p = y * 2u * params.in_w + x * 2u;
-            v = 0.25 * (finish(load(b, p, c), scale, shift) + finish(load(b, p + 1u, c), scale, shift)
-                + finish(load(b, p + params.in_w, c), scale, shift) + finish(load(b, p + params.in_w + 1u, c), scale, shift));
-        } else {
-            v = finish(load(b, pixel, c), scale, shift);
-        }
-        output[(b * out_h * out_w + pixel) * params.out_pitch + c] = v;
     }
-    // The padding must be finite, whatever the buffer held before.
-    if (group.x == params.groups - 1u && params.out_pitch != channels) {
-        for (var pixel = thread; pixel < out_h * out_w; pixel += THREADS) {
-            for (var c = channels; c < params.out_pitch; c++) {
-                output[(b * out_h * out_w + pixel) * params.out_pitch + c] = 0.0;
-            }
+    let is_same = params.reads == 1u && params.up == 1u;
+    for (var p = lane; p < select(0u, pixels, is_same); p += lanes) {
+        output[(first + p) * vectors + c] = finish(load(first + p, c, way), scale, shift);
+    }
+    let half = params.reads >> 2u;
+    let width = params.in_w >> half;
+    let out_w = width * params.up;
+    let count = pixels >> (2u * half);
+    for (var p = lane; p < select(count, 0u, is_same); p += lanes) {
+        let y = p / width;
+        let x = p % width;
+        let corner = first + (y << half) * params.in_w + (x << half);
+        var v = vec4f();
+        for (var n = 0u; n < params.reads; n++) {
+            v += finish(load(corner + n / 2u * params.in_w + n % 2u, c, way), scale, shift);
+        }
+        v /= f32(params.reads);
+        let to = (b * count + y * width) * params.up * params.up + x * params.up;
+        for (var n = 0u; n < params.up * params.up; n++) {
+            output[(to + n / 2u * out_w + n % 2u) * vectors + c] = v;
         }
     }
 }

@@ -5,7 +5,7 @@
 //
 // Parameters: those of norm_sums.wgsl, and
 //   add   1 when `addend`, a map of the result's shape, is added, else 0
-// Constants: SILU and RESAMPLE of norm.wgsl
+// Constants: SILU and RESAMPLE of norm_sums.wgsl
 
 @group(0) @binding(1) var<storage, read_write> output: array<f32>;
 @group(0) @binding(2) var<storage, read> input_a: array<f32>;

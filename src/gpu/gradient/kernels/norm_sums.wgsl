@@ -13,7 +13,10 @@
 //   a_pitch, b_pitch  channels of the two maps with their padding
 //   out_pitch         channels of the result with its padding
 // Constants:
-//   EPS, SCALE_SHIFT, SILU, RESAMPLE   as in norm.wgsl
+//   EPS               ε inside the square root
+//   SCALE_SHIFT       whether (1 + scale) and shift of the row `time` apply
+//   SILU              whether x·sigmoid(x) follows
+//   RESAMPLE          what the result is: 1 the same size, 2 upsampled by 2, 3 downsampled by 2 (means)
 
 @group(0) @binding(1) var<storage, read_write> output: array<f32>;
 @group(0) @binding(2) var<storage, read> input_a: array<f32>;
