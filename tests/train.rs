@@ -33,6 +33,7 @@ const CT: Recipe = Recipe::Ct(CtSchedule { s0: 2.0, s1: 10.0, mu0: 0.9 });
 /// Wider than the paper's, so that σ = 80, where sampling begins, is trained on too.
 const EDM: Recipe = Recipe::Edm { mean: 1.0, deviation: 2.0 };
 const CD: Recipe = Recipe::Cd { mu: 0.95 };
+const TRAJECTORIES: Recipe = Recipe::Trajectories { calls: 6, uses: 2, first: 0.5 };
 const DMD: Recipe = Recipe::Dmd { mean: 1.0, deviation: 2.0 };
 
 fn denoiser() -> Denoiser {
@@ -73,11 +74,12 @@ fn trainer(recipe: Recipe, state: State) -> Trainer {
 
 fn trainer_on(engine: &Engine, recipe: Recipe, state: State) -> Trainer {
     let settings = settings(recipe);
-    let teacher = matches!(recipe, Recipe::Cd { .. } | Recipe::Dmd { .. }).then(|| Teacher {
-        denoiser: denoiser_on(engine),
-        weights: initial_weights(&denoiser().unet().parameters(), 6, &Device::flex()),
-        guide: None,
-    });
+    let teacher =
+        matches!(recipe, Recipe::Cd { .. } | Recipe::Dmd { .. } | Recipe::Trajectories { .. }).then(|| Teacher {
+            denoiser: denoiser_on(engine),
+            weights: initial_weights(&denoiser().unet().parameters(), 6, &Device::flex()),
+            guide: None,
+        });
     Trainer::new(denoiser_on(engine), settings, state, teacher, Device::flex()).unwrap()
 }
 
@@ -115,7 +117,7 @@ fn scratch(name: &str) -> PathBuf {
 #[test]
 fn a_resumed_run_is_the_uninterrupted_one() {
     let folder = scratch("resume");
-    for recipe in [ECT, CT, EDM, CD, DMD] {
+    for recipe in [ECT, CT, EDM, CD, DMD, TRAJECTORIES] {
         let mut whole = trainer(recipe, start(recipe));
         let losses = steps(&mut whole, 0..8, 8);
 
@@ -145,7 +147,7 @@ fn a_resumed_run_is_the_uninterrupted_one() {
 #[test]
 fn engines_take_the_same_steps() {
     let gpu = pollster::block_on(Gpu::request()).unwrap();
-    for recipe in [ECT, CT, EDM, CD, DMD] {
+    for recipe in [ECT, CT, EDM, CD, DMD, TRAJECTORIES] {
         let run = |engine| {
             let mut t = trainer_on(&engine, recipe, start(recipe));
             t.settings.learning_rate = 1e-3;
@@ -166,23 +168,42 @@ fn engines_take_the_same_steps() {
     }
 }
 
+/// Checks that the one-call samples of a run's averaged weights are of their classes.
+fn assert_knows_the_classes(t: &Trainer) {
+    let mut network = BurnUNet::on_cpu(&t.denoiser.config);
+    for (name, values) in values(&t.state.ema) {
+        network.load(Arrival::Rows(Rows::whole_f32(&name, &f32_bytes(&values)))).unwrap();
+    }
+    let mut pipeline = Pipeline::new(network, t.denoiser.scheduler.clone());
+    let request = Request { batch: 8, class_labels: Some(vec![0, 1, 0, 1, 0, 1, 0, 1]), ..Request::default() };
+    let samples = pollster::block_on(pipeline.sample(&request)).unwrap();
+    for (i, image) in samples.chunks(64).enumerate() {
+        let (found, expected) = (image.iter().sum::<f32>() / 64.0, (i % 2) as f32 * 1.6 - 0.8);
+        let recipe = t.settings.recipe;
+        assert!((found - expected).abs() < 0.4, "{recipe:?}, sample {i}: mean {found}, expected {expected}");
+    }
+}
+
 #[test]
 fn ect_ct_and_edm_learn_the_classes() {
     for recipe in [ECT, CT, EDM] {
         let mut t = trainer(recipe, start(recipe));
         (0..100).for_each(|_| drop(steps(&mut t, 0..1, 8)));
-        let mut network = BurnUNet::on_cpu(&t.denoiser.config);
-        for (name, values) in values(&t.state.ema) {
-            network.load(Arrival::Rows(Rows::whole_f32(&name, &f32_bytes(&values)))).unwrap();
-        }
-        let mut pipeline = Pipeline::new(network, t.denoiser.scheduler.clone());
-        let request = Request { batch: 8, class_labels: Some(vec![0, 1, 0, 1, 0, 1, 0, 1]), ..Request::default() };
-        let samples = pollster::block_on(pipeline.sample(&request)).unwrap();
-        for (i, image) in samples.chunks(64).enumerate() {
-            let (found, expected) = (image.iter().sum::<f32>() / 64.0, (i % 2) as f32 * 1.6 - 0.8);
-            assert!((found - expected).abs() < 0.4, "{recipe:?}, sample {i}: mean {found}, expected {expected}");
-        }
+        assert_knows_the_classes(&t);
     }
+}
+
+#[test]
+fn trajectories_teach_the_classes_that_the_teacher_knows() {
+    let mut teacher = trainer(EDM, start(EDM));
+    (0..100).for_each(|_| drop(steps(&mut teacher, 0..1, 8)));
+    let teacher = Teacher { denoiser: denoiser(), weights: teacher.state.ema, guide: None };
+    let settings = settings(TRAJECTORIES);
+    let mut t = Trainer::new(denoiser(), settings, start(TRAJECTORIES), Some(teacher), Device::flex()).unwrap();
+    let losses: Vec<f32> = (0..100).flat_map(|_| steps(&mut t, 0..1, 8)).collect();
+    let mean = |of: &[f32]| of.iter().sum::<f32>() / of.len() as f32;
+    assert!(mean(&losses[80..]) < 0.3 * mean(&losses[..5]), "{losses:?}");
+    assert_knows_the_classes(&t);
 }
 
 #[test]
@@ -361,7 +382,7 @@ fn dropped_classes_train_the_network_without_their_embeddings() {
 
 #[test]
 fn distillation_needs_a_teacher() {
-    for recipe in [CD, DMD] {
+    for recipe in [CD, DMD, TRAJECTORIES] {
         let error = Trainer::new(denoiser(), settings(recipe), start(recipe), None, Device::flex()).map(|_| ());
         assert!(error.unwrap_err().to_string().contains("needs a teacher"));
     }

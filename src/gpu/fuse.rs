@@ -517,8 +517,11 @@ impl Fusion<'_> {
         let name = &layer.query.name;
         self.launch_product(name, Launch::pointwise(node), &source, weights, &Epilogue::default(), 3 * each, qkv);
 
+        // Of a large map many share what they read; of a small one there would be too few workgroups.
+        let queries = if pixels > 256 { 32 } else { 8 };
         let shader = Shader::new(Kernel::Attention)
             .size("pixels", pixels)
+            .u32("QUERIES", queries)
             .u32("HEAD", layer.head_dim.div_ceil(4))
             .size("heads", layer.heads)
             .size("pitch", 3 * each / 4)
@@ -526,7 +529,7 @@ impl Fusion<'_> {
             .size("values", 2 * each / 4)
             .f32("SCALE", 1.0 / (layer.head_dim as f32).sqrt());
         let output = self.store(id, heads, pixels);
-        let grid = Grid::XYBatch { x: pixels.div_ceil(8), y: layer.heads };
+        let grid = Grid::XYBatch { x: pixels.div_ceil(queries), y: layer.heads };
         self.dispatch("attention", shader, output, vec![qkv], [0, 0], grid);
         let dispatch = self.program.dispatches.last_mut().expect("just made");
         dispatch.multiply_adds = 2 * pixels * pixels * layer.heads * layer.head_dim;

@@ -233,7 +233,7 @@ impl Case for Attention {
 fn attention_of_awkward_heads() {
     // Channels, heads, channels of a head; 40 is more than one round of a workgroup's lanes, 6 is no multiple of 4.
     for (c, heads, head_dim, size) in
-        [(12, 2, 6, 7), (40, 2, 16, 7), (40, 1, 40, 6), (72, 9, 8, 3), (24, 1, 24, 1), (8, 2, 4, 9)]
+        [(12, 2, 6, 7), (40, 2, 16, 7), (40, 1, 40, 6), (72, 9, 8, 3), (24, 1, 24, 1), (8, 2, 4, 9), (12, 2, 6, 18)]
     {
         let mut w = Weights::default();
         let inner = heads * head_dim;

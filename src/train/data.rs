@@ -1,4 +1,4 @@
-//! Where training images come from: MNIST, folders of images, Crawl's tiles, or the masks of animals.
+//! Where training images come from: MNIST, folders of images, or the masks of animals.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,6 @@ use crate::consistency::rng::Generator;
 use crate::error::{Error, Result};
 use crate::train::animals::Animals;
 use crate::train::dataset::{Batch, Dataset};
-use crate::train::heroes::Heroes;
 use crate::train::{image_folder, mnist};
 
 /// Where the images of a run come from.
@@ -15,8 +14,6 @@ use crate::train::{image_folder, mnist};
 pub enum Source {
     /// A set of images.
     Images(Dataset),
-    /// Heroes composed of tiles as they are drawn.
-    Heroes(Box<Heroes>),
     /// Animals composed of masks as they are drawn.
     Animals(Box<Animals>),
 }
@@ -34,7 +31,7 @@ pub fn has_class_folders(folder: &Path) -> Result<bool> {
 /// # Errors
 /// Those of [`Source::open`] for a folder of no kind.
 pub fn is_composed(folder: &Path) -> Result<bool> {
-    Ok(matches!(Kind::of(folder)?, Kind::Tiles | Kind::Masks))
+    Ok(matches!(Kind::of(folder)?, Kind::Masks))
 }
 
 /// The animals of a folder of masks, at `size` × `size` pixels; none of other data.
@@ -64,7 +61,6 @@ pub fn check_class_names(option: &str, model: &ModelFolder, classes: &[String]) 
 
 /// What a folder holds.
 enum Kind {
-    Tiles,
     Masks,
     /// Below the folder, perhaps.
     Mnist(PathBuf),
@@ -80,9 +76,6 @@ impl Kind {
             };
             return Err(Error::Io(format!("{}: expected a folder of training data{hint}", folder.display())));
         }
-        if Heroes::is_tile_folder(folder) {
-            return Ok(Self::Tiles);
-        }
         if Animals::is_mask_folder(folder) {
             return Ok(Self::Masks);
         }
@@ -91,8 +84,8 @@ impl Kind {
 }
 
 impl Source {
-    /// Reads a folder: Crawl's tiles (`player/base/`), the masks of animals (`masks.png`, `parts.json`), MNIST's IDX files (`train-images-idx3-ubyte`, …, compressed or not,
-    /// in the folder or in `raw/` or `MNIST/raw/` below it), or images.
+    /// Reads a folder: the masks of animals (`masks.png`, `parts.json`), MNIST's IDX files (`train-images-idx3-ubyte`, …,
+    /// compressed or not, in the folder or in `raw/` or `MNIST/raw/` below it), or images.
     ///
     /// An image folder holds PNGs and JPEGs of one size, grey or RGB (alpha is composed on black); each sub-folder is a
     /// class, in alphabetical order, and images in the folder itself make one class. Animals are composed at `size` × `size`
@@ -102,7 +95,6 @@ impl Source {
     /// [`Error::Io`] for unreadable files, [`Error::Input`] for what they hold.
     pub fn open(folder: &Path, size: usize) -> Result<Self> {
         Ok(match Kind::of(folder)? {
-            Kind::Tiles => Self::Heroes(Box::new(Heroes::open(folder)?)),
             Kind::Masks => Self::Animals(Box::new(Animals::open(folder, size)?)),
             Kind::Mnist(folder) => Self::Images(mnist::read(&folder, mnist::Split::Train)?),
             Kind::Images => Self::Images(image_folder::read(folder)?),
@@ -110,17 +102,12 @@ impl Source {
     }
 
     /// Reads a folder as [`Source::open`] does and divides it into training and test images: MNIST by its own files,
-    /// an image folder by holding out every tenth image; of tiles or masks, 20,000 and
-    /// 5,000 images are composed.
+    /// an image folder by holding out every tenth image; of masks, 20,000 and 5,000 images are composed.
     ///
     /// # Errors
     /// Those of [`Source::open`]; [`Error::Input`] for fewer than ten images.
     pub fn open_split(folder: &Path, size: usize) -> Result<(Dataset, Dataset)> {
         match Kind::of(folder)? {
-            Kind::Tiles => {
-                let heroes = Heroes::open(folder)?;
-                Ok((heroes.dataset(1, 20_000), heroes.dataset(2, 5000)))
-            }
             Kind::Masks => {
                 let animals = Animals::open(folder, size)?;
                 Ok((animals.dataset(1, 20_000), animals.dataset(2, 5000)))
@@ -142,7 +129,6 @@ impl Source {
     pub fn summary(&self) -> String {
         match self {
             Self::Images(images) => images.summary(),
-            Self::Heroes(_) => format!("heroes of {} species, dressed as they are drawn", Heroes::classes().len()),
             Self::Animals(animals) => {
                 format!("animals of {} kinds, composed as they are drawn", animals.classes().len())
             }
@@ -153,7 +139,7 @@ impl Source {
     pub fn left_out(&self) -> &[String] {
         match self {
             Self::Images(images) => &images.left_out,
-            Self::Heroes(_) | Self::Animals(_) => &[],
+            Self::Animals(_) => &[],
         }
     }
 
@@ -161,7 +147,6 @@ impl Source {
     pub fn fingerprint(&self) -> (Option<usize>, u64) {
         match self {
             Self::Images(images) => (Some(images.len()), images.fingerprint()),
-            Self::Heroes(heroes) => (None, heroes.dataset(0, 200).fingerprint()),
             Self::Animals(animals) => (None, animals.dataset(0, 200).fingerprint()),
         }
     }
@@ -170,7 +155,6 @@ impl Source {
     pub fn shape(&self) -> [usize; 3] {
         match self {
             Self::Images(images) => images.shape,
-            Self::Heroes(_) => Heroes::shape(),
             Self::Animals(animals) => animals.shape(),
         }
     }
@@ -179,7 +163,6 @@ impl Source {
     pub fn classes(&self) -> Vec<String> {
         match self {
             Self::Images(images) => images.classes.clone(),
-            Self::Heroes(_) => Heroes::classes(),
             Self::Animals(animals) => animals.classes(),
         }
     }
@@ -188,7 +171,6 @@ impl Source {
     pub fn draw(&self, generator: &mut Generator, count: usize) -> Batch {
         match self {
             Self::Images(images) => images.draw(generator, count),
-            Self::Heroes(heroes) => heroes.draw(generator, count),
             Self::Animals(animals) => animals.draw(generator, count),
         }
     }

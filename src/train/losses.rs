@@ -74,6 +74,42 @@ pub fn edm_loss(
     weighted_mean(Metric::SquaredL2.distance(denoised, y.clone()), &weights)
 }
 
+/// The distance of pictures that [`crate::train::objective::Recipe::Trajectories`] learns by, mean over the batch: the
+/// Charbonnier distance of their pixels, of their means over 4×4, and of the differences of neighbouring pixels.
+///
+/// It grows linearly beyond [`WIDTH`], so that its minimum over several targets is near their median, one of their colours, where a
+/// square's is the mean of all. The differences weigh what a flat picture lacks: grain. With `clip`, `target` is clamped to ±1, and
+/// `output` where the target is ±1.
+pub fn picture_loss(output: Tensor<4>, target: Tensor<4>, clip: bool) -> Tensor<1> {
+    let mut goal = target.without_autodiff();
+    let mut output = output;
+    if clip {
+        goal = goal.clamp(-1.0, 1.0);
+        output = clamp_at_ends(output, &goal);
+    }
+    let difference = output - goal;
+    let [batch, channels, height, width] = difference.dims();
+    let steps = |dim: usize, size: usize| {
+        (size > 1).then(|| difference.clone().narrow(dim, 1, size - 1) - difference.clone().narrow(dim, 0, size - 1))
+    };
+    let coarse = (height >= 4 && width >= 4).then(|| {
+        let (rows, columns) = (height / 4, width / 4);
+        let whole = difference.clone().narrow(2, 0, rows * 4).narrow(3, 0, columns * 4);
+        let blocks = whole.reshape([batch * channels * rows, 4, columns, 4]);
+        blocks.mean_dim(3).mean_dim(1)
+    });
+    let parts = [Some(difference.clone()), coarse, steps(2, height), steps(3, width)];
+    parts.into_iter().flatten().map(charbonnier).reduce(|sum, part| sum + part).expect("the pixels")
+}
+
+/// Where the Charbonnier distance goes from square to linear; 2.5 of 255 in pictures from −1 to 1.
+const WIDTH: f64 = 0.02;
+
+/// mean(√(d² + w²) − w), (1).
+fn charbonnier(difference: Tensor<4>) -> Tensor<1> {
+    ((difference.powi_scalar(2) + WIDTH * WIDTH).sqrt() - WIDTH).mean()
+}
+
 /// Two points of one trajectory.
 pub struct Pair<'a> {
     /// The noisier point (B, C, H, W).
@@ -220,6 +256,29 @@ pub mod tests {
         let expected = sigma.iter().enumerate().map(|(i, &s)| one(s, i)).sum::<f64>() / 3.0;
         let found = f64::from(value(edm_loss(zero, &y, &z, &sigma, 0.5, false)));
         assert!((found / expected - 1.0).abs() < 1e-5, "found {found}, expected {expected}");
+    }
+
+    #[test]
+    fn the_picture_loss_knows_pixels_colours_and_grain() {
+        let zero = Tensor::<4>::zeros([2, 3, 8, 8], &Device::flex());
+        let of = |output: Tensor<4>| value(picture_loss(output, zero.clone(), false));
+        assert_eq!(of(zero.clone()), 0.0);
+        // A colour that is off by 0.5 everywhere: pixels and means, no differences.
+        let root = |d: f64| ((d * d + WIDTH * WIDTH).sqrt() - WIDTH) as f32;
+        assert!((of(zero.clone() + 0.5) - 2.0 * root(0.5)).abs() < 1e-5);
+        // Grain that alternates: pixels and twice the differences, no means.
+        let sign = |i: usize| if (i / 8 + i % 8).is_multiple_of(2) { 0.5f32 } else { -0.5 };
+        let grain: Vec<f32> = (0..2 * 3 * 64).map(sign).collect();
+        let grain = Tensor::from_data(TensorData::new(grain, [2, 3, 8, 8]), &Device::flex());
+        assert!((of(grain) - root(0.5) - 2.0 * root(1.0)).abs() < 1e-5);
+        // Sides that 4 does not divide, and sides of 1.
+        for side in [1, 3, 7] {
+            let zero = Tensor::<4>::zeros([1, 1, side, side], &Device::flex());
+            assert!(value(picture_loss(zero.clone() + 0.5, zero, false)) > 0.4, "{side}");
+        }
+        // Beyond white, where white is asked for, nothing is lost.
+        let white = zero.clone() + 1.0;
+        assert_eq!(value(picture_loss(white.clone() + 0.7, white, true)), 0.0);
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! Training of consistency models and EDM denoisers, on the CPU backend's gradients, the GPU's, or burn's autodiff.
 //!
 //! # Layout
-//! - [`data`]: the formats of training images (`mnist`, `image_folder`, `heroes`, `animals`), read into a [`dataset`].
+//! - [`data`]: the formats of training images (`mnist`, `image_folder`, `animals`), read into a [`dataset`].
 //! - [`denoiser`]: the U-Net under its scalings, with gradients, which `network` computes; [`teacher`]: a denoiser under guidance.
 //! - [`objective`]: objectives and their noise levels; `losses`: the losses, each beside its equation; [`dmd`]:
-//!   distribution matching; `ode`: steps of the probability-flow ODE.
+//!   distribution matching; `trajectories`: regression on a teacher's; `ode`: steps of the probability-flow ODE.
 //! - [`trainer`]: one iteration; [`optimizer`]: RAdam, Muon, moving averages; [`initial`]: initial weights.
 //! - [`checkpoint`]: the files of a run; [`record`]: what it was begun with.
 //! - [`classifier`], [`evaluation`]: measures of samples.
@@ -20,7 +20,6 @@ pub mod dataset;
 pub mod denoiser;
 pub mod dmd;
 pub mod evaluation;
-mod heroes;
 mod image_folder;
 pub mod initial;
 mod losses;
@@ -32,3 +31,4 @@ pub mod optimizer;
 pub mod record;
 pub mod teacher;
 pub mod trainer;
+mod trajectories;

@@ -41,6 +41,15 @@ pub enum Recipe {
         /// λ(t, r).
         weighting: Weighting,
     },
+    /// Regression on whole trajectories of a teacher, from any state to the end.
+    Trajectories {
+        /// The teacher's calls for a trajectory, at least 2.
+        calls: usize,
+        /// Iterations that learn from the same trajectories, each from other states.
+        uses: usize,
+        /// The share of a batch that is noise at σ_max, where sampling begins; in [0, 1].
+        first: f64,
+    },
 }
 
 /// λ(t, r), the weight of a sample's distance in the loss of easy consistency tuning.
@@ -89,6 +98,7 @@ impl Recipe {
             }
             Self::Cd { .. } => neighbours(scheduler, scheduler.num_train_timesteps, generator, batch),
             Self::Ct(schedule) => neighbours(scheduler, schedule.levels(progress), generator, batch),
+            Self::Trajectories { .. } => unreachable!("its levels are those of the trajectories"),
         }
     }
 
@@ -108,7 +118,7 @@ impl Recipe {
         match self {
             Self::Cd { mu } => *mu,
             Self::Ct(schedule) => schedule.decay(progress),
-            Self::Edm { .. } | Self::Dmd { .. } | Self::Ect { .. } => 0.0,
+            Self::Edm { .. } | Self::Dmd { .. } | Self::Ect { .. } | Self::Trajectories { .. } => 0.0,
         }
     }
 

@@ -12,11 +12,12 @@ use crate::model::unet::NO_CLASS;
 use crate::train::dataset::Batch;
 use crate::train::denoiser::{Denoiser, Recorded};
 use crate::train::dmd::{Comparison, CriticState, compare};
-use crate::train::losses::{Metric, Pair, consistency_loss, edm_loss, perturb};
+use crate::train::losses::{Metric, Pair, consistency_loss, edm_loss, perturb, picture_loss};
 use crate::train::objective::Recipe;
 use crate::train::ode::{euler_step, heun_step};
 use crate::train::optimizer::{Matrices, RAdam, detach_all, hidden_matrices, moving_average, track_all};
 use crate::train::teacher::{Guidance, Teacher};
+use crate::train::trajectories::Trajectories;
 
 /// A run's constants.
 #[derive(Debug, Clone, PartialEq)]
@@ -100,6 +101,8 @@ pub struct Trainer {
     pub critic_loss: Option<f32>,
     matrices: Matrices,
     critic_matrices: Matrices,
+    /// The trajectories that are learnt from, and their number in the run.
+    trajectories: RefCell<Option<(u64, Trajectories)>>,
     device: Device,
 }
 
@@ -118,13 +121,16 @@ impl Trainer {
     ) -> Result<Self> {
         let is_guided = settings.guidance.strength != 1.0;
         match (settings.recipe, &teacher) {
-            (Recipe::Cd { .. } | Recipe::Dmd { .. }, None) => {
+            (Recipe::Cd { .. } | Recipe::Dmd { .. } | Recipe::Trajectories { .. }, None) => {
                 return Err(Error::Input("distillation needs a teacher, found none".into()));
             }
-            (Recipe::Cd { .. } | Recipe::Dmd { .. } | Recipe::Ect { .. }, Some(teacher)) => {
+            (
+                Recipe::Cd { .. } | Recipe::Dmd { .. } | Recipe::Ect { .. } | Recipe::Trajectories { .. },
+                Some(teacher),
+            ) => {
                 teacher.check(&denoiser.config)?;
             }
-            (_, Some(_)) => return Err(Error::Input("only cd, dmd and ect take a teacher".into())),
+            (_, Some(_)) => return Err(Error::Input("only cd, dmd, ect and trajectories take a teacher".into())),
             (_, None) if is_guided => {
                 return Err(Error::Input("guidance needs a teacher, found none".into()));
             }
@@ -147,7 +153,9 @@ impl Trainer {
             critic.optimizer.step = state.optimizer.step;
             state.critic = Some(critic);
         }
-        Ok(Self { denoiser, settings, state, teacher, critic_loss: None, matrices, critic_matrices, device })
+        let trajectories = RefCell::new(None);
+        let critic_loss = None;
+        Ok(Self { denoiser, settings, state, teacher, critic_loss, matrices, critic_matrices, trajectories, device })
     }
 
     /// The generator of the next iteration's random numbers; a function of the seed and the iteration alone.
@@ -226,6 +234,9 @@ impl Trainer {
         let recipe = &self.settings.recipe;
         let scheduler = &self.denoiser.scheduler;
         let clip = scheduler.clip_denoised;
+        if let (&Recipe::Trajectories { calls, uses, first }, Some(teacher)) = (recipe, &self.teacher) {
+            return self.trajectory_loss(teacher, calls, uses, first, generator);
+        }
         let levels = recipe.levels(scheduler, progress, generator, labels.len());
         let (t, r) = (levels.t.as_slice(), levels.r.as_slice());
         let recorded = RefCell::new(None);
@@ -271,6 +282,35 @@ impl Trainer {
         let online = |x: &Tensor<4>, s: &[f64]| online(Scalings::new, x, s);
         let weights = recipe.weights(&levels, scheduler.sigma_data);
         evaluation(consistency_loss(online, target, &pair, &weights, metric, clip), None)
+    }
+
+    /// The loss of states of the trajectories of this iteration, which the teacher solves for `uses` iterations at once; data is
+    /// not used. They are a function of the run's seed and their number, as a resumed run needs.
+    fn trajectory_loss(
+        &self,
+        teacher: &Teacher,
+        calls: usize,
+        uses: usize,
+        first: f64,
+        generator: &mut Generator,
+    ) -> Evaluation {
+        let Denoiser { config, scheduler, .. } = &self.denoiser;
+        let number = self.state.optimizer.step / uses as u64;
+        let mut kept = self.trajectories.borrow_mut();
+        if kept.as_ref().is_none_or(|(of, _)| *of != number) {
+            let [height, width] = config.sample_size;
+            let shape = [self.settings.batch, config.in_channels, height, width];
+            let denoiser =
+                |x: &Tensor<4>, s: &[f64], labels: &[u32]| teacher.guided(x, s, labels, &self.settings.guidance);
+            let mut own = Generator::new(mix(!self.settings.seed, number));
+            let made = Trajectories::solve(denoiser, shape, calls, config.num_class_embeds, scheduler, &mut own);
+            kept.replace((number, made));
+        }
+        let (_, trajectories) = kept.as_ref().expect("made just before");
+        let (x, t) = trajectories.draw(first, scheduler.sigma_data, generator);
+        let (output, recorded) = self.denoiser.record(&self.state.weights, Scalings::new, &x, &t, &trajectories.labels);
+        let loss = picture_loss(output, trajectories.end.clone(), scheduler.clip_denoised);
+        Evaluation { loss, recorded, comparison: None }
     }
 }
 

@@ -56,7 +56,7 @@ pub struct Arguments {
     #[arg(long, value_enum)]
     recipe: RecipeName,
 
-    /// Training data: MNIST's IDX files, PNGs or JPEGs of one size with a sub-folder for each class, Crawl's tiles, or the masks of animals
+    /// Training data: MNIST's IDX files, PNGs or JPEGs of one size with a sub-folder for each class, or the masks of animals
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
 
@@ -76,7 +76,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE", required_unless_present = "init")]
     config: Option<PathBuf>,
 
-    /// The EDM denoiser to distil: by Heun steps (cd), Euler steps in place of those of the data (ect), or its score (dmd)
+    /// The EDM denoiser to distil: by its whole trajectories (trajectories), Heun steps (cd), Euler steps in place of those of the data (ect), or its score (dmd)
     #[arg(long, value_name = "MODEL")]
     teacher: Option<PathBuf>,
 
@@ -161,6 +161,18 @@ pub struct Arguments {
     /// μ of the target network (cd)
     #[arg(long, default_value_t = 0.0)]
     mu: f64,
+
+    /// The teacher's calls for a trajectory (trajectories)
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    calls: usize,
+
+    /// Iterations that learn from the same trajectories (trajectories)
+    #[arg(long, value_name = "N", default_value_t = 6)]
+    uses: usize,
+
+    /// Share of a batch that is noise at σ_max, where sampling begins (trajectories)
+    #[arg(long, value_name = "SHARE", default_value_t = 0.35)]
+    first: f64,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -175,6 +187,8 @@ enum RecipeName {
     Ct,
     /// Distribution matching distillation of an EDM denoiser, best from a consistency model
     Dmd,
+    /// Regression on whole trajectories of an EDM denoiser: from any state to the end
+    Trajectories,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -262,10 +276,15 @@ impl Arguments {
         share("ema", self.ema)?;
         share("mu", self.mu)?;
         share("class-dropout", self.class_dropout)?;
+        share("first", self.first)?;
+        if self.calls < 2 {
+            return Err(Error::Input(format!("--calls: expected at least 2, found {}", self.calls)));
+        }
         for (name, value) in [
             ("batch", self.batch as u64),
             ("iterations", self.iterations.unwrap_or(1)),
             ("grid-every", self.grid_every),
+            ("uses", self.uses as u64),
         ] {
             if value == 0 {
                 return Err(Error::Input(format!("--{name}: expected at least 1, found 0")));
@@ -275,6 +294,7 @@ impl Arguments {
             RecipeName::Edm => Recipe::Edm { mean: mean.unwrap_or(-1.2), deviation: deviation.unwrap_or(1.2) },
             RecipeName::Cd => Recipe::Cd { mu: self.mu },
             RecipeName::Dmd => Recipe::Dmd { mean: mean.unwrap_or(2.0), deviation: deviation.unwrap_or(2.0) },
+            RecipeName::Trajectories => Recipe::Trajectories { calls: self.calls, uses: self.uses, first: self.first },
             RecipeName::Ct => Recipe::Ct(CtSchedule { s0: 2.0, s1: 150.0, mu0: 0.9 }),
             RecipeName::Ect => Recipe::Ect {
                 mean: mean.unwrap_or(-1.1),
@@ -344,6 +364,11 @@ impl Arguments {
             }
             Recipe::Cd { mu } => record.push("--mu", mu),
             Recipe::Ct(_) => {}
+            Recipe::Trajectories { calls, uses, first } => {
+                record.push("--calls", calls);
+                record.push("--uses", uses);
+                record.push("--first", first);
+            }
         }
         match *recipe {
             Recipe::Ect { q, stages: [first, last], .. } => {

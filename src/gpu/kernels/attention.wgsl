@@ -1,10 +1,10 @@
 // softmax(q·kᵀ/√d)·v for every head, without storing the scores.
 //
-// One workgroup takes 8 queries of one head of one sample, 8 threads to a query, and walks over the keys 32 at a
+// One workgroup takes QUERIES queries of one head of one sample, 8 threads to a query, and walks over the keys 32 at a
 // time with a running maximum and sum (the "online" softmax of Milakov & Gimelshein 2018). A thread makes 4 scores,
 // then adds the values' channels that it owns.
 // Layout: input_a holds q, k and v side by side in every pixel, each as heads of HEAD vec4s (zero padded).
-// Traffic: keys and values are read once per 8 queries.
+// Traffic: keys and values are read once per QUERIES queries.
 //
 // Parameters:
 //   pixels           pixels of a map
@@ -13,18 +13,20 @@
 //   keys, values     where k and v begin in a pixel, in vec4s
 // Constants:
 //   HEAD             vec4s of a head
+//   QUERIES          queries of a workgroup
 //   SCALE            1/√(channels of a head)
 
 @group(0) @binding(1) var<storage, read_write> output: array<vec4f>;
 @group(0) @binding(2) var<storage, read> input_a: array<vec4f>;
 
-const QUERIES = 8u;
 const LANES = 8u;
 const TILE = 32u;
 const OWNED = (HEAD + LANES - 1u) / LANES;
-var<workgroup> scores: array<f32, 256>; // (QUERIES, TILE)
+// (QUERIES, TILE) each. With two of them a tile needs two barriers: scores are read before the second, weights after it.
+var<workgroup> scores: array<f32, QUERIES * TILE>;
+var<workgroup> weights: array<f32, QUERIES * TILE>;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(QUERIES * LANES)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
     let query = thread / LANES;
     let lane = thread % LANES;
@@ -63,12 +65,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
         }
         let fade = exp(maximum - new_maximum);
         maximum = new_maximum;
-        workgroupBarrier();
-        let weights = exp(dots - vec4f(maximum));
-        scores[mine] = weights.x;
-        scores[mine + 1u] = weights.y;
-        scores[mine + 2u] = weights.z;
-        scores[mine + 3u] = weights.w;
+        let own = exp(dots - vec4f(maximum));
+        weights[mine] = own.x;
+        weights[mine + 1u] = own.y;
+        weights[mine + 2u] = own.z;
+        weights[mine + 3u] = own.w;
         workgroupBarrier();
 
         sum *= fade;
@@ -77,7 +78,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
         }
         let count = min(TILE, params.pixels - tile);
         for (var i = 0u; i < count; i++) {
-            let weight = scores[query * TILE + i];
+            let weight = weights[query * TILE + i];
             sum += weight;
             let v = (sample + tile + i) * params.pitch + params.values + head;
             for (var o = 0u; o < OWNED; o++) {
@@ -85,7 +86,6 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
                 result[o] += weight * input_a[v + c];
             }
         }
-        workgroupBarrier();
     }
 
     if (pixel < params.pixels) {
