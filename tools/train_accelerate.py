@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Trains a consistency model, or the denoiser that it begins with, on many GPUs and hosts by Hugging Face accelerate.
 
-    accelerate launch tools/train_accelerate.py --recipe edm --config weights/heroes/unet/config.json \
+    accelerate launch tools/train_accelerate.py --recipe edm --config weights/animals/unet/config.json \
         --data images/ --output teacher/ --iterations 100000
     accelerate launch tools/train_accelerate.py --recipe ect --init teacher/ --data images/ --output mine/ --iterations 50000
 

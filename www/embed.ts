@@ -5,7 +5,7 @@
 import "./define.js";
 import { ConsistencySamplerElement } from "./element.js";
 
-const DEFAULT_MODEL = "weights/mnist/";
+const DEFAULT_MODEL = "weights/animals/";
 const refused: string[] = [];
 
 const element = document.createElement("consistency-sampler");

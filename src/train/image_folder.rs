@@ -171,12 +171,6 @@ fn name_of(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// The PNG files of a folder, in alphabetical order.
-pub fn pngs(folder: &Path) -> Result<Vec<PathBuf>> {
-    let is_png = |p: &PathBuf| p.extension().is_some_and(|e| e.eq_ignore_ascii_case("png"));
-    Ok(Listing::of(folder)?.images.into_iter().filter(is_png).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs::File;

@@ -65,7 +65,7 @@ beforeEach(async () => {
 afterEach(() => page.context().close());
 
 const load = (model = FOLDER, options = {}) =>
-  page.evaluate(([model, options]) => window.load(model, options), [model, { patience: PATIENCE, ...options }]);
+  page.evaluate(([model, options]) => window.load(model, options), [model, { device: "cpu", patience: PATIENCE, ...options }]);
 const kept = () => page.evaluate(() => window.ConsistencySampler.kept());
 
 /** The pictures of the models in the goldens, by their folders. */
@@ -475,7 +475,7 @@ describe("files as people have them", () => {
     const files = (weights) =>
       page.evaluate(async (files) => {
         const bytes = (base64) => Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
-        return window.load(files.map(({ path, base64 }) => ({ path, file: new File([bytes(base64)], path) })));
+        return window.load(files.map(({ path, base64 }) => ({ path, file: new File([bytes(base64)], path) })), { device: "cpu" });
       }, [...CONFIGS.map((path) => ({ path, base64: read(path).toString("base64") })), ...weights]);
     const base64 = read(FULL).toString("base64");
     const named = (name) => ({ path: `unet/diffusion_pytorch_model.${name}.safetensors`, base64 });

@@ -5,7 +5,7 @@ import { after, before, describe, test } from "node:test";
 
 import { launch, launchWithoutWebGpu, newPage } from "./browser.js";
 import { PIXEL_TOLERANCE, assertNear, goldens, rgba } from "./goldens.js";
-import { finished, generate } from "./page.js";
+import { DIGITS, finished, generate } from "./page.js";
 import { startServer } from "./server.js";
 import { hook } from "./worker-hooks.js";
 
@@ -114,7 +114,7 @@ describe("without WebGPU", () => {
   test("the page draws, says so, and draws again", async () => {
     const page = await newPage(browser);
     try {
-      await page.goto(`${server.origin}/`);
+      await page.goto(`${server.origin}/?${DIGITS}`);
       await finished(page);
       const notice = page.getByRole("note").filter({ hasText: "The CPU computes in place of the GPU" });
       assert.equal(await notice.isVisible(), true);

@@ -126,7 +126,7 @@ test("an embedded address cannot name another site, and what it gets wrong is sa
 });
 
 test("an embedded address that others have added to draws, and its model is a folder with or without a slash", async () => {
-  for (const model of ["weights/heroes", "weights/heroes/", "./weights/heroes", `${server.origin}/weights/heroes`]) {
+  for (const model of ["weights/mnist", "weights/mnist/", "./weights/mnist", `${server.origin}/weights/mnist`]) {
     const page = await newPage(browser);
     const query = new URLSearchParams({ model, loading: "eager", utm_source: "news", utm_medium: "mail", fbclid: "1", gclid: "2" });
     await page.goto(`${server.origin}/embed.html?${query}`);

@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { deflateSync } from "node:zlib";
 
 import { newPage } from "./browser.js";
-import { LOOKS, assertAccessible, canvases, look, openTab, shoot, visit } from "./page.js";
+import { DIGITS, LOOKS, assertAccessible, canvases, look, openTab, shoot, visit } from "./page.js";
 import { useSite } from "./setup.js";
 
 let server, browser, page;
@@ -67,7 +67,7 @@ async function generate() {
 }
 
 test("editing begins with a sample and a hole in it, so that Generate shows what it is for", async () => {
-  await visit(page, `${server.origin}/?seed=6&steps=1&class=3&count=4`);
+  await visit(page, `${server.origin}/?${DIGITS}&seed=6&steps=1&class=3&count=4`);
   await openTab(page, "Edit");
   assert.match(await page.locator("#paint-caption").textContent(), /seed 6, class 3/);
   assert.ok(new Set(await painting()).size > 20, "it is not blank");

@@ -5,6 +5,7 @@ import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 
 import { chromium, firefox, shoot, waitFor, webkit } from "./engines.js";
+import { DIGITS } from "./page.js";
 import { startServer } from "./server.js";
 
 const { FIREFOX, WEBKIT_DRIVER } = process.env;
@@ -18,8 +19,8 @@ const ENGINES = [
   { name: "webkit", open: webkit, processor: "cpu", skip: !WEBKIT_DRIVER && lacking("WEBKIT_DRIVER") },
 ];
 
-const PAGE = "?seed=6";
-const EMBED = "embed.html?seed=6&steps=1&count=10&class-label=0,1,2,3,4,5,6,7,8,9&loading=eager";
+const PAGE = `?${DIGITS}&seed=6`;
+const EMBED = `embed.html?${DIGITS}&seed=6&steps=1&count=10&class-label=0,1,2,3,4,5,6,7,8,9&loading=eager`;
 
 const status = (pattern) => `${pattern}.test(document.querySelector("#status").textContent)`;
 const DRAWN = status(/^10 images in .* with 2 network calls$/);

@@ -6,7 +6,7 @@ import { test } from "node:test";
 import { inflateSync } from "node:zlib";
 
 import { newPage } from "./browser.js";
-import { LOOKS, assertAccessible, canvases, finished, look, openTab, sheet, shoot, visit } from "./page.js";
+import { DIGITS, LOOKS, assertAccessible, canvases, finished, look, openTab, sheet, shoot, visit } from "./page.js";
 import { useSite } from "./setup.js";
 
 let server, browser, page;
@@ -28,7 +28,7 @@ const button = (name) => page.getByRole("button", { name, exact: true });
 const far = ({ data }, other) => data.reduce((sum, byte, i) => sum + Math.abs(byte - other.data[i]), 0) / data.length;
 
 test("the gallery has the latest samples with their seeds, the newest first", async () => {
-  await visit(page, `${server.origin}/?seed=6&steps=1&class=3&count=4`);
+  await visit(page, `${server.origin}/?${DIGITS}&seed=6&steps=1&class=3&count=4`);
   const latest = page.getByRole("list", { name: "Latest samples" });
   assert.deepEqual(await latest.locator(".seed").allTextContents(), ["6", "7", "8", "9"]);
   await page.locator("#seed").fill("100");
@@ -64,7 +64,7 @@ test("a link reproduces what is explored", async () => {
   await button("Copy link").and(page.locator("#explore-share button")).click();
   await page.locator("#status").filter({ hasText: "The link is copied" }).waitFor();
   const link = await page.evaluate(() => navigator.clipboard.readText());
-  assert.match(new URL(link).search, /^\?view=explore&seed=101&steps=1&class=3&vary=\d+&far=0.05$/);
+  assert.match(new URL(link).search, /^\?view=explore&model=[^&]+mnist%2F&seed=101&steps=1&class=3&vary=\d+&far=0.05$/);
   const [shown, variations] = [await subject(), await around()];
   const other = await newPage(browser);
   await other.goto(link);
@@ -185,7 +185,7 @@ test("the keyboard alone suffices", async () => {
 });
 
 test("what a link gets wrong is named", async () => {
-  await page.goto(`${server.origin}/?view=explore&seed=8&steps=1&class=77&far=2&vary=5`);
+  await page.goto(`${server.origin}/?${DIGITS}&view=explore&seed=8&steps=1&class=77&far=2&vary=5`);
   const alert = page.getByRole("alert");
   await alert.filter({ hasText: "ignored" }).waitFor({ timeout: 120_000 });
   assert.equal(

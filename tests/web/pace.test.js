@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { newPage } from "./browser.js";
-import { shoot, visit } from "./page.js";
+import { DIGITS, shoot, visit } from "./page.js";
 import { useSite } from "./setup.js";
 
 let server, browser, page;
@@ -77,7 +77,7 @@ test("the page shows a bar while a network call takes longer than a second, and 
       if (bar && !bar.hidden) window.shown = Math.max(window.shown, bar.value);
     }, 20);
   });
-  const [, seconds] = /in ([\d.]+) s/.exec(await visit(other, `${server.origin}/?seed=1&steps=1&count=16`)) ?? [];
+  const [, seconds] = /in ([\d.]+) s/.exec(await visit(other, `${server.origin}/?${DIGITS}&seed=1&steps=1&count=16`)) ?? [];
   const shown = await other.evaluate(() => window.shown);
   // In between it depends on how long a call takes that is about a second.
   if (Number(seconds) > 1.5) assert.ok(shown > 0 && shown < 1, `${shown} in ${seconds} s`);

@@ -16,6 +16,16 @@ export async function finished(page) {
   return status.textContent();
 }
 
+/** A query that names the digits, which are drawn sooner than the page's own first model. */
+export const DIGITS = "model=weights/mnist/";
+
+/** The query of the page's address, but for the model. */
+export function query(page) {
+  const { searchParams } = new URL(page.url());
+  searchParams.delete("model");
+  return `?${searchParams}`;
+}
+
 /** Opens the page and waits for the picture that it makes by itself. */
 export async function visit(page, address) {
   await page.goto(address);

@@ -7,7 +7,7 @@ import path from "node:path";
 import { after, afterEach, before, beforeEach, describe, test } from "node:test";
 
 import { launch, launchWithoutWebGpu, newPage } from "./browser.js";
-import { finished } from "./page.js";
+import { DIGITS, finished } from "./page.js";
 import { join, split } from "./safetensors.js";
 import { DIST, GOLDENS, send, startServer } from "./server.js";
 
@@ -134,7 +134,7 @@ test("published models are cards, and one of them loads by one press, with the n
     assert.equal(pathname, "/api/models/openai/diffusers-cd_imagenet64_l2/revision/main");
     return route.fulfill({ headers, contentType: "application/json", body: JSON.stringify(about) });
   });
-  await page.goto(server.origin);
+  await page.goto(`${server.origin}/?${DIGITS}`);
   await finished(page);
   await page.getByText("Models published with the paper").click();
   const cards = page.locator("#published-list").getByRole("button");
@@ -158,7 +158,7 @@ test("a browser without WebGPU says on the cards that they need it", async () =>
   const browser = await launchWithoutWebGpu();
   try {
     const page = await newPage(browser);
-    await page.goto(server.origin);
+    await page.goto(`${server.origin}/?${DIGITS}`);
     await finished(page);
     await page.getByText("Models published with the paper").click();
     const cards = page.locator("#published-list").getByRole("button");
@@ -307,7 +307,7 @@ describe("a load that fails", () => {
   };
   for (const [what, fail] of Object.entries(ways)) {
     test(`(${what}) leaves the model before as it was`, async () => {
-      await page.goto(`${server.origin}/`);
+      await page.goto(`${server.origin}/?${DIGITS}`);
       await finished(page);
       const before = [await card(), page.url()];
       await fail();
@@ -321,7 +321,7 @@ describe("a load that fails", () => {
   }
 
   test("or is cancelled, or gives way to another, leaves a model that draws", async () => {
-    await page.goto(`${server.origin}/`);
+    await page.goto(`${server.origin}/?${DIGITS}`);
     await finished(page);
     const manner = { headers: { "Access-Control-Allow-Origin": "*" }, stall: 1000 };
     const file = readFileSync(path.join(SMALL, WEIGHTS));

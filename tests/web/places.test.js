@@ -9,13 +9,13 @@ import { after, before, describe, test } from "node:test";
 import { pathToFileURL } from "node:url";
 
 import { launch, launchProfile, launchWithoutWebGpu, listen, newPage } from "./browser.js";
-import { assertAccessible, finished, generate, shoot, visit } from "./page.js";
+import { DIGITS, assertAccessible, finished, generate, shoot, visit } from "./page.js";
 import { DIST, startServer } from "./server.js";
 import { useSite } from "./setup.js";
 
 /** A name that is no machine's own, so that pages from there are not secure. */
 const NAME = "docs.test";
-const EMBED = "embed.html?seed=6&steps=1&count=10&class-label=0,1,2,3,4,5,6,7,8,9&loading=eager";
+const EMBED = `embed.html?${DIGITS}&seed=6&steps=1&count=10&class-label=0,1,2,3,4,5,6,7,8,9&loading=eager`;
 
 /** Waits for ten digits in the page or frame of an element alone; returns how many of their pixels are bright. */
 async function digits(place) {
@@ -42,7 +42,7 @@ describe("over plain http from another machine", () => {
   });
 
   test("the page draws, and says why on the CPU and what to do", async () => {
-    assert.match(await visit(page, `${origin}/`), /^10 images in .* with 2 network calls$/);
+    assert.match(await visit(page, `${origin}/?${DIGITS}`), /^10 images in .* with 2 network calls$/);
     const lacking = () => [crypto.randomUUID, crypto.subtle, navigator.storage, navigator.locks, navigator.clipboard, navigator.gpu, window.caches];
     assert.deepEqual(await page.evaluate(() => [isSecureContext]), [false]);
     assert.ok((await page.evaluate(`(${lacking})().every((thing) => thing === undefined)`)), "nothing of secure pages is there");
@@ -103,7 +103,7 @@ describe("in a sandboxed frame", () => {
     await server?.stop();
   });
 
-  for (const [name, source] of [["the element", EMBED], ["the page", "?seed=6"]]) {
+  for (const [name, source] of [["the element", EMBED], ["the page", `?${DIGITS}&seed=6`]]) {
     test(`${name} draws`, async () => {
       const body = `<!doctype html><title>Frame</title><iframe sandbox="allow-scripts allow-forms" src="/${source}" width="800" height="800"></iframe>`;
       // Browsers ask for it unasked.
@@ -144,7 +144,7 @@ describe("where storage is refused", () => {
   });
 
   test("the page draws, twice", async () => {
-    assert.match(await visit(page, `${server.origin}/`), /^10 images in /);
+    assert.match(await visit(page, `${server.origin}/?${DIGITS}`), /^10 images in /);
     const refused = await page.evaluate(() =>
       Promise.all([navigator.storage.getDirectory(), caches.open("x")].map((asked) => asked.then(() => "given", ({ name }) => name))),
     );
@@ -181,7 +181,7 @@ describe("in a browser without anything of these", () => {
     const page = await newPage(browser);
     const worker = await (await fetch(`${server.origin}/worker.js`)).text();
     server.routes.set("/worker.js", { type: "text/javascript", body: `${lacking}\n${worker}` });
-    assert.match(await visit(page, `${server.origin}/`), /^10 images in /);
+    assert.match(await visit(page, `${server.origin}/?${DIGITS}`), /^10 images in /);
     const notices = page.getByRole("note").filter({ visible: true });
     const texts = () => notices.locator("span").allTextContents();
     const [cpu, cache, ...others] = await texts();

@@ -61,7 +61,7 @@ async function prepare() {
 }
 
 const load = (model, options) =>
-  page.evaluate(([model, options]) => window.load(model, options), [model, { patience: PATIENCE, ...options }]);
+  page.evaluate(([model, options]) => window.load(model, options), [model, { device: "cpu", patience: PATIENCE, ...options }]);
 /** The model's picture, loaded over a good connection without a cache; made once. */
 let picture;
 async function assertWhole({ pixels, error }) {
@@ -516,7 +516,7 @@ describe("files of one's own", () => {
   const loadFiles = (files) =>
     page.evaluate(async (files) => {
       const bytes = (base64) => Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
-      return window.load(files.map(({ path, base64 }) => ({ path, file: new File([bytes(base64)], path.split("/").at(-1)) })));
+      return window.load(files.map(({ path, base64 }) => ({ path, file: new File([bytes(base64)], path.split("/").at(-1)) })), { device: "cpu" });
     }, files);
   const names = [...CONFIGS, WEIGHTS];
 

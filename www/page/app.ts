@@ -18,7 +18,7 @@ import { isAbort, Queue, type Work } from "./queue.js";
 import { SampleView } from "./sample-view.js";
 import type { Sample } from "./samples.js";
 
-const DEFAULT_MODEL = "weights/mnist/";
+const DEFAULT_MODEL = "weights/animals/";
 const TABS = ["sample", "explore", "edit"] as const;
 type Tab = (typeof TABS)[number];
 

@@ -190,7 +190,7 @@ export class SampleView implements TabView {
   #describe(): string {
     const { seed = 0, count = 0 } = this.#request ?? {};
     const parts = [many(count, "image"), count === 1 ? `seed ${seed}` : `seeds ${seed} to ${seed + count - 1}`];
-    const labels = [...new Set(this.#samples.map(({ recipe }) => recipe.label))];
+    const labels = [...new Set(this.#samples.map(({ recipe, className }) => className ?? recipe.label))];
     if (labels[0] !== null) parts.push(`${labels.length === 1 ? "class" : "classes"} ${labels.join(", ")}`);
     const level = this.#samples[0]?.steps[this.#shown]?.sigma ?? 0;
     const expected = byId("shown").querySelectorAll("label").length;

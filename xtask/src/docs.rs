@@ -31,7 +31,7 @@ const CHAPTERS: [(&str, &str); 9] = [
     ("RELIABILITY", "reliability"),
     ("SECURITY", "security"),
     ("npm/README", "npm"),
-    ("weights/heroes/README", "heroes"),
+    ("weights/animals/README", "animals"),
     ("weights/mnist/README", "mnist"),
 ];
 
