@@ -178,6 +178,7 @@ impl Layout {
             }
         }
         let mut data = 0;
+        // Sorted by their names, as serde_json writes them; a sort of the standard library would make the module larger.
         let mut entries = vec![format!(r#""__metadata__":{{"{SOURCE}":"{source}","format":"pt"}}"#)];
         for tensor in &mut tensors {
             tensor.start = data;
@@ -186,9 +187,9 @@ impl Layout {
             let shape = shape.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
             // A parameter's name has no character that JSON escapes.
             let offsets = format!("[{start},{data}]");
-            entries.push(format!(r#""{name}":{{"data_offsets":{offsets},"dtype":"{dtype}","shape":[{shape}]}}"#));
+            let entry = format!(r#""{name}":{{"data_offsets":{offsets},"dtype":"{dtype}","shape":[{shape}]}}"#);
+            entries.insert(entries.partition_point(|other| *other < entry), entry);
         }
-        entries.sort_unstable();
         let mut text = format!("{{{}}}", entries.join(","));
         text.extend(std::iter::repeat_n(' ', text.len().next_multiple_of(8) - text.len()));
         let mut header = (text.len() as u64).to_le_bytes().to_vec();
