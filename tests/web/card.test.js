@@ -129,7 +129,7 @@ test("a model of the site says what it is, and its README is shown", async () =>
   assert.deepEqual(await about().getByRole("button").allInnerTexts(), ["Save as 8 bits (about 1.6 MB)"]);
   for (const [name, viewport, scheme] of LOOKS) {
     await look(page, viewport, scheme);
-    if (/desktop-light|phone-dark/.test(name)) await assertAccessible(page, name);
+    if (["desktop-light", "phone-dark"].includes(String(name))) await assertAccessible(page, name);
     await page.locator("#model").screenshot({ path: path.join(SCREENSHOTS, `card-${name}.png`) });
   }
 });
@@ -261,8 +261,10 @@ test("a long file lies on the disk meanwhile, and a conversion that is cancelled
       return names.filter((name) => name.startsWith("model-"));
     });
   await page.evaluate(async () => {
-    const [save] = document.querySelectorAll("#about .actions button");
+    /** @type {HTMLElement} */
+    const save = document.querySelector("#about .actions button");
     save.click();
+    /** @type {HTMLElement} */
     const stop = document.querySelector("#about .progress button");
     while (stop.closest("[hidden]")) await new Promise(requestAnimationFrame);
     stop.click();

@@ -40,7 +40,7 @@ export async function show(loaded: Loaded): Promise<void> {
   const facts = factsOf(loaded, files);
   known.replaceChildren(...factRows(facts));
   const say = (place: HTMLElement, words: string) => place.replaceChildren(element("p", { class: "hint" }, words));
-  const or = (place: HTMLElement, what: string) => (error: unknown) => {
+  const refused = (place: HTMLElement, what: string) => (error: unknown) => {
     if (!signal.aborted) say(place, `${what}: ${messageOf(error)}`);
   };
   const configuration = async () => {
@@ -64,8 +64,8 @@ export async function show(loaded: Loaded): Promise<void> {
     text.replaceChildren(element("h3", {}, "README.md"), ...render(rest, 4));
   };
   await Promise.all([
-    configuration().catch(or(save, "The model's files cannot be read again")),
-    readme().catch(or(text, "Its README.md cannot be read")),
+    configuration().catch(refused(save, "The model's files cannot be read again")),
+    readme().catch(refused(text, "Its README.md cannot be read")),
   ]);
 }
 
@@ -135,11 +135,13 @@ function offer(place: HTMLElement, { files, about, dtype, loaded, signal }: Offe
   const { info } = loaded;
   const bar = element("progress", { max: 1, "aria-label": "Converted" });
   const stop = element("button", { type: "button", textContent: "Cancel" });
-  const row = element("div", { class: "progress", hidden: true }, bar, stop);
+  const amount = element("p");
+  const row = element("div", { class: "progress", hidden: true }, bar, amount, stop);
   const words = element("p", { class: "hint", role: "status" });
-  let under = new AbortController();
-  stop.addEventListener("click", () => under.abort());
-  signal.addEventListener("abort", () => under.abort());
+  let conversion = new AbortController();
+  let running = false;
+  stop.addEventListener("click", () => conversion.abort());
+  signal.addEventListener("abort", () => conversion.abort());
   const buttons = NARROWER[dtype].map((precision) => {
     const [label, size] = BITS[precision];
     const facts = ` (about ${megabytes(info.parameters * size)})`;
@@ -153,9 +155,10 @@ function offer(place: HTMLElement, { files, about, dtype, loaded, signal }: Offe
     ? `Writes a copy with fewer bits to ${where}. This page and the command line load it, ${others}.`
     : "Its weights have 8 bits already, the fewest that they can have.";
   const run = async (precision: Precision, button: HTMLElement) => {
-    if (!row.hidden) return;
+    if (running) return;
+    running = true;
     const name = `${fileName(info.name)}-${precision === "f16" ? "fp16" : precision}`;
-    under = new AbortController();
+    conversion = new AbortController();
     try {
       // At once, while the browser knows that the person has just clicked.
       const output = choosesFolders() ? await chooseFolder(name) : await archive(name);
@@ -165,16 +168,18 @@ function offer(place: HTMLElement, { files, about, dtype, loaded, signal }: Offe
       const total = info.bytes;
       const onProgress = (bytes: number) => {
         bar.value = bytes / total;
-        words.textContent = `Converting, ${megabytes(bytes)} of ${megabytes(total)}`;
+        amount.textContent = `${megabytes(bytes)} of ${megabytes(total)}`;
       };
-      const bytes = await convert({ files, about, precision, output, signal: under.signal, onProgress });
+      const bytes = await convert({ files, about, precision, output, signal: conversion.signal, onProgress });
       words.textContent = `Saved ${name}${choosesFolders() ? "" : ".zip"}, weights of ${megabytes(bytes)}`;
     } catch (error) {
       words.textContent = isAbort(error) ? "Cancelled" : `Not saved: ${messageOf(error)}`;
     } finally {
       if (row.contains(document.activeElement)) button.focus();
       row.hidden = true;
+      running = false;
       bar.removeAttribute("value");
+      amount.textContent = "";
     }
   };
   place.replaceChildren(element("div", { class: "actions" }, ...buttons), row, words);
