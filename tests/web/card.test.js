@@ -246,7 +246,7 @@ test("a copy with 8 bits of several files goes to an archive where no folder can
 test("a long file lies on the disk meanwhile, and a conversion that is cancelled or fails leaves nothing", async () => {
   const mnist = path.join(import.meta.dirname, "../../weights/mnist");
   await choosePrivateFolder();
-  await page.goto(`${server.origin}/?model=/nothing/`);
+  await page.goto(`${server.origin}/?model=/nothing/&count=1&steps=1`);
   const files = Object.fromEntries([...CONFIGS, WEIGHTS].map((name) => [name, readFileSync(path.join(mnist, name))]));
   await page.locator("#error").filter({ hasText: "404" }).waitFor();
   // A value that half precision cannot hold.
