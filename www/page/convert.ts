@@ -54,7 +54,7 @@ export async function convert(conversion: Conversion): Promise<number> {
     await output.finish();
     return weights.size;
   } catch (error) {
-    // What the browser does not let go of is no worse than the error.
+    // An error of the clean-up does not hide the first one.
     await output.abandon().catch(() => {});
     throw error;
   }
