@@ -32,6 +32,8 @@ use crate::pipeline::Pipeline;
 use cpu::{Cpu as Processor, YieldingCpuUNet as Interpreter};
 
 #[cfg(not(feature = "gpu"))]
+mod convert;
+#[cfg(not(feature = "gpu"))]
 mod cpu;
 
 type JsResult<T> = Result<T, JsValue>;

@@ -165,3 +165,23 @@ fn the_sums_list_all_that_was_converted_and_another_model_is_refused() {
     assert_eq!(std::fs::read_to_string(folder.join("SHA256SUMS")).unwrap(), all);
     assert!(!folder.join("unet/diffusion_pytorch_model.safetensors").exists());
 }
+
+#[test]
+fn golden_checkpoints_give_the_bytes_that_the_page_saves() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let expected = std::fs::read(tests.join("conversions.json")).unwrap();
+    let expected: serde_json::Value = serde_json::from_slice(&expected).unwrap();
+    let mut found = serde_json::Map::new();
+    for (model, precisions) in expected.as_object().unwrap() {
+        let hashes = precisions.as_object().unwrap().keys().map(|precision| {
+            let (from, output) = (tests.join("goldens").join(model), scratch(&format!("golden-{model}-{precision}")));
+            let [from, to] = [&from, &output].map(|path| path.to_str().unwrap());
+            succeeds(&["convert", "--model", from, "--precision", precision, "--output", to, "--samples", "0"]);
+            let sums = std::fs::read_to_string(output.join("SHA256SUMS")).unwrap();
+            let line = sums.lines().find(|line| line.ends_with(".safetensors")).unwrap();
+            (precision.clone(), line[..64].into())
+        });
+        found.insert(model.clone(), serde_json::Value::Object(hashes.collect()));
+    }
+    assert_eq!(serde_json::Value::Object(found), expected);
+}

@@ -2,6 +2,7 @@
 
 #[cfg(not(target_arch = "wasm32"))]
 pub mod convert;
+pub mod encode;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod folder;
 pub mod stream;

@@ -21,6 +21,11 @@ interface FileSystemSyncAccessHandle {
   close(): void;
 }
 
+/** In Chromium alone. */
+interface Window {
+  showDirectoryPicker(options: { id: string; mode: "readwrite" }): Promise<FileSystemDirectoryHandle>;
+}
+
 /** Trusted Types, by which a page's policy limits what may become a script's address. */
 interface TrustedScriptPolicy {
   createScriptURL(address: string): string;

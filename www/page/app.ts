@@ -11,6 +11,7 @@ import { EditView } from "./edit-view.js";
 import { explain } from "./explain.js";
 import { ExploreView } from "./explore-view.js";
 import { Gallery } from "./gallery.js";
+import type { Loaded } from "./model-files.js";
 import * as picker from "./model-picker.js";
 import type { Page, TabView } from "./page.js";
 import { nameClasses, showPublished } from "./published.js";
@@ -42,6 +43,8 @@ let open: Tab = "sample";
 let share = slowCalls();
 /** How often another model was asked for. */
 let changes = 0;
+/** The model that is loaded. */
+let loaded: Loaded | null = null;
 /** What a link asked to be shown, until a model is there for it. */
 let wanted: URLSearchParams | null = new URLSearchParams(location.search);
 
@@ -56,6 +59,7 @@ const takePicture = (file: File) => {
 picker.connect({ take, takePicture, refuse: fail });
 picker.listModels("weights/", take).catch(() => {}); // Without the list, the address field is there.
 byId("published-models").addEventListener("toggle", () => showPublished(byId("published-list"), take), { once: true });
+byId("about-model").addEventListener("toggle", showCard);
 connectTabs();
 byId("cancel").addEventListener("click", () => queue.cancel());
 byId("work").addEventListener("submit", clearError, true);
@@ -95,6 +99,9 @@ async function change(model: picker.Choice, sameOrigin = false): Promise<void> {
   say("");
   queue.use(sampler);
   picker.describe(sampler.info);
+  loaded = { info: sampler.info, model, sameOrigin };
+  byId("about-model").hidden = false;
+  showCard();
   explanation.use(sampler.info);
   for (const tab of TABS) viewOf(tab).use(sampler.info);
   const hash = new URLSearchParams(location.hash.slice(1));
@@ -103,6 +110,18 @@ async function change(model: picker.Choice, sameOrigin = false): Promise<void> {
   if (refused.length) fail(new Error(`ignored in the address: ${refused.join("; ")}`));
   if (open === "sample") await views.sample.generate();
   else await viewOf(open).opened();
+}
+
+/** Shows what is known of the model, where a person wants to see it. */
+async function showCard(): Promise<void> {
+  if (!loaded || !byId<HTMLDetailsElement>("about-model").open) return;
+  const shown = loaded;
+  try {
+    const { show } = await import("./model-card.js");
+    if (shown === loaded) await show(shown);
+  } catch (error) {
+    fail(error);
+  }
 }
 
 // Runs.

@@ -5,6 +5,16 @@ import { context2d, element, pixelScale } from "../display.js";
 
 export { context2d, element, pixelScale };
 
+/** What is said of something, by what it is called; what is not known is left out. */
+export type Facts = Record<string, Node | string | number | null | undefined>;
+
+/** The rows of a `dl`. */
+export function factRows(facts: Facts): HTMLElement[] {
+  return Object.entries(facts).flatMap(([term, fact]) =>
+    fact ? [element("dt", { textContent: term }), element("dd", {}, fact instanceof Node ? fact : String(fact))] : [],
+  );
+}
+
 /** A picture: RGBA, row by row. */
 export interface Pixels {
   pixels: Uint8ClampedArray<ArrayBuffer>;

@@ -4,7 +4,7 @@
 
 import { ConsistencySampler, type LoadProgress, type ModelInfo } from "../consistency-sampler.js";
 import { Notices } from "../display.js";
-import { byId, element, targetOf } from "./dom.js";
+import { byId, element, factRows, targetOf } from "./dom.js";
 import { megabytes } from "./format.js";
 
 interface DroppedFile {
@@ -170,9 +170,7 @@ export function describe(info: ModelInfo): void {
     Classes: numClassEmbeds ?? "none",
     "Runs on": processor === "cpu" ? "the CPU" : device || "a GPU that the browser does not name",
   };
-  const row = ([term, fact]: [string, Node | string | number | null | undefined]) =>
-    fact ? [element("dt", { textContent: term }), element("dd", {}, fact instanceof Node ? fact : String(fact))] : [];
-  byId("card").replaceChildren(...Object.entries(facts).flatMap(row));
+  byId("card").replaceChildren(...factRows(facts));
 }
 
 /** A model's name without what leads to it: the last folder of an address, a hub id as it is. */

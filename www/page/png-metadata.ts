@@ -1,19 +1,8 @@
 // Text in PNG files: chunks of the PNG specification (third edition), sections 11.3.3.2 (tEXt) and 11.3.3.4 (iTXt).
 
+import { crc32 } from "./crc32.js";
+
 const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10];
-
-/** The CRC of each byte, by the polynomial of section 5.5. */
-const CRCS = Uint32Array.from({ length: 256 }, (_, byte) => {
-  let crc = byte;
-  for (let bit = 0; bit < 8; bit++) crc = crc & 1 ? 0xedb88320 ^ (crc >>> 1) : crc >>> 1;
-  return crc;
-});
-
-function crc32(bytes: Uint8Array): number {
-  let crc = ~0;
-  for (const byte of bytes) crc = (CRCS[(crc ^ byte) & 0xff] ?? 0) ^ (crc >>> 8);
-  return ~crc >>> 0;
-}
 
 /**
  * Puts texts into a PNG, right behind its header: as tEXt where Latin-1 suffices, else as iTXt, not compressed.

@@ -46,6 +46,12 @@ const published = (name: string) => (name.startsWith(OWNER) ? MODELS[name.slice(
 /** The published timesteps of a hub's model for two steps. */
 export const timestepsOf = (name: string): string | undefined => published(name)?.[2];
 
+/** The data of a published model, and how it was made. */
+export function aboutPublished(name: string): { data: string; made: string } | undefined {
+  const found = published(name);
+  return found && { data: found[0].data, made: `${found[1]}, by Song et al. 2023` };
+}
+
 /** Gives a published model of ImageNet the names of its classes, which its folder does not hold. */
 export async function nameClasses(info: ModelInfo): Promise<void> {
   if (info.classNames || published(info.name)?.[0] !== IMAGENET) return;
