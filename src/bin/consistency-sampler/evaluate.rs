@@ -157,8 +157,11 @@ fn write_report(
     arguments: &Arguments,
     device: &str,
 ) -> Result<()> {
+    let model = arguments.model.name();
+    let name = model.file_name().unwrap_or(model.as_os_str()).to_string_lossy();
     let version = concat!("consistency-sampler ", env!("CARGO_PKG_VERSION"), " evaluate");
-    let mut report = Report::new(&format!("Evaluation of {}", arguments.model.name().display()), version);
+    let line = format!("{version}: {} samples in {} network calls each", number(figures.samples as f64), figures.calls);
+    let mut report = Report::new(&format!("Evaluation of {name}"), &line);
     report.table(&["figure", "samples", "reference", "what it means"], &figures.rows());
 
     report.heading("Samples");
@@ -170,8 +173,7 @@ fn write_report(
     report.picture(&caption, &encode_grid([shown, channels, height, width], COLUMNS, &images)?);
 
     if figures.class_accuracy.is_some() {
-        let heading = "Classes that were asked for (rows), and what the classifier takes the samples for (columns)";
-        report.confusion(heading, &data.classes, &found.confusion);
+        report.confusion(&data.classes, &found.confusion);
     }
     report.heading("Settings");
     report.table(&[], &arguments.settings(data, device));

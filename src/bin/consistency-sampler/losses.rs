@@ -53,8 +53,12 @@ impl Losses {
         let entries = entries(&self.text);
         let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return };
         let range = [first.iteration - 1.0, last.iteration];
+        let mut marks = vec![(range[0], format!("stage {}", first.stage))];
         let begins = entries.windows(2).filter(|pair| pair[0].stage != pair[1].stage);
-        let marks: Vec<_> = begins.map(|pair| (pair[0].iteration, format!("stage {}", pair[1].stage))).collect();
+        marks.extend(begins.map(|pair| (pair[0].iteration, format!("stage {}", pair[1].stage))));
+        if marks.len() == 1 {
+            marks.clear();
+        }
         let (group, reach) = (entries.len().div_ceil(POINTS), reach(&entries));
         let each = match group {
             1 => "each iteration".to_owned(),

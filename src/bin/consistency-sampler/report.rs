@@ -70,13 +70,15 @@ impl Report {
         self.push(format_args!("</details>\n"));
     }
 
-    /// How often each class (row) was taken for each class (column): `counts` (C, C). Shares of rows are coloured. Nothing
-    /// is shown of more than [`CONFUSION`] classes.
-    pub fn confusion(&mut self, heading: &str, classes: &[String], counts: &[usize]) {
+    /// How often samples of each class (row) were taken for each class (column): `counts` (C, C). Shares of rows are
+    /// coloured. Nothing is shown of more than [`CONFUSION`] classes.
+    pub fn confusion(&mut self, classes: &[String], counts: &[usize]) {
         if classes.len() > CONFUSION {
             return;
         }
-        self.heading(heading);
+        self.heading("Confusion of classes");
+        let caption = "Rows are classes that were asked for, columns what the classifier takes the samples for.";
+        self.push(format_args!("<p>{caption}</p>\n"));
         self.push(format_args!("<div class=\"wide\"><table class=\"matrix\">\n<tr><td></td>"));
         classes
             .iter()
@@ -134,11 +136,11 @@ impl fmt::Display for Escaped<'_> {
 /// Curves over iterations.
 pub struct Chart<'a> {
     pub caption: &'a str,
-    /// Name and parts of each curve, a part being points (x, y) with ascending x. The last curve is the strongest.
+    /// Name, if it needs one, and parts of each curve, a part being points (x, y) with ascending x. The last curve is the strongest.
     pub curves: Vec<(&'a str, Vec<Vec<(f64, f64)>>)>,
     /// Ends of the x axis.
     pub range: [f64; 2],
-    /// Values of x with a name.
+    /// Values of x with a name, ascending. A name is left out where it would lie over the one before.
     pub marks: Vec<(f64, String)>,
     /// Whether the y axis begins at 0. Otherwise it is logarithmic where all values are positive.
     pub from_zero: bool,
@@ -164,7 +166,7 @@ impl fmt::Display for Chart<'_> {
 
         let style = |i: usize| if i + 1 == self.curves.len() { "strong" } else { "faint" };
         write!(f, "<figure><figcaption>{caption}")?;
-        for (i, (name, _)) in self.curves.iter().enumerate() {
+        for (i, (name, _)) in self.curves.iter().enumerate().filter(|(_, (name, _))| !name.is_empty()) {
             write!(f, " <span class=\"key {}\">{}</span>", style(i), Escaped(name))?;
         }
         writeln!(f, "</figcaption><div class=\"wide\">")?;
@@ -181,10 +183,14 @@ impl fmt::Display for Chart<'_> {
         }
         let middle = f64::midpoint(LEFT, right);
         writeln!(f, "<text class=\"x\" x=\"{middle:.1}\" y=\"{:.1}\">iteration</text>", bottom + 38.0)?;
+        let mut free = 0.0;
         for (value, name) in &self.marks {
             let (at, name) = (x(*value), Escaped(name));
             writeln!(f, "<path class=\"mark\" d=\"M{at:.1},{TOP}V{bottom}\"/>")?;
-            writeln!(f, "<text x=\"{at:.1}\" y=\"{:.1}\">{name}</text>", TOP - 8.0)?;
+            if at >= free {
+                writeln!(f, "<text x=\"{at:.1}\" y=\"{:.1}\">{name}</text>", TOP - 8.0)?;
+                free = at + 60.0;
+            }
         }
         writeln!(f, "<path class=\"axis\" d=\"M{LEFT},{TOP}V{bottom}H{right}\"/>")?;
         for (i, (_, parts)) in self.curves.iter().enumerate() {
