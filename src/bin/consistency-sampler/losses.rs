@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use consistency_sampler::Result;
 use consistency_sampler::file::{read_text, replace};
 
-use crate::report::{Chart, Report, number};
+use crate::report::{Chart, Line, Report, number};
 
 /// The most points of a curve: more are averaged in groups.
 const POINTS: usize = 600;
@@ -66,7 +66,7 @@ impl Losses {
         };
         let smooth = format!("mean of the {} iterations before and after, within a stage", number(reach as f64));
         let losses: Vec<_> = entries.iter().map(|entry| (entry.iteration, entry.loss)).collect();
-        let thin = |part: Vec<(f64, f64)>| means(&part, group);
+        let thin = |part: Line| means(&part, group);
         let smoothed = smoothed(&entries, reach).into_iter().map(thin).collect();
         report.chart(&Chart {
             caption: "Loss",
@@ -106,7 +106,7 @@ fn reach(entries: &[Entry]) -> usize {
 }
 
 /// The mean loss of `reach` iterations before and after each, in the parts that are of one stage.
-fn smoothed(entries: &[Entry], reach: usize) -> Vec<Vec<(f64, f64)>> {
+fn smoothed(entries: &[Entry], reach: usize) -> Vec<Line> {
     let smooth = |part: &[Entry]| {
         let sums: Vec<f64> = std::iter::once(0.0)
             .chain(part.iter().scan(0.0, |sum, entry| {
@@ -124,7 +124,7 @@ fn smoothed(entries: &[Entry], reach: usize) -> Vec<Vec<(f64, f64)>> {
 }
 
 /// Means of groups of points.
-fn means(points: &[(f64, f64)], group: usize) -> Vec<(f64, f64)> {
+fn means(points: &[(f64, f64)], group: usize) -> Line {
     let mean = |part: &[(f64, f64)]| {
         let (x, y) = part.iter().fold((0.0, 0.0), |(x, y), point| (x + point.0, y + point.1));
         (x / part.len() as f64, y / part.len() as f64)
@@ -133,7 +133,7 @@ fn means(points: &[(f64, f64)], group: usize) -> Vec<(f64, f64)> {
 }
 
 /// Images per second, at the end of spans of at least [`SPAN`] and a hundredth of the time.
-fn rates(entries: &[Entry], batch: usize) -> Vec<(f64, f64)> {
+fn rates(entries: &[Entry], batch: usize) -> Line {
     let [mut begin, .., last] = *entries else { return vec![] };
     let span = SPAN.max((last.seconds - begin.seconds) / 100.0);
     let mut rates = vec![];

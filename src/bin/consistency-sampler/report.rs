@@ -133,11 +133,14 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
+/// Points (x, y) with ascending x.
+pub type Line = Vec<(f64, f64)>;
+
 /// Curves over iterations.
 pub struct Chart<'a> {
     pub caption: &'a str,
-    /// Name, if it needs one, and parts of each curve, a part being points (x, y) with ascending x. The last curve is the strongest.
-    pub curves: Vec<(&'a str, Vec<Vec<(f64, f64)>>)>,
+    /// Name, if it needs one, and parts of each curve. The last curve is the strongest.
+    pub curves: Vec<(&'a str, Vec<Line>)>,
     /// Ends of the x axis.
     pub range: [f64; 2],
     /// Values of x with a name, ascending. A name is left out where it would lie over the one before.
