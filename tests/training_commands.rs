@@ -57,7 +57,6 @@ fn a_model_is_trained_resumed_sampled_and_evaluated() {
     let csv = fs::read_to_string(model.join("training/loss.csv")).unwrap();
     let iterations: Vec<&str> = csv.lines().map(|l| l.split(',').next().unwrap()).collect();
     assert_eq!(iterations, ["iteration", "1", "2", "3", "4", "5", "6", "7", "8"]);
-    assert!(model.join("training/loss.png").exists());
     for steps in [1, 2] {
         let reader = png::Decoder::new(std::io::BufReader::new(
             File::open(model.join(format!("training/samples-final-{steps}.png"))).unwrap(),
@@ -81,10 +80,77 @@ fn a_model_is_trained_resumed_sampled_and_evaluated() {
     assert_eq!((number("samples"), number("network_calls"), number("seed")), (20.0, 2.0, 0.0));
     assert_eq!(number("classifier_accuracy"), 1.0, "dark and bright are told apart");
     assert!((0.0..=1.0).contains(&number("class_accuracy")));
-    let text = succeed(&[&evaluate[..], &["--edm-steps", "3", "--classifier", str(&classifier), "--json"]].concat());
+    let report = dir.join("reports/evaluation.html");
+    let more = ["--edm-steps", "3", "--classifier", str(&classifier), "--json", "--report", str(&report)];
+    let text = succeed(&[&evaluate[..], &more].concat());
+    let html = fs::read_to_string(&report).unwrap();
+    assert_is_self_contained(&html);
+    for expected in ["class accuracy", "Fréchet distance", "copies in pixels", "--edm-steps", "not chosen"] {
+        assert!(html.contains(expected), "{expected} in {html}");
+    }
+    let rows = html.split("<table class=\"matrix\">").nth(1).unwrap().split("</table>").next().unwrap();
+    let counts = rows.split("%\">").skip(1).map(|cell| cell.split('<').next().unwrap().parse::<usize>().unwrap());
+    assert_eq!(counts.sum::<usize>(), 20, "every sample is taken for a class");
+    let among = model.join("unet/report.html");
+    let refused = error(&[&evaluate[..], &["--report", str(&among)]].concat());
+    assert_eq!(refused, format!("--report: {} lies among the model's weights: name another place", str(&among)));
     assert!(text.contains("\"network_calls\":5"), "{text}");
     assert!(number("frechet") > 0.0 && number("frechet_floor") > 0.0);
     assert!(number("copies") <= 20.0 && number("copies_in_features") <= 20.0);
+}
+
+/// Checks that a report asks for no other file.
+fn assert_is_self_contained(html: &str) {
+    for (at, source) in html.match_indices("src=\"") {
+        assert!(html[at + source.len()..].starts_with("data:image/png;base64,iVBOR"), "{}", &html[at..at + 60]);
+    }
+    for other in ["http:", "https:", "<script", "<link", "url("] {
+        assert!(!html.contains(other), "{other} in {html}");
+    }
+}
+
+#[test]
+fn a_run_has_a_report_with_its_curves_its_pictures_and_its_settings() {
+    let dir = scratch("report");
+    fs::rename(dir.join("data/b"), dir.join("data/R&D's")).unwrap();
+    let file = dir.join("m&m/training/report.html");
+    let train = |more: &[&str]| run(&words(&train_on(&dir, "data", "m&m", more)));
+    let report = |more: &[&str]| {
+        let ran = train(more);
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        let html = fs::read_to_string(&file).unwrap();
+        assert_is_self_contained(&html);
+        let loss = html.split("<svg").nth(1).unwrap().split("</svg>").next().unwrap().to_owned();
+        let points = loss.split("class=\"faint\" d=\"").nth(1).unwrap().split("h0").next().unwrap().split('L').count();
+        (html, loss, points)
+    };
+    let (html, loss, points) = report(&["--iterations", "4"]);
+    assert_eq!(points, 4);
+    assert!(loss.contains(">stage 1</text>"), "{loss}");
+    for expected in [
+        "<h1>m&amp;m</h1>",
+        "4, 100 % of the run",
+        "samples-final-2.png: two network calls, a column for each class: R&amp;D&#39;s, a",
+        "<th scope=\"row\">--lr</th><td>0.0001</td>",
+        "<th scope=\"row\">unet/config.json, norm_num_groups</th><td>4</td>",
+    ] {
+        assert!(html.contains(expected), "{expected} in {html}");
+    }
+    assert!(!html.contains("R&D's"));
+    assert_eq!(html.matches("<img ").count(), 3, "samples of one and two calls, and data");
+    let (html, _, points) = report(&["--iterations", "6", "--resume"]);
+    assert_eq!(points, 6);
+    assert!(html.contains("6, 100 % of the run"), "{html}");
+
+    // A report that cannot be written ends no run.
+    fs::remove_file(&file).unwrap();
+    fs::create_dir(&file).unwrap();
+    let ran = train(&["--iterations", "7", "--resume"]);
+    let said = String::from_utf8(ran.stderr).unwrap();
+    let expected = "training/report.html: cannot be written: expected a file, found a folder";
+    assert!(ran.status.success() && said.contains("the run goes on, but ") && said.contains(expected), "{said}");
+    let csv = fs::read_to_string(dir.join("m&m/training/loss.csv")).unwrap();
+    assert_eq!(csv.lines().count(), 8);
 }
 
 /// The arguments of a run on `data/` in a folder of [`scratch`].

@@ -8,7 +8,7 @@ use png::{BitDepth, ColorType, Decoder, Encoder, Transformations};
 
 use super::{from_rgba, to_byte};
 use crate::error::{Error, Result};
-use crate::file::{replace_with, unreadable, unwritable};
+use crate::file::{replace, unreadable};
 use crate::model::config::UNetConfig;
 
 /// A decoded PNG.
@@ -105,13 +105,15 @@ pub fn decode(file: impl BufRead + Seek, config: &UNetConfig) -> Result<Vec<f32>
 /// # Errors
 /// [`Error::Input`] when `columns` is 0, C is neither 1 nor 3, or there are not B·C·H·W values; [`Error::Io`] when the file
 /// cannot be written.
-pub fn write_grid(
-    path: impl AsRef<Path>,
-    [batch, channels, height, width]: [usize; 4],
-    columns: usize,
-    images: &[f32],
-) -> Result<()> {
-    let path = path.as_ref();
+pub fn write_grid(path: impl AsRef<Path>, shape: [usize; 4], columns: usize, images: &[f32]) -> Result<()> {
+    replace(path.as_ref(), &encode_grid(shape, columns, images)?)
+}
+
+/// The bytes that [`write_grid`] writes.
+///
+/// # Errors
+/// [`Error::Input`] as [`write_grid`].
+pub fn encode_grid([batch, channels, height, width]: [usize; 4], columns: usize, images: &[f32]) -> Result<Vec<u8>> {
     let (expected, found) = (batch * channels * height * width, images.len());
     if columns == 0 || !matches!(channels, 1 | 3) || expected == 0 || expected != found {
         return Err(Error::Input(format!(
@@ -128,17 +130,17 @@ pub fn write_grid(
             bytes[((top + y) * grid_w + left + x) * channels + c] = to_byte(v);
         }
     }
-    replace_with(path, |file| {
-        let mut encoder = Encoder::new(file, grid_w as u32, grid_h as u32);
-        encoder.set_color(if channels == 1 { ColorType::Grayscale } else { ColorType::Rgb });
-        encoder.set_depth(BitDepth::Eight);
-        let write = |encoder: Encoder<_>| {
-            let mut writer = encoder.write_header()?;
-            writer.write_image_data(&bytes)?;
-            writer.finish()
-        };
-        write(encoder).map_err(|e| unwritable(path, &e))
-    })
+    let mut file = Vec::new();
+    let mut encoder = Encoder::new(&mut file, grid_w as u32, grid_h as u32);
+    encoder.set_color(if channels == 1 { ColorType::Grayscale } else { ColorType::Rgb });
+    encoder.set_depth(BitDepth::Eight);
+    let write = |encoder: Encoder<_>| {
+        let mut writer = encoder.write_header()?;
+        writer.write_image_data(&bytes)?;
+        writer.finish()
+    };
+    write(encoder).map_err(|e| Error::Input(format!("grid: {grid_h}×{grid_w} pixels: {e}")))?;
+    Ok(file)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::checkpoint::folder::ModelFolder;
 use crate::consistency::rng::Generator;
 use crate::error::{Error, Result};
-use crate::train::animals::Animals;
+pub use crate::train::animals::{Animals, Flatness};
 use crate::train::dataset::{Batch, Dataset};
 use crate::train::{image_folder, mnist};
 

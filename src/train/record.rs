@@ -60,6 +60,11 @@ impl Record {
         Ok(())
     }
 
+    /// Names and values, in their order.
+    pub fn entries(&self) -> &[(String, String)] {
+        &self.0
+    }
+
     /// Checks that `found` is the same as this, which a run was begun with.
     ///
     /// # Errors

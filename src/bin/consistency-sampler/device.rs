@@ -101,11 +101,16 @@ impl ModelArguments {
         self.hub.open(&self.model, Some(Precision::F32))
     }
 
-    /// Checks, before anything is computed for it, that a file of results can be written and is none of the model.
-    pub fn check_output(&self, folder: &ModelFolder, file: &Path) -> Result<()> {
+    /// The folder or the id.
+    pub fn name(&self) -> &Path {
+        &self.model
+    }
+
+    /// Checks, before anything is computed for it, that an option's file of results can be written and is none of the model.
+    pub fn check_output(&self, folder: &ModelFolder, option: &str, file: &Path) -> Result<()> {
         if whole(file).starts_with(whole(&folder.path().join("unet"))) {
             let m = "lies among the model's weights: name another place";
-            return Err(Error::Input(format!("--output: {} {m}", file.display())));
+            return Err(Error::Input(format!("{option}: {} {m}", file.display())));
         }
         check_writable(file)
     }

@@ -105,7 +105,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     // A wrong request is refused before the weights are read.
     edit.schedule(config, &folder.scheduler)?;
     edit.request.labels(config)?;
-    arguments.model.check_output(&folder, &arguments.output)?;
+    arguments.model.check_output(&folder, "--output", &arguments.output)?;
 
     let mut pipeline = arguments.model.pipeline(&folder)?;
     let images = pollster::block_on(pipeline.edit(&edit))?;

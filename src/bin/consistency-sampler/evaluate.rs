@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use consistency_sampler::checkpoint::folder::ModelFolder;
 use consistency_sampler::file::check_writable;
+use consistency_sampler::image::png::encode_grid;
 use consistency_sampler::model::config::UNetConfig;
 use consistency_sampler::train::classifier::{Classifier, FEATURES};
-use consistency_sampler::train::data::{Source, animals, check_class_names, is_composed};
+use consistency_sampler::train::data::{Flatness, Source, animals, check_class_names, is_composed};
 use consistency_sampler::train::dataset::Dataset;
 use consistency_sampler::train::denoiser::Engine;
 use consistency_sampler::train::evaluation::{Moments, copies, frechet_distance};
+use consistency_sampler::train::record::Record;
 use consistency_sampler::train::teacher::{Guidance, Teacher};
 use consistency_sampler::{AnyNetwork, Error, Pipeline, Precision, Request, Result};
 use indicatif::ProgressBar;
@@ -18,6 +20,7 @@ use indicatif::ProgressBar;
 use crate::console::{note, note_left_out, print};
 use crate::device::{ModelArguments, PrecisionArguments, style};
 use crate::guidance::GuidanceArguments;
+use crate::report::{Report, number};
 
 /// Iterations of the classifier's training; on MNIST 6.4 epochs. Of large images, whose iterations take minutes by the hundred, a third.
 fn classifier_iterations([_, height, width]: [usize; 3]) -> usize {
@@ -26,6 +29,9 @@ fn classifier_iterations([_, height, width]: [usize; 3]) -> usize {
 
 /// Samples or images in one call of a network.
 const BATCH: usize = 100;
+/// Samples in the report, and in a row of it.
+const SHOWN: usize = 96;
+const COLUMNS: usize = 16;
 
 #[derive(Args)]
 pub struct Arguments {
@@ -69,6 +75,10 @@ pub struct Arguments {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+
+    /// An HTML file to write as well: the figures and what they mean, samples, and which classes are taken for which
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
@@ -79,6 +89,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let guidance = arguments.guidance.guidance()?;
     check(arguments, &folder, &train, &guidance)?;
     check_class_names("--model", &folder, &train.classes)?;
+    if let Some(report) = &arguments.report {
+        arguments.model.check_output(&folder, "--report", report)?;
+    }
     let file = classifier_file(arguments, &train)?;
     let guide =
         arguments.guidance.guide().map(|model| arguments.model.hub.open(model, Some(Precision::F32))).transpose()?;
@@ -103,48 +116,170 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let floor = frechet_distance(&Moments::new(&held_out.features, FEATURES), &moments);
 
     let labels = train.proportional_labels(arguments.samples);
-    let found = samples(arguments, &folder, &mut sampler, &classifier, &labels)?;
+    let found = samples(arguments, &folder, &mut sampler, &classifier, &labels, train.classes.len())?;
     let distance = frechet_distance(&Moments::new(&found.features, FEATURES), &moments);
     let dim: usize = train.shape.iter().product();
     let flatness = animals(&arguments.data, folder.unet.sample_size[0])?.map(|animals| animals.flatness(&found.images));
     // Of composed pictures the data is all that can be composed: a sample that is one of them is right, and no copy.
     let copied = (!is_composed(&arguments.data)?)
         .then(|| [copies(&found.images, &real.images, dim), copies(&found.features, &real.features, FEATURES)]);
-    let accuracy = |c: &Classified| c.right as f64 / c.count as f64;
     let calls = match arguments.edm_steps {
         Some(steps) => 2 * steps - 1,
         None => arguments.request(&folder.unet, 0, &[0]).schedule(&folder.scheduler)?.steps.len(),
     };
-    if arguments.json {
-        return print(serde_json::json!({
-            "class_accuracy": folder.unet.num_class_embeds.map(|_| accuracy(&found)),
-            "frechet": distance,
-            "frechet_floor": floor,
-            "copies": copied.map(|[in_pixels, _]| in_pixels),
-            "copies_in_features": copied.map(|[_, in_features]| in_features),
-            "ground_deviation": flatness.map(|f| f.ground_deviation),
-            "ground_in_palette": flatness.map(|f| f.ground_in_palette),
-            "fur_in_palette": flatness.map(|f| f.fur_in_palette),
-            "samples": found.count,
-            "network_calls": calls,
-            "seed": arguments.seed,
-            "classifier_accuracy": accuracy(&held_out),
+    let figures = Figures {
+        class_accuracy: folder.unet.num_class_embeds.map(|_| found.accuracy()),
+        distance,
+        floor,
+        copied,
+        flatness,
+        samples: found.count,
+        training_images: real.count,
+        test_images: held_out.count,
+        calls,
+        classifier_accuracy: held_out.accuracy(),
+    };
+    match arguments.json {
+        true => print(figures.json(arguments.seed))?,
+        false => figures.lines(arguments.seed).iter().try_for_each(print)?,
+    }
+    let Some(path) = &arguments.report else { return Ok(()) };
+    let device = match &mut sampler {
+        Sampler::Consistency(pipeline) => pipeline.network().device(),
+        Sampler::Edm(..) => "CPU",
+    };
+    write_report(path, &figures, &found, &train, arguments, device)
+}
+
+/// Writes the HTML file of [`Arguments::report`].
+fn write_report(
+    path: &Path,
+    figures: &Figures,
+    found: &Classified,
+    data: &Dataset,
+    arguments: &Arguments,
+    device: &str,
+) -> Result<()> {
+    let model = arguments.model.name();
+    let name = model.file_name().unwrap_or(model.as_os_str()).to_string_lossy();
+    let version = concat!("consistency-sampler ", env!("CARGO_PKG_VERSION"), " evaluate");
+    let line = format!("{version}: {} samples in {} network calls each", number(figures.samples as f64), figures.calls);
+    let mut report = Report::new(&format!("Evaluation of {name}"), &line);
+    report.table(&["figure", "samples", "reference", "what it means"], &figures.rows());
+
+    report.heading("Samples");
+    let ([channels, height, width], shown) = (data.shape, SHOWN.min(found.count));
+    let size = channels * height * width;
+    let image = |i: usize| &found.images[i * found.count / shown * size..][..size];
+    let images: Vec<f32> = (0..shown).flat_map(image).copied().collect();
+    let caption = format!("{shown} of {}, evenly spaced in the order of their classes, not chosen", found.count);
+    report.picture(&caption, &encode_grid([shown, channels, height, width], COLUMNS, &images)?);
+
+    if figures.class_accuracy.is_some() {
+        report.confusion(&data.classes, &found.confusion);
+    }
+    report.heading("Settings");
+    report.table(&[], &arguments.settings(data, device));
+    report.write(path)?;
+    note(format_args!("report: {}", path.display()));
+    Ok(())
+}
+
+/// What was measured.
+struct Figures {
+    /// Share of the samples that the classifier takes for their class, if they have classes.
+    class_accuracy: Option<f64>,
+    /// Fréchet distance of the samples from the training images.
+    distance: f64,
+    /// Fréchet distance of the test images from the training images.
+    floor: f64,
+    /// Copies of training images in pixels and in features.
+    copied: Option<[usize; 2]>,
+    flatness: Option<Flatness>,
+    samples: usize,
+    training_images: usize,
+    test_images: usize,
+    /// Network calls of a sample.
+    calls: usize,
+    /// Share of the test images that the classifier takes for their class.
+    classifier_accuracy: f64,
+}
+
+impl Figures {
+    fn json(&self, seed: u64) -> serde_json::Value {
+        serde_json::json!({
+            "class_accuracy": self.class_accuracy,
+            "frechet": self.distance,
+            "frechet_floor": self.floor,
+            "copies": self.copied.map(|[in_pixels, _]| in_pixels),
+            "copies_in_features": self.copied.map(|[_, in_features]| in_features),
+            "ground_deviation": self.flatness.map(|f| f.ground_deviation),
+            "ground_in_palette": self.flatness.map(|f| f.ground_in_palette),
+            "fur_in_palette": self.flatness.map(|f| f.fur_in_palette),
+            "samples": self.samples,
+            "network_calls": self.calls,
+            "seed": seed,
+            "classifier_accuracy": self.classifier_accuracy,
+        })
+    }
+
+    fn lines(&self, seed: u64) -> Vec<String> {
+        let Self { distance, floor, .. } = self;
+        let mut lines = vec![format!("{} samples in {} network calls each, seed {seed}", self.samples, self.calls)];
+        lines.extend(self.class_accuracy.map(|share| format!("class accuracy     {:.2} %", 100.0 * share)));
+        lines.push(format!("Fréchet distance   {distance:.3} ({:.2} × the floor {floor:.3})", distance / floor));
+        if let Some([in_pixels, in_features]) = self.copied {
+            lines.push(format!("copies             {in_pixels} in pixels, {in_features} in features"));
+        }
+        if let Some(flatness) = self.flatness {
+            let [ground, fur] = [flatness.ground_in_palette, flatness.fur_in_palette].map(|share| 100.0 * share);
+            lines.push(format!("ground deviation   {:.2} of 255", flatness.ground_deviation));
+            lines.push(format!("in the palette     {ground:.1} % of grounds, {fur:.1} % of furs"));
+        }
+        lines.push(format!("(classifier        {:.2} % on the test images)", 100.0 * self.classifier_accuracy));
+        lines
+    }
+
+    /// For each figure its name, the samples' value, one to compare it with, and what it means.
+    fn rows(&self) -> Vec<[String; 4]> {
+        let percent = |share: f64| format!("{:.2} %", 100.0 * share);
+        let row = |name: &str, value: String, reference: String, meaning: &str| {
+            [name.to_owned(), value, reference, meaning.to_owned()]
+        };
+        let mut rows = vec![];
+        rows.extend(self.class_accuracy.map(|share| {
+            let reference = format!("{} of the test images", percent(self.classifier_accuracy));
+            let meaning = "Share that the classifier takes for the class that was asked for. More is better.";
+            row("class accuracy", percent(share), reference, meaning)
         }));
+        let meaning = "Distance of the means and covariances of the classifier's features from those of the training images. \
+                       The reference is the floor, the distance of the test images. Less is better; it grows with fewer samples.";
+        let (distance, floor) = (self.distance, self.floor);
+        let value = format!("{distance:.3}, {:.2} × the floor", distance / floor);
+        let reference = format!("{floor:.3}, of {} test images", number(self.test_images as f64));
+        rows.push(row("Fréchet distance", value, reference, meaning));
+        if let Some([in_pixels, in_features]) = self.copied {
+            let meaning = format!(
+                "Samples whose nearest of the {} training images is less than a third as far as the second nearest. Few is better.",
+                number(self.training_images as f64)
+            );
+            for (name, count) in [("copies in pixels", in_pixels), ("copies in features", in_features)] {
+                rows.push(row(name, number(count as f64), String::new(), &meaning));
+            }
+        }
+        if let Some(flatness) = self.flatness {
+            let value = format!("{:.2} of 255", flatness.ground_deviation);
+            let meaning = "Mean standard deviation of the pixels that are ground in every animal. Less is better.";
+            rows.push(row("ground deviation", value, "0 in the data".into(), meaning));
+            let shares = [("grounds", flatness.ground_in_palette), ("furs", flatness.fur_in_palette)];
+            for (what, share) in shares {
+                let meaning = "Share of the pictures where their mean colour is within 8/255 of one of the palette's.";
+                let name = format!("{what} in the palette");
+                rows.push(row(&name, percent(share), "100 % in the data".into(), meaning));
+            }
+        }
+        rows
     }
-    print(format_args!("{} samples in {calls} network calls each, seed {}", found.count, arguments.seed))?;
-    if folder.unet.num_class_embeds.is_some() {
-        print(format_args!("class accuracy     {:.2} %", 100.0 * accuracy(&found)))?;
-    }
-    print(format_args!("Fréchet distance   {distance:.3} ({:.2} × the floor {floor:.3})", distance / floor))?;
-    if let Some([in_pixels, in_features]) = copied {
-        print(format_args!("copies             {in_pixels} in pixels, {in_features} in features"))?;
-    }
-    if let Some(flatness) = flatness {
-        let [ground, fur] = [flatness.ground_in_palette, flatness.fur_in_palette].map(|share| 100.0 * share);
-        print(format_args!("ground deviation   {:.2} of 255", flatness.ground_deviation))?;
-        print(format_args!("in the palette     {ground:.1} % of grounds, {fur:.1} % of furs"))?;
-    }
-    print(format_args!("(classifier        {:.2} % on the test images)", 100.0 * accuracy(&held_out)))
 }
 
 impl Arguments {
@@ -157,6 +292,32 @@ impl Arguments {
             timesteps: self.timesteps.clone(),
             num_inference_steps: self.num_inference_steps,
         }
+    }
+
+    /// The settings by the names of the options, and the data.
+    fn settings(&self, data: &Dataset, device: &str) -> Vec<[String; 2]> {
+        let row = |name: &str, value: String| [name.to_owned(), value];
+        let timesteps = |t: &Vec<usize>| t.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
+        let mut rows = vec![
+            row("--model", self.model.name().display().to_string()),
+            row("--data", self.data.display().to_string()),
+            row("training images", data.summary()),
+            row("--samples", number(self.samples as f64)),
+        ];
+        match (&self.timesteps, self.edm_steps) {
+            (_, Some(steps)) => rows.push(row("--edm-steps", steps.to_string())),
+            (Some(t), None) => rows.push(row("--timesteps", timesteps(t))),
+            (None, None) => rows.push(row("--num-inference-steps", self.num_inference_steps.unwrap_or(1).to_string())),
+        }
+        if self.edm_steps.is_some() {
+            let mut guidance = Record::default();
+            self.guidance.add_to(&mut guidance);
+            rows.extend(guidance.entries().iter().map(|(name, value)| row(name, value.clone())));
+            rows.extend(self.guidance.guide().map(|guide| row("--guide", guide.display().to_string())));
+        }
+        rows.push(row("--seed", self.seed.to_string()));
+        rows.push(row("device", device.to_owned()));
+        rows
     }
 
     /// The seed of a batch of samples.
@@ -202,28 +363,39 @@ enum Sampler {
 }
 
 /// Images with their classification.
-#[derive(Default)]
 struct Classified {
     images: Vec<f32>,
     features: Vec<f32>,
-    /// Images whose likeliest class is their label.
-    right: usize,
+    /// (C, C): how many images of a label (row) have that likeliest class (column).
+    confusion: Vec<usize>,
+    classes: usize,
     count: usize,
 }
 
 impl Classified {
+    fn new(classes: usize) -> Self {
+        Self { images: vec![], features: vec![], confusion: vec![0; classes * classes], classes, count: 0 }
+    }
+
+    /// The share of the images whose likeliest class is their label.
+    fn accuracy(&self) -> f64 {
+        self.confusion.iter().step_by(self.classes + 1).sum::<usize>() as f64 / self.count as f64
+    }
+
     fn push(&mut self, classifier: &Classifier, images: &[f32], labels: &[u32]) {
         let output = classifier.classify(images);
         self.images.extend(images);
         self.features.extend(output.features);
-        self.right += output.classes.iter().zip(labels).filter(|(a, b)| a == b).count();
+        for (&class, &label) in output.classes.iter().zip(labels) {
+            self.confusion[label as usize * self.classes + class as usize] += 1;
+        }
         self.count += output.classes.len();
     }
 }
 
 fn classify(classifier: &Classifier, data: &Dataset, what: &str) -> Classified {
     let bar = bar(data.len(), what);
-    let mut classified = Classified::default();
+    let mut classified = Classified::new(data.classes.len());
     for first in (0..data.len()).step_by(BATCH) {
         let batch = data.batch(&(first..data.len().min(first + BATCH)).collect::<Vec<_>>());
         classified.push(classifier, &batch.images, &batch.labels);
@@ -239,9 +411,10 @@ fn samples(
     sampler: &mut Sampler,
     classifier: &Classifier,
     labels: &[u32],
+    classes: usize,
 ) -> Result<Classified> {
     let bar = bar(labels.len(), "samples");
-    let mut classified = Classified::default();
+    let mut classified = Classified::new(classes);
     for (index, labels) in labels.chunks(BATCH).enumerate() {
         let request = arguments.request(&folder.unet, index, labels);
         let mut images = match sampler {

@@ -26,7 +26,7 @@ Example: an hour from a trained model, to be continued by the same command with 
 #[cfg(feature = "train")]
 pub const EVALUATE: &str = "\
 Example:
-  consistency-sampler evaluate --model mine --data mnist/ --samples 2000 --num-inference-steps 2";
+  consistency-sampler evaluate --model mine --data mnist/ --samples 2000 --num-inference-steps 2 --report mine.html";
 
 pub const COMPLETIONS: &str = "\
 Example:

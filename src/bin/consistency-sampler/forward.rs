@@ -57,7 +57,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let labels = class_labels.map(|t| labels(&t)).transpose().map_err(in_file)?.unwrap_or_default();
     let input = ForwardInput { sample: &values, timestep: &timesteps, class_labels: &labels };
     input.check(config)?;
-    arguments.model.check_output(&folder, &arguments.output)?;
+    arguments.model.check_output(&folder, "--output", &arguments.output)?;
 
     let mut pipeline = arguments.model.pipeline(&folder)?;
     let output = pollster::block_on(pipeline.forward(input))?;

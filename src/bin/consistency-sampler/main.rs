@@ -13,6 +13,8 @@ mod forward;
 mod guidance;
 #[cfg(feature = "train")]
 mod losses;
+#[cfg(feature = "train")]
+mod report;
 mod sample;
 mod signals;
 #[cfg(feature = "train")]

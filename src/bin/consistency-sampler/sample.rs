@@ -91,7 +91,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let schedule = request.schedule(&folder.scheduler)?;
     let labels = request.labels(&folder.unet)?;
     drop(request.noise.generator(1, 1)?);
-    arguments.model.check_output(&folder, &output)?;
+    arguments.model.check_output(&folder, "--output", &output)?;
 
     let mut pipeline = arguments.model.pipeline(&folder)?;
     let bar = ProgressBar::new(schedule.steps.len() as u64)

@@ -1,5 +1,6 @@
 //! `consistency-sampler train`.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use consistency_sampler::checkpoint::tensor::{Arrival, Rows, f32_bytes};
 use consistency_sampler::consistency::rng::Generator;
 use consistency_sampler::consistency::schedule::karras_sigma;
 use consistency_sampler::cpu::CpuUNet;
-use consistency_sampler::file::read_text;
+use consistency_sampler::file::{read, read_text};
 use consistency_sampler::image::png::write_grid;
 use consistency_sampler::model::config::{SchedulerConfig, UNetConfig};
 use consistency_sampler::network::Network;
@@ -33,6 +34,7 @@ use crate::device::{HubArguments, style};
 use crate::files::whole;
 use crate::guidance::GuidanceArguments;
 use crate::losses::Losses;
+use crate::report::{Report, number};
 use crate::signals::Stop;
 
 /// Time between two checkpoints: the most training that an interruption loses.
@@ -64,7 +66,7 @@ pub struct Arguments {
     #[arg(long)]
     flip: bool,
 
-    /// Folder of the model (diffusers layout, averaged weights), with the run's state and pictures in `training/`
+    /// Folder of the model (diffusers layout, averaged weights), with the run's state, pictures and `report.html` in `training/`
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
 
@@ -235,6 +237,11 @@ impl DeviceName {
     }
 }
 
+/// A value as the command line takes it.
+fn value_name(value: &impl ValueEnum) -> String {
+    value.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default()
+}
+
 /// The length of a run.
 enum Length {
     Minutes(f64),
@@ -311,8 +318,13 @@ impl Arguments {
 }
 
 impl Arguments {
+    /// A file of the run beside the model.
+    fn training(&self, name: &str) -> PathBuf {
+        self.output.join("training").join(name)
+    }
+
     fn state_file(&self) -> PathBuf {
-        self.output.join("training/state.safetensors")
+        self.training("state.safetensors")
     }
 
     /// Checks that the run overwrites nothing but itself.
@@ -343,14 +355,11 @@ impl Arguments {
 
     /// What makes the run what it is, by the names of the options.
     fn record(&self, recipe: &Recipe) -> Record {
-        fn name(value: &impl ValueEnum) -> String {
-            value.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default()
-        }
         let mut record = Record::default();
-        record.push("--recipe", name(&self.recipe));
+        record.push("--recipe", value_name(&self.recipe));
         record.push("--batch", self.batch);
         record.push("--lr", self.lr);
-        record.push("--optimizer", name(&self.optimizer));
+        record.push("--optimizer", value_name(&self.optimizer));
         record.push("--decay", self.decay);
         record.push("--ema", self.ema);
         record.push("--seed", self.seed);
@@ -374,7 +383,7 @@ impl Arguments {
             Recipe::Ect { q, stages: [first, last], .. } => {
                 record.push("--q", q);
                 record.push("--stages", format_args!("{first},{last}"));
-                record.push("--weighting", name(&self.weighting));
+                record.push("--weighting", value_name(&self.weighting));
             }
             Recipe::Dmd { .. } => record.push("--critic-lr", self.critic_lr.unwrap_or(3.0 * self.lr)),
             _ => {}
@@ -456,55 +465,56 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         State::new(weights, &recipe)
     };
     let mut run = Run {
-        output: &arguments.output,
+        arguments,
+        length,
         class_names: config.num_class_embeds.map(|_| data.classes()).unwrap_or_default(),
         unet_json,
         scheduler_json,
         record,
-        flip: arguments.flip,
-        losses: Losses::open(&arguments.output.join("training/loss.csv"), state.optimizer.step)?,
+        losses: Losses::open(&arguments.training("loss.csv"), state.optimizer.step)?,
         trainer: Trainer::new(denoiser, settings, state, teacher, device)?,
     };
-    run.train(&data, &length, arguments.grid_every)
+    run.train(&data)
 }
 
 /// A run with its files.
 struct Run<'a> {
-    output: &'a Path,
+    arguments: &'a Arguments,
+    length: Length,
     class_names: Vec<String>,
     unet_json: String,
     scheduler_json: String,
     record: Record,
-    flip: bool,
     losses: Losses,
     trainer: Trainer,
 }
 
 impl Run<'_> {
-    fn train(&mut self, data: &Source, length: &Length, grid_every: u64) -> Result<ExitCode> {
+    fn train(&mut self, data: &Source) -> Result<ExitCode> {
         let bar = ProgressBar::new(1000).with_style(style("{msg} {wide_bar} {percent}% of the run, {elapsed}"));
         let (begin, first) = (Instant::now(), self.trainer.state.optimizer.step);
         self.show_data(data)?;
-        let begun_at = length.progress(&self.trainer.state);
+        let begun_at = self.length.progress(&self.trainer.state);
         let stop = Stop::listen()?;
         let mut saved = Instant::now();
         let mut smooth = None;
         loop {
-            let progress = length.progress(&self.trainer.state);
+            let progress = self.length.progress(&self.trainer.state);
             if progress >= 1.0 {
                 break;
             }
             if let Some(status) = stop.status() {
                 self.save()?;
+                unless_unwritable(self.write_report())?;
                 bar.finish_and_clear();
-                let (output, step) = (self.output.display(), self.trainer.state.optimizer.step);
+                let (output, step) = (self.arguments.output.display(), self.trainer.state.optimizer.step);
                 note(format_args!("{output}: stopped and saved at iteration {step}; --resume continues"));
                 return Ok(ExitCode::from(status));
             }
             let iteration = Instant::now();
             let mut generator = self.trainer.generator();
             let mut batch = data.draw(&mut generator, self.trainer.settings.batch);
-            if self.flip {
+            if self.arguments.flip {
                 mirror_half(&mut batch, data.shape(), &mut generator);
             }
             let loss = self.trainer.step(&batch, &mut generator, progress)?;
@@ -516,7 +526,7 @@ impl Run<'_> {
             let stage = self.trainer.settings.recipe.stage(progress);
             self.losses.push(step, self.trainer.state.seconds, loss, stage);
             let rate = (step - first) as f64 * batch.labels.len() as f64 / begin.elapsed().as_secs_f64();
-            let now = length.progress(&self.trainer.state);
+            let now = self.length.progress(&self.trainer.state);
             let left = (1.0 - now).max(0.0) * begin.elapsed().as_secs_f64() / (now - begun_at);
             let losses = match self.trainer.critic_loss {
                 Some(critic) => format!("loss {mean:.4}, critic's {critic:.3},"),
@@ -530,18 +540,24 @@ impl Run<'_> {
             if bar.is_hidden() && ((step - first).is_power_of_two() || step.is_multiple_of(50)) {
                 note(format_args!("iteration {step} {losses} {rate:.1} img/s, {:.0} s left", left.min(1e7)));
             }
-            if step.is_multiple_of(grid_every) {
+            let (is_grid_due, is_save_due) =
+                (step.is_multiple_of(self.arguments.grid_every), saved.elapsed() >= CHECKPOINT_INTERVAL);
+            if is_grid_due {
                 unless_unwritable(self.write_grids(&format!("samples-{step:06}")))?;
             }
-            if saved.elapsed() >= CHECKPOINT_INTERVAL {
+            if is_save_due {
                 unless_unwritable(self.save())?;
                 saved = Instant::now();
+            }
+            if is_grid_due || is_save_due {
+                unless_unwritable(self.write_report())?;
             }
         }
         self.save()?;
         unless_unwritable(self.write_grids("samples-final"))?;
+        unless_unwritable(self.write_report())?;
         bar.finish_and_clear();
-        let (output, state) = (self.output.display(), &self.trainer.state);
+        let (output, state) = (self.arguments.output.display(), &self.trainer.state);
         let (steps, seconds) = (state.optimizer.step, state.seconds);
         print(format_args!("{output}: {steps} iterations in {seconds:.0} s of training"))?;
         Ok(ExitCode::SUCCESS)
@@ -549,10 +565,10 @@ impl Run<'_> {
 
     fn save(&mut self) -> Result<()> {
         let state = &self.trainer.state;
-        write_state(&self.output.join("training/state.safetensors"), state, &self.record)?;
+        write_state(&self.arguments.state_file(), state, &self.record)?;
         let unet = self.trainer.denoiser.unet();
         let (names, unet_json, scheduler_json) = (&self.class_names, &self.unet_json, &self.scheduler_json);
-        let removed = write_model(self.output, names, unet_json, scheduler_json, unet, &state.ema)?;
+        let removed = write_model(&self.arguments.output, names, unet_json, scheduler_json, unet, &state.ema)?;
         if !removed.is_empty() {
             let removed = removed.join(", ");
             note(format_args!("removed, for it was made of earlier weights: {removed} (convert makes it anew)"));
@@ -564,7 +580,7 @@ impl Run<'_> {
     fn show_data(&self, data: &Source) -> Result<()> {
         let batch = data.draw(&mut Generator::new(self.trainer.settings.seed), 64);
         let [channels, height, width] = data.shape();
-        write_grid(self.output.join("training/data.png"), [64, channels, height, width], 16, &batch.images)
+        write_grid(self.arguments.training("data.png"), [64, channels, height, width], 16, &batch.images)
     }
 
     /// Writes `{name}-1.png` and `{name}-2.png`: samples of the averaged weights in one and two steps, a column per class.
@@ -593,11 +609,93 @@ impl Run<'_> {
             };
             let samples = pollster::block_on(pipeline.sample(&request))?;
             let [height, width] = denoiser.config.sample_size;
-            let path = self.output.join(format!("training/{name}-{steps}.png"));
+            let path = self.arguments.training(&format!("{name}-{steps}.png"));
             write_grid(&path, [batch, denoiser.config.in_channels, height, width], columns, &samples)?;
         }
         Ok(())
     }
+}
+
+impl Run<'_> {
+    /// Writes `training/report.html`: how far the run is, its curves, its newest pictures, its settings.
+    fn write_report(&self) -> Result<()> {
+        let (arguments, trainer) = (self.arguments, &self.trainer);
+        let (step, seconds, batch) = (trainer.state.optimizer.step, trainer.state.seconds, trainer.settings.batch);
+        let name = arguments.output.file_name().unwrap_or(arguments.output.as_os_str());
+        let version = concat!("consistency-sampler ", env!("CARGO_PKG_VERSION"), " train");
+        let mut report = Report::new(&name.to_string_lossy(), version);
+        let images = (step * batch as u64) as f64;
+        let weights: usize =
+            trainer.denoiser.unet().parameters().iter().map(|p| p.shape.iter().product::<usize>()).sum();
+        let percent = 100.0 * self.length.progress(&trainer.state).min(1.0);
+        let mut figures = vec![
+            ["iterations".into(), format!("{}, {percent:.0} % of the run", number(step as f64))],
+            ["images".into(), number(images)],
+            ["time of training".into(), indicatif::HumanDuration(Duration::from_secs_f64(seconds)).to_string()],
+            ["images per second".into(), format!("{:.1}", images / seconds.max(1e-9))],
+            ["weights of the network".into(), number(weights as f64)],
+        ];
+        figures.extend(self.losses.last().map(|loss| ["loss, smoothed".into(), format!("{loss:.4}")]));
+        report.table(&[], &figures);
+
+        report.heading("Curves");
+        self.losses.report(&mut report, batch);
+
+        report.heading("Samples of the averaged weights");
+        let folder = arguments.training("");
+        let columns = match self.class_names.get(..self.class_names.len().min(10)) {
+            Some(names @ [_, _, ..]) => format!(", a column for each class: {}", names.join(", ")),
+            _ => String::new(),
+        };
+        let grids = newest_grids(&folder).into_iter().flat_map(|name| {
+            [("one network call", 1), ("two network calls", 2)].map(|(calls, n)| (calls, format!("{name}-{n}.png")))
+        });
+        let samples = grids.map(|(calls, file)| (format!("{file}: {calls}{columns}"), file));
+        let data = ("data.png: training images as the run sees them".to_owned(), "data.png".to_owned());
+        for (caption, file) in samples.chain([data]) {
+            if file == "data.png" {
+                report.heading("Data");
+            }
+            let path = folder.join(file);
+            if path.is_file() {
+                report.picture(&caption, &read(&path)?);
+            }
+        }
+
+        report.heading("Settings");
+        let path = |option: &str, path: Option<&Path>| Some([option.to_owned(), path?.display().to_string()]);
+        let length = match self.length {
+            Length::Minutes(minutes) => ["--minutes".into(), minutes.to_string()],
+            Length::Iterations(iterations) => ["--iterations".into(), iterations.to_string()],
+        };
+        let places = [
+            path("--data", Some(&arguments.data)),
+            path("--output", Some(&arguments.output)),
+            path("--init", arguments.init.as_deref()),
+            path("--config", arguments.config.as_deref()),
+            path("--teacher", arguments.teacher.as_deref()),
+            path("--guide", arguments.guidance.guide()),
+            Some(["--device".into(), value_name(&arguments.device)]),
+            Some(length),
+        ];
+        let row = |(name, value): &(String, String)| [name.clone(), value.clone()];
+        let options = arguments.record(&trainer.settings.recipe);
+        let settings = places.into_iter().flatten().chain(options.entries().iter().map(row));
+        report.table(&[], &settings.collect::<Vec<_>>());
+        let rest = self.record.entries().iter().skip(options.entries().len()).map(row);
+        report.folded_table("Network, scheduler, data and teacher", &[], &rest.collect::<Vec<_>>());
+        report.write(&folder.join("report.html"))
+    }
+}
+
+/// What the names of the newest grids in a run's folder begin with.
+fn newest_grids(folder: &Path) -> Option<String> {
+    let grids = fs::read_dir(folder).ok()?.flatten().filter_map(|file| {
+        let name = file.file_name().into_string().ok()?.strip_suffix("-1.png")?.to_owned();
+        let metadata = file.metadata().ok().filter(|m| m.is_file() && name.starts_with("samples-"))?;
+        Some((metadata.modified().ok()?, name))
+    });
+    grids.max().map(|(_, name)| name)
 }
 
 /// Mirrors each image left to right with probability ½.
