@@ -115,18 +115,19 @@ async function load(files) {
 }
 
 test("a model of the site says what it is, and its README is shown", async () => {
-  await visit("weights/heroes/");
+  await visit("weights/animals/");
   assert.ok(!server.log.some(({ path }) => path.endsWith("page/model-card.js")), "nothing is fetched for it yet");
   await open();
-  await about().getByRole("heading", { name: "weights/heroes" }).waitFor();
+  await about().getByRole("heading", { name: "weights/animals" }).waitFor();
   await about().getByText("16-bit floats").waitFor();
-  assert.equal(await fact("Source"), `${server.origin}/weights/heroes/`);
-  assert.match(await fact("Network"), /^1,\d+,\d+ parameters; U-Net with 24, 48, 96 channels; 1 layer a level; attention at 8 × 8$/);
-  assert.match(await fact("Classes"), /^20: [a-z]/);
-  assert.match(await fact("Weights"), /^16-bit floats \(F16\), 3\.\d MB in unet\/diffusion_pytorch_model\.fp16\.safetensors$/);
-  assert.equal(await about().locator("th", { hasText: "licence of the weights" }).locator("xpath=following-sibling::td").textContent(), "CC0");
-  assert.ok((await about().locator("pre").textContent()).includes("consistency-sampler train --recipe dmd"));
-  assert.deepEqual(await about().getByRole("button").allInnerTexts(), ["Save as 8 bits (about 1.6 MB)"]);
+  assert.equal(await fact("Source"), `${server.origin}/weights/animals/`);
+  assert.match(await fact("Network"), /^3,\d+,\d+ parameters; U-Net with 24, 48, 96, 128 channels; 1 layer a level; attention at 16 × 16, 8 × 8$/);
+  assert.equal(await fact("Licence"), "mit");
+  assert.match(await fact("Classes"), /^14: cat, puppy, /);
+  assert.match(await fact("Weights"), /^16-bit floats \(F16\), 7\.\d MB in unet\/diffusion_pytorch_model\.fp16\.safetensors$/);
+  assert.equal(await about().locator("th", { hasText: "licence of the weights" }).locator("xpath=following-sibling::td").textContent(), "MIT");
+  assert.ok((await about().locator("pre").textContent()).includes("train --recipe edm"));
+  assert.deepEqual(await about().getByRole("button").allInnerTexts(), ["Save as 8 bits (about 3.6 MB)"]);
   for (const [name, viewport, scheme] of LOOKS) {
     await look(page, viewport, scheme);
     if (["desktop-light", "phone-dark"].includes(String(name))) await assertAccessible(page, name);

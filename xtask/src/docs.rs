@@ -63,7 +63,7 @@ pub fn build(project: &Project) -> Result<()> {
     Ok(())
 }
 
-/// Leads links that are right in the repository to the chapters.
+/// Leads links that are right in the repository to the chapters and their pictures.
 fn relinked(html: &str) -> String {
     let mut html = html.to_owned();
     for (file, chapter) in CHAPTERS {
@@ -71,7 +71,7 @@ fn relinked(html: &str) -> String {
             html = html.replace(&format!("href=\"{prefix}{file}.html"), &format!("href=\"{chapter}.html"));
         }
     }
-    html.replace("href=\"docs/", "href=\"")
+    html.replace("href=\"docs/", "href=\"").replace("src=\"../../docs/", "src=\"")
 }
 
 /// Mends what axe finds in mdBook's pages: the button of the sidebar is a label, the bar above the text no landmark, and tables
@@ -110,8 +110,9 @@ mod tests {
 
     #[test]
     fn links_to_files_outside_lead_to_their_chapters() {
-        let html = r#"<a href="../BENCHMARKS.html#samples"><a href="docs/lab-notes.html"><a href="weights/mnist/README.html">"#;
-        let expected = r#"<a href="benchmarks.html#samples"><a href="lab-notes.html"><a href="mnist.html">"#;
+        let html = r#"<a href="../BENCHMARKS.html#samples"><a href="docs/lab-notes.html"><a href="weights/mnist/README.html"><img src="../../docs/images/a.png">"#;
+        let expected =
+            r#"<a href="benchmarks.html#samples"><a href="lab-notes.html"><a href="mnist.html"><img src="images/a.png">"#;
         assert_eq!(relinked(html), expected);
     }
 }
