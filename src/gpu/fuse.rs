@@ -574,6 +574,7 @@ impl Fusion<'_> {
             .size("reads", reads(resample))
             .size("up", if resample == UP { 2 } else { 1 })
             .u32("THREADS", span.next_power_of_two().max(NORM_THREADS))
+            .bool("MIXED", b.is_some() && a.channels.real() % 4 != 0)
             .f32("EPS", layer.eps);
         let x = channels.padded().div_ceil(4 * span);
         let node = &self.graph.nodes[id];

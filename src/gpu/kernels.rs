@@ -164,6 +164,10 @@ impl Shader {
         self.constant(name, format_args!("f32({})", number(value.into())))
     }
 
+    pub(super) fn bool(self, name: &str, value: bool) -> Self {
+        self.constant(name, value)
+    }
+
     /// A name for a type.
     pub(super) fn alias(mut self, name: &str, of: &str) -> Self {
         writeln!(self.specialised.constants, "alias {name} = {of};").expect("writing to a string");
@@ -178,10 +182,6 @@ impl Shader {
 
 #[cfg(feature = "gradient")]
 impl Shader {
-    pub(super) fn bool(self, name: &str, value: bool) -> Self {
-        self.constant(name, value)
-    }
-
     /// The number that a launch gives its kernel under a name, be it a parameter or a constant; `None` when the kernel has
     /// none of that name.
     pub(super) fn number(&self, name: &str) -> Option<usize> {

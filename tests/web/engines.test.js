@@ -24,12 +24,13 @@ const EMBED = `embed.html?${DIGITS}&seed=6&steps=1&count=10&class-label=0,1,2,3,
 
 const status = (pattern) => `${pattern}.test(document.querySelector("#status").textContent)`;
 const DRAWN = status(/^10 images in .* with 2 network calls$/);
-/** The grey values of the canvases that an expression gives. */
-const greys = (canvases) => `[...${canvases}].flatMap((canvas) => {
+/** The values of the canvases that an expression gives, of so many channels. */
+const values = (canvases, channels) => `[...${canvases}].flatMap((canvas) => {
   const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-  return Array.from(data).filter((_, i) => i % 4 === 0);
+  return Array.from(data).filter((_, i) => i % 4 < ${channels});
 })`;
-const SHEET = greys(`document.querySelectorAll("#sheet canvas")`);
+const sheet = (channels) => values(`document.querySelectorAll("#sheet canvas")`, channels);
+const SHEET = sheet(1);
 /** The texts of the elements of a role that are seen. */
 const seen = (role) =>
   `[...document.querySelectorAll("[role=${role}]")].filter((found) => found.checkVisibility()).map((found) => found.textContent)`;
@@ -95,11 +96,18 @@ for (const { name, open, processor, skip } of ENGINES) {
       assert.deepEqual(await tab.value(seen("alert")), []);
     });
 
+    test("the page's own model draws in colour", async () => {
+      await tab.goto(`${server.origin}/?seed=6&count=4&steps=1`);
+      await waitFor(tab, status(/^4 images in .* with 1 network call$/));
+      assertSame("the animals", await tab.value(sheet(3)));
+      await shoot(tab, `engine-${name}-animals`);
+    });
+
     test("the element draws the same digits", async () => {
       await tab.goto(`${server.origin}/${EMBED}`);
       const inside = `document.querySelector("consistency-sampler")?.shadowRoot`;
       await waitFor(tab, `/^10 images: seed 6/.test(${inside}?.querySelector("canvas")?.getAttribute("aria-label"))`);
-      assertSame("the element's", await tab.value(greys(`${inside}.querySelectorAll("canvas")`)));
+      assertSame("the element's", await tab.value(values(`${inside}.querySelectorAll("canvas")`, 1)));
       // WebKitGTK's driver never answers when asked for a picture of this page.
       if (name !== "webkit") await shoot(tab, `engine-${name}-embed`);
     });

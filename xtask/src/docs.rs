@@ -111,8 +111,7 @@ mod tests {
     #[test]
     fn links_to_files_outside_lead_to_their_chapters() {
         let html = r#"<a href="../BENCHMARKS.html#samples"><a href="docs/lab-notes.html"><a href="weights/mnist/README.html"><img src="../../docs/images/a.png">"#;
-        let expected =
-            r#"<a href="benchmarks.html#samples"><a href="lab-notes.html"><a href="mnist.html"><img src="images/a.png">"#;
+        let expected = r#"<a href="benchmarks.html#samples"><a href="lab-notes.html"><a href="mnist.html"><img src="images/a.png">"#;
         assert_eq!(relinked(html), expected);
     }
 }

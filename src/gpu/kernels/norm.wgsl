@@ -19,6 +19,7 @@
 //   up           2 when it is upsampled by 2, else 1
 // Constants:
 //   EPS          ε inside the square root
+//   MIXED        whether a vec4 of the concatenation holds channels of both inputs
 //   THREADS      invocations of a workgroup, span or more
 //
 // One pipeline serves every norm of a network, since each takes a browser as long to compile as some forwards take. As in
@@ -34,32 +35,26 @@
 var<workgroup> sums: array<vec4f, THREADS>;
 var<workgroup> squares: array<vec4f, THREADS>;
 
-// How often each way to read a vec4 is taken, 0 or 1: from input_a, from input_b, number by number.
-struct Ways { a: u32, b: u32, mixed: u32 }
-
-fn ways(c: u32) -> Ways {
-    let is_a = c * 4u + 3u < params.a_real || params.b_c == 0u;
-    let is_aligned = params.a_real % 4u == 0u;
-    return Ways(u32(is_a), u32(!is_a && is_aligned), u32(!is_a && !is_aligned));
-}
-
-// Vec4 `c` of a pixel; pixels of all samples follow one another.
-fn load(pixel: u32, c: u32, way: Ways) -> vec4f {
+// Vec4 `c` of a pixel; pixels of all samples follow one another. `second` is 1 where `c` lies in input_b.
+fn load(pixel: u32, c: u32, second: u32) -> vec4f {
     var v: vec4f;
-    for (var n = 0u; n < way.a; n++) {
+    if (MIXED) {
+        for (var i = 0u; i < 4u; i++) {
+            let of_a = c * 4u + i;
+            let of_b = of_a - params.a_real;
+            if (of_a < params.a_real) {
+                v[i] = input_a[pixel * params.a_c + of_a / 4u][of_a % 4u];
+            } else if (of_a < params.channels) {
+                v[i] = input_b[pixel * params.b_c + of_b / 4u][of_b % 4u];
+            }
+        }
+        return v;
+    }
+    for (var n = second; n < 1u; n++) {
         v = input_a[pixel * params.a_c + c];
     }
-    for (var n = 0u; n < way.b; n++) {
-        v = input_b[pixel * params.b_c + c - params.a_real / 4u];
-    }
-    for (var i = 4u - 4u * way.mixed; i < 4u; i++) {
-        let of_a = c * 4u + i;
-        let of_b = of_a - params.a_real;
-        if (of_a < params.a_real) {
-            v[i] = input_a[pixel * params.a_c + of_a / 4u][of_a % 4u];
-        } else if (of_a < params.channels) {
-            v[i] = input_b[pixel * params.b_c + of_b / 4u][of_b % 4u];
-        }
+    for (var n = 0u; n < second; n++) {
+        v = input_b[pixel * params.b_c + c - params.a_c];
     }
     return v;
 }
@@ -83,13 +78,13 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     let is_idle = lane >= lanes || c >= vectors;
     let pixels = params.in_h * params.in_w;
     let first = b * pixels;
-    let way = ways(c);
+    let second = u32(c >= params.a_c);
 
-    let origin = load(first, min(c, vectors - 1u), way);
+    let origin = load(first, min(c, vectors - 1u), second);
     var sum = vec4f();
     var square = vec4f();
     for (var p = lane; p < select(pixels, 0u, is_idle); p += lanes) {
-        let d = load(first + p, c, way) - origin;
+        let d = load(first + p, c, second) - origin;
         sum += d;
         square += d * d;
     }
@@ -137,22 +132,27 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
         return;
     }
 
-    var scale = vec4f();
-    var shift = vec4f();
-    for (var i = 0u; i < min(4u, params.channels - c * 4u); i++) {
+    let channel = vec4u(0u, 1u, 2u, 3u) + c * 4u;
+    let is_real = channel < vec4u(params.channels);
+    var means: vec4f;
+    var inverses: vec4f;
+    for (var i = 0u; i < 4u; i++) {
         let statistics = sums[(column * 4u + i) / params.size];
-        scale[i] = weight[c][i] * statistics.y;
-        shift[i] = bias[c][i] - statistics.x * scale[i];
-        for (var n = 0u; n < params.scale_shift; n++) {
-            let row = (b * params.time_pitch + params.time_offset + c) * 4u + i;
-            let factor = 1.0 + time[row];
-            scale[i] *= factor;
-            shift[i] = shift[i] * factor + time[row + params.channels];
-        }
+        means[i] = statistics.x;
+        inverses[i] = statistics.y;
+    }
+    var scale = select(vec4f(), weight[c] * inverses, is_real);
+    var shift = select(vec4f(), bias[c] - means * scale, is_real);
+    for (var n = 0u; n < params.scale_shift; n++) {
+        let row = (b * params.time_pitch + params.time_offset) * 4u + channel;
+        let factor = 1.0 + vec4f(time[row.x], time[row.y], time[row.z], time[row.w]);
+        let to = row + params.channels;
+        scale *= factor;
+        shift = select(vec4f(), shift * factor + vec4f(time[to.x], time[to.y], time[to.z], time[to.w]), is_real);
     }
     let is_same = params.reads == 1u && params.up == 1u;
     for (var p = lane; p < select(0u, pixels, is_same); p += lanes) {
-        output[(first + p) * vectors + c] = finish(load(first + p, c, way), scale, shift);
+        output[(first + p) * vectors + c] = finish(load(first + p, c, second), scale, shift);
     }
     let half = params.reads >> 2u;
     let width = params.in_w >> half;
@@ -164,7 +164,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
         let corner = first + (y << half) * params.in_w + (x << half);
         var v = vec4f();
         for (var n = 0u; n < params.reads; n++) {
-            v += finish(load(corner + n / 2u * params.in_w + n % 2u, c, way), scale, shift);
+            v += finish(load(corner + n / 2u * params.in_w + n % 2u, c, second), scale, shift);
         }
         v /= f32(params.reads);
         let to = (b * count + y * width) * params.up * params.up + x * params.up;
