@@ -38,6 +38,7 @@ def network(unet, x, sigma, labels):
     column = sigma.view(-1, 1, 1, 1)
     scaled = (x / (column**2 + SIGMA_DATA**2).sqrt()).contiguous(memory_format=torch.channels_last)
     with torch.autocast(DEVICE, dtype=torch.bfloat16):
+        labels = labels if unet.config.num_class_embeds else None
         return unet(scaled, 250 * torch.log(sigma), labels).sample.float()
 
 
@@ -194,6 +195,22 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true")
     options = parser.parse_args()
+    for name, low, high in [("batch", 1, math.inf), ("steps", 2, math.inf), ("first", 0, 1), ("decay", 0, 1), ("ema", 0, 1)]:
+        value = getattr(options, name)
+        if not low <= value <= high:
+            parser.error(f"--{name}: expected {low} to {high}, found {value}")
+    if options.keep < options.batch * 4:
+        parser.error(f"--keep: expected four batches at least ({options.batch * 4}), found {options.keep}")
+    schedule = json.loads((options.teacher / "scheduler/scheduler_config.json").read_text())
+    expected = {"sigma_min": SIGMA_MIN, "sigma_max": SIGMA_MAX, "sigma_data": SIGMA_DATA, "rho": RHO}
+    found = {name: schedule.get(name, value) for name, value in expected.items()}
+    if found != expected:
+        parser.error(f"--teacher: expected a scheduler with {expected}, found {found}")
+    holds_run = (options.output / "training/state.pt").exists()
+    if holds_run != options.resume:
+        parser.error(f"--output: {options.output} holds " + ("a run: --resume continues it" if holds_run else "no run to resume"))
+    if not options.resume and (options.output / "model_index.json").exists():
+        parser.error(f"--output: {options.output} holds a model that is no run of this script: name another folder")
 
     torch.manual_seed(options.seed)
     generator = torch.Generator().manual_seed(options.seed)
@@ -217,8 +234,7 @@ def main():
     used = 0
 
     def save():
-        steps = json.loads((options.teacher / "scheduler/scheduler_config.json").read_text())
-        ConsistencyModelPipeline(average, CMStochasticIterativeScheduler.from_config(steps)).save_pretrained(options.output)
+        ConsistencyModelPipeline(average, CMStochasticIterativeScheduler.from_config(schedule)).save_pretrained(options.output)
         # diffusers does not keep the classes' names.
         index = json.loads((options.output / "model_index.json").read_text())
         index["id2label"] = json.loads((options.teacher / "model_index.json").read_text()).get("id2label")
@@ -242,7 +258,7 @@ def main():
             raise SystemExit(f"iteration {iteration}: the loss is {loss.tolist()}, expected finite numbers")
         loss.mean().backward()
         left = 1 - spent / (options.minutes * 60)
-        optimizer.step(options.lr * min(1, left / options.decay, (iteration + 1) / 20))
+        optimizer.step(options.lr * min(1, left / max(options.decay, 1e-9), (iteration + 1) / 20))
         iteration += 1
         with torch.no_grad():
             decay = min(options.ema, (1 + iteration) / (10 + iteration))
