@@ -85,12 +85,22 @@ fn accessible(html: &str) -> Result<String> {
         ensure!(html.matches(from).count() == 1, "expected {from} once");
         Ok(html.replacen(from, to, 1))
     };
+    let html = without_zoom(html);
     let html =
-        replaced(html, "<label id=\"mdbook-sidebar-toggle\"", "<button type=\"button\" id=\"mdbook-sidebar-toggle\"")?;
+        replaced(&html, "<label id=\"mdbook-sidebar-toggle\"", "<button type=\"button\" id=\"mdbook-sidebar-toggle\"")?;
     let html = replaced(&html, " for=\"mdbook-sidebar-toggle-anchor\"", "")?;
     let html = replaced(&html, "</label>", "</button>")?;
     let html = replaced(&html, "<div id=\"mdbook-menu-bar\"", "<div role=\"banner\" id=\"mdbook-menu-bar\"")?;
     Ok(html.replace("<th></th>", "<td></td>"))
+}
+
+/// Takes pictures out of the checkboxes, which have no name, by which mdBook enlarges them.
+fn without_zoom(html: &str) -> String {
+    const BOX: &str = r#"<label class="checkbox-label"><input class="checkbox-img" type="checkbox">"#;
+    let mut parts = html.split(BOX);
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    parts.for_each(|part| plain.push_str(&part.replacen("</label>", "", 1)));
+    plain
 }
 
 /// Copies the scripts, the modules and the model.
@@ -107,6 +117,15 @@ fn add_sampler(dist: &Path, sampler: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pictures_are_in_no_checkbox() {
+        let zoom =
+            r#"<label class="checkbox-label"><input class="checkbox-img" type="checkbox"><img src="a.png"></label>"#;
+        let html = format!("<label>a</label>{zoom}{zoom}<label>b</label>");
+        let img = r#"<img src="a.png">"#;
+        assert_eq!(without_zoom(&html), format!("<label>a</label>{img}{img}<label>b</label>"));
+    }
 
     #[test]
     fn links_to_files_outside_lead_to_their_chapters() {

@@ -102,6 +102,7 @@ impl ModelArguments {
     }
 
     /// The folder or the id.
+    #[cfg(feature = "train")]
     pub fn name(&self) -> &Path {
         &self.model
     }
