@@ -26,14 +26,6 @@ pub fn has_class_folders(folder: &Path) -> Result<bool> {
     Ok(matches!(Kind::of(folder)?, Kind::Images))
 }
 
-/// Whether a folder of training data holds parts, of which images are composed without end.
-///
-/// # Errors
-/// Those of [`Source::open`] for a folder of no kind.
-pub fn is_composed(folder: &Path) -> Result<bool> {
-    Ok(matches!(Kind::of(folder)?, Kind::Masks))
-}
-
 /// The animals of a folder of masks, at `size` × `size` pixels; none of other data.
 ///
 /// # Errors

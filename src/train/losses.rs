@@ -53,6 +53,15 @@ fn clamp_at_ends(output: Tensor<4>, target: &Tensor<4>) -> Tensor<4> {
     output.clone().mask_where(white, output.clamp_max(1.0))
 }
 
+/// With `clip`, the target clamped to ±1 and `output` [clamped at the ends](clamp_at_ends); else both as they are.
+fn clipped(output: Tensor<4>, target: Tensor<4>, clip: bool) -> (Tensor<4>, Tensor<4>) {
+    if !clip {
+        return (output, target);
+    }
+    let target = target.clamp(-1.0, 1.0);
+    (clamp_at_ends(output, &target), target)
+}
+
 /// EDM pretraining, Karras et al. 2022, equations 2 and 8: λ(σ)·‖D(y + σz, σ) − y‖₂²/(C·H·W),
 /// λ = (σ² + σ_d²)/(σ·σ_d)².
 ///
@@ -81,12 +90,7 @@ pub fn edm_loss(
 /// square's is the mean of all. The differences weigh what a flat picture lacks: grain. With `clip`, `target` is clamped to ±1, and
 /// `output` where the target is ±1.
 pub fn picture_loss(output: Tensor<4>, target: Tensor<4>, clip: bool) -> Tensor<1> {
-    let mut goal = target.without_autodiff();
-    let mut output = output;
-    if clip {
-        goal = goal.clamp(-1.0, 1.0);
-        output = clamp_at_ends(output, &goal);
-    }
+    let (output, goal) = clipped(output, target.without_autodiff(), clip);
     let difference = output - goal;
     let [batch, channels, height, width] = difference.dims();
     let steps = |dim: usize, size: usize| {
@@ -145,12 +149,7 @@ pub fn consistency_loss(
         let mask = column(&is_data, &device);
         goal = target(pair.x_r, &sigma) * (-mask.clone() + 1.0) + goal * mask;
     }
-    let mut goal = goal.without_autodiff();
-    let mut output = online(pair.x_t, pair.t);
-    if clip {
-        goal = goal.clamp(-1.0, 1.0);
-        output = clamp_at_ends(output, &goal);
-    }
+    let (output, goal) = clipped(online(pair.x_t, pair.t), goal.without_autodiff(), clip);
     weighted_mean(metric.distance(output, goal), weights)
     // ANCHOR_END: consistency-loss
 }

@@ -124,22 +124,31 @@ mod tests {
         assert!((7.0..9.5).contains(&ratio), "error ratio {ratio}, expected about 8");
     }
 
+    /// The relative error of a solver on data N(0, ¼), on `steps` Karras levels, and the calls of the denoiser that it took:
+    /// D = ¼/(¼ + σ²)·x, and the ODE takes x at σ to x·½/√(¼ + σ²) at 0.
+    fn error_on_gaussian_data(
+        solve: impl Fn(&dyn Fn(&Tensor<4>, &[f64]) -> Tensor<4>, Tensor<4>, &[f64]) -> Tensor<4>,
+        steps: usize,
+    ) -> (f32, usize) {
+        let calls = Cell::new(0);
+        let denoiser = |x: &Tensor<4>, sigma: &[f64]| {
+            calls.set(calls.get() + 1);
+            x.clone() * (0.25 / (0.25 + sigma[0] * sigma[0]))
+        };
+        let levels = SchedulerConfig { num_train_timesteps: steps, ..Default::default() };
+        let sigmas: Vec<f64> = (0..steps).map(|i| karras_sigma(&levels, i)).collect();
+        let x = Tensor::<4>::ones([1, 1, 2, 2], &Device::flex()) * 80.0;
+        let found: f32 = solve(&denoiser, x, &sigmas).max().into_scalar();
+        let expected = 80.0 * 0.5 / (0.25f32 + 6400.0).sqrt();
+        ((found / expected - 1.0).abs(), calls.get())
+    }
+
     #[test]
     fn the_ode_of_gaussian_data_is_integrated_to_second_order() {
-        // Data N(0, ¼): D = ¼/(¼ + σ²)·x, and the ODE takes x at σ to x·½/√(¼ + σ²) at 0.
         let error = |steps: usize| {
-            let calls = Cell::new(0);
-            let denoiser = |x: &Tensor<4>, sigma: &[f64]| {
-                calls.set(calls.get() + 1);
-                x.clone() * (0.25 / (0.25 + sigma[0] * sigma[0]))
-            };
-            let levels = SchedulerConfig { num_train_timesteps: steps, ..Default::default() };
-            let sigmas: Vec<f64> = (0..steps).map(|i| karras_sigma(&levels, i)).collect();
-            let x = Tensor::<4>::ones([1, 1, 2, 2], &Device::flex()) * 80.0;
-            let found: f32 = integrate(denoiser, x, &sigmas).max().into_scalar();
-            assert_eq!(calls.get(), 2 * steps - 1);
-            let expected = 80.0 * 0.5 / (0.25f32 + 6400.0).sqrt();
-            (found / expected - 1.0).abs()
+            let (error, calls) = error_on_gaussian_data(|d, x, sigmas| integrate(d, x, sigmas), steps);
+            assert_eq!(calls, 2 * steps - 1);
+            error
         };
         let (coarse, fine) = (error(18), error(72));
         assert!(coarse < 0.06, "{coarse} in 35 calls");
@@ -150,18 +159,14 @@ mod tests {
     #[test]
     fn multistep_is_of_second_order_at_one_call_a_level() {
         let error = |steps: usize| {
-            let calls = Cell::new(0);
-            let denoiser = |x: &Tensor<4>, sigma: &[f64]| {
-                calls.set(calls.get() + 1);
-                x.clone() * (0.25 / (0.25 + sigma[0] * sigma[0]))
+            let solve = |d: &dyn Fn(&Tensor<4>, &[f64]) -> Tensor<4>, x: Tensor<4>, sigmas: &[f64]| {
+                let (states, end) = multistep(d, x, sigmas);
+                assert_eq!(states.len(), steps);
+                end
             };
-            let levels = SchedulerConfig { num_train_timesteps: steps, ..Default::default() };
-            let sigmas: Vec<f64> = (0..steps).map(|i| karras_sigma(&levels, i)).collect();
-            let x = Tensor::<4>::ones([1, 1, 2, 2], &Device::flex()) * 80.0;
-            let (states, end) = multistep(denoiser, x, &sigmas);
-            assert_eq!((calls.get(), states.len()), (steps, steps));
-            let found: f32 = end.max().into_scalar();
-            (found / (80.0 * 0.5 / (0.25f32 + 6400.0).sqrt()) - 1.0).abs()
+            let (error, calls) = error_on_gaussian_data(solve, steps);
+            assert_eq!(calls, steps);
+            error
         };
         let (coarse, fine) = (error(24), error(96));
         assert!(coarse < 0.05, "{coarse} in 24 calls");

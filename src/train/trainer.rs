@@ -303,7 +303,8 @@ impl Trainer {
             let denoiser =
                 |x: &Tensor<4>, s: &[f64], labels: &[u32]| teacher.guided(x, s, labels, &self.settings.guidance);
             let mut own = Generator::new(mix(!self.settings.seed, number));
-            let made = Trajectories::solve(denoiser, shape, calls, config.num_class_embeds, scheduler, &mut own);
+            let classes = config.num_class_embeds;
+            let made = Trajectories::solve(denoiser, shape, calls, classes, scheduler, &mut own, &self.device);
             kept.replace((number, made));
         }
         let (_, trajectories) = kept.as_ref().expect("made just before");

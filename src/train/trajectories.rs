@@ -4,7 +4,7 @@
 //! The teacher solves the ODE from noise to its end. Every state on the way is an input, the end is the answer, so no target is
 //! bootstrapped from the network that learns. Luhman & Luhman 2021 learn from the first states alone.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::consistency::rng::Generator;
 use crate::consistency::schedule::karras_sigma;
@@ -30,7 +30,7 @@ impl Trajectories {
     /// Solves the ODE from noise of `shape` (B, C, H, W) at σ_max, in `calls` calls of `denoiser`, (x, σ, labels) ↦ image.
     ///
     /// The levels between the first and the last are moved by a random share of a step, so that all are learnt in time.
-    /// Classes, of which there are `classes`, are uniform.
+    /// Classes, of which there are `classes`, are uniform. States lie on `device`.
     pub(super) fn solve(
         denoiser: impl Fn(&Tensor<4>, &[f64], &[u32]) -> Tensor<4>,
         shape: [usize; 4],
@@ -38,6 +38,7 @@ impl Trajectories {
         classes: Option<usize>,
         scheduler: &SchedulerConfig,
         generator: &mut Generator,
+        device: &Device,
     ) -> Self {
         let batch = shape[0];
         let mut labels = vec![0; batch];
@@ -47,8 +48,7 @@ impl Trajectories {
         let mut noise = vec![0.0; shape.iter().product()];
         generator.randn(&mut noise);
         let sigmas = levels(scheduler, calls, generator.uniform_f64());
-        let device = burn::tensor::Device::flex();
-        let x = Tensor::<4>::from_data(TensorData::new(noise, shape), &device) * sigmas[0];
+        let x = Tensor::<4>::from_data(TensorData::new(noise, shape), device) * sigmas[0];
         let (states, end) = multistep(|x, s| denoiser(x, s, &labels), x, &sigmas);
         Self { labels, sigmas, states, end }
     }
@@ -86,7 +86,8 @@ mod tests {
     /// The trajectories of Gaussian data N(0, ¼): x_0 = x·½/√(¼ + σ²).
     fn of_gaussian(calls: usize) -> Trajectories {
         let denoiser = |x: &Tensor<4>, s: &[f64], _: &[u32]| x.clone() * (0.25 / (0.25 + s[0] * s[0]));
-        Trajectories::solve(denoiser, [6, 1, 4, 4], calls, Some(3), &SchedulerConfig::default(), &mut Generator::new(1))
+        let (scheduler, mut generator) = (SchedulerConfig::default(), Generator::new(1));
+        Trajectories::solve(denoiser, [6, 1, 4, 4], calls, Some(3), &scheduler, &mut generator, &Device::flex())
     }
 
     #[test]

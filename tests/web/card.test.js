@@ -5,12 +5,13 @@ import { createHash } from "node:crypto";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { after, afterEach, before, beforeEach, test } from "node:test";
+import { afterEach, beforeEach, test } from "node:test";
 import { crc32 } from "node:zlib";
 
 import { launchWithoutWebGpu, newPage } from "./browser.js";
 import { assertAccessible, finished, look, LOOKS, SCREENSHOTS } from "./page.js";
-import { GOLDENS, startServer } from "./server.js";
+import { GOLDENS } from "./server.js";
+import { useSite } from "./setup.js";
 
 /** SHA-256 of the weights that the command line's `convert` writes; tests/convert.rs has it from there. */
 const CONVERSIONS = JSON.parse(readFileSync(path.join(import.meta.dirname, "../conversions.json"), "utf8"));
@@ -20,14 +21,7 @@ const WEIGHTS = "unet/diffusion_pytorch_model.safetensors";
 
 let server, browser, page, folder;
 
-before(async () => {
-  server = await startServer();
-  browser = await launchWithoutWebGpu();
-});
-after(async () => {
-  await browser?.close();
-  await server?.stop();
-});
+useSite((site) => ({ server, browser } = site), { start: launchWithoutWebGpu });
 beforeEach(async () => {
   server.routes.clear();
   server.log.length = 0;

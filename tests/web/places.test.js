@@ -165,15 +165,7 @@ describe("where storage is refused", () => {
 
 describe("in a browser without anything of these", () => {
   let server, browser;
-
-  before(async () => {
-    server = await startServer();
-    browser = await launchWithoutWebGpu();
-  });
-  after(async () => {
-    await browser?.close();
-    await server?.stop();
-  });
+  useSite((site) => ({ server, browser } = site), { start: launchWithoutWebGpu });
 
   test("notices add up, each on its own line, and each is dismissed", async () => {
     // The CPU computes, and the browser has less room than the model needs.

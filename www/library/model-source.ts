@@ -145,6 +145,12 @@ export function keyOf(source: Source): string | null {
   return "repository" in source ? `${source.hub}/${source.repository}@${source.revision}` : null;
 }
 
+/** The address of a source's file, by its path; of a repository at a revision. */
+export const addressOf = (source: Exclude<Source, { files: PlacedFile[] }>, path: string, revision?: string | null) =>
+  "url" in source
+    ? source.url + path + (source.query ?? "")
+    : `${source.hub}/${source.repository}/resolve/${encodeURIComponent(revision ?? source.revision)}/${path}`;
+
 /** Whether what the source names can never change. */
 export const isPinned = (source: Source) => "revision" in source && COMMIT.test(source.revision);
 
@@ -183,7 +189,7 @@ async function open(source: Source, { client }: Tools): Promise<Folder> {
     return { name: "files of your own", list, whole: true, bytes, where: (path) => path };
   }
   if ("repository" in source) return openRepository(source, client);
-  return openFolder(source.url, (path) => source.url + path + (source.query ?? ""), client);
+  return openFolder(source.url, (path) => addressOf(source, path), client);
 }
 
 async function openFolder(name: string, where: Folder["where"], client: HttpClient): Promise<Folder> {
@@ -202,7 +208,8 @@ interface HubModel {
   cardData?: { license?: string };
 }
 
-async function openRepository({ repository, revision, hub }: Repository, client: HttpClient): Promise<Folder> {
+async function openRepository(source: Repository, client: HttpClient): Promise<Folder> {
+  const { repository, revision, hub } = source;
   const page = `${hub}/api/models/${repository}`;
   const about = await client
     .optionalFile(`${page}/revision/${encodeURIComponent(revision)}?blobs=true`)
@@ -212,8 +219,7 @@ async function openRepository({ repository, revision, hub }: Repository, client:
       const reason = "the hub has no such model, or it is private or gated, which a page cannot load";
       throw new ConsistencySamplerError("http", `${repository}: ${reason} (${error.message})`);
     });
-  const filesOf = (commit: string) => (path: string) =>
-    `${hub}/${repository}/resolve/${encodeURIComponent(commit)}/${path}`;
+  const filesOf = (commit: string) => (path: string) => addressOf(source, path, commit);
   // A mirror may have the files alone.
   if (about === null) return { ...(await openFolder(repository, filesOf(revision), client)), revision };
   const { sha = revision, siblings = [], cardData } = parse(page, textOf(about)) as HubModel;

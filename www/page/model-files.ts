@@ -6,7 +6,7 @@ import { Download, RESTART } from "../download.js";
 import { ConsistencySamplerError } from "../error.js";
 import { HttpClient } from "../http-client.js";
 import { CachedModel } from "../model-cache.js";
-import { type Description, describe, keyOf, type Source, sourceOf, type Weights } from "../model-source.js";
+import { addressOf, type Description, describe, keyOf, type Source, sourceOf, type Weights } from "../model-source.js";
 import { cpuModule } from "./cpu-module.js";
 import type { Choice } from "./model-picker.js";
 
@@ -47,11 +47,7 @@ export class ModelFiles {
   async readme(): Promise<string | null> {
     const source = this.#source;
     if ("files" in source) return (await source.files.find(({ path }) => path === README)?.file.text()) ?? null;
-    const address =
-      "repository" in source
-        ? `${source.hub}/${source.repository}/resolve/${encodeURIComponent(this.#info.revision ?? source.revision)}/${README}`
-        : source.url + README + (source.query ?? "");
-    const bytes = await this.#client.hasty().optionalFile(address);
+    const bytes = await this.#client.hasty().optionalFile(addressOf(source, README, this.#info.revision));
     return bytes && new TextDecoder().decode(bytes);
   }
 

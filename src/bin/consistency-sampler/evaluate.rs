@@ -8,7 +8,7 @@ use consistency_sampler::file::check_writable;
 use consistency_sampler::image::png::encode_grid;
 use consistency_sampler::model::config::UNetConfig;
 use consistency_sampler::train::classifier::{Classifier, FEATURES};
-use consistency_sampler::train::data::{Flatness, Source, animals, check_class_names, is_composed};
+use consistency_sampler::train::data::{Flatness, Source, animals, check_class_names};
 use consistency_sampler::train::dataset::Dataset;
 use consistency_sampler::train::denoiser::Engine;
 use consistency_sampler::train::evaluation::{Moments, copies, frechet_distance};
@@ -22,7 +22,7 @@ use crate::device::{ModelArguments, PrecisionArguments, style};
 use crate::guidance::GuidanceArguments;
 use crate::report::{Report, number};
 
-/// Iterations of the classifier's training; on MNIST 6.4 epochs. Of large images, whose iterations take minutes by the hundred, a third.
+/// Iterations of the classifier's training; on MNIST 6.4 epochs. For large images, which take longer, a third of them.
 fn classifier_iterations([_, height, width]: [usize; 3]) -> usize {
     if height * width > 32 * 32 { 1000 } else { 3000 }
 }
@@ -121,7 +121,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let dim: usize = train.shape.iter().product();
     let flatness = animals(&arguments.data, folder.unet.sample_size[0])?.map(|animals| animals.flatness(&found.images));
     // Of composed pictures the data is all that can be composed: a sample that is one of them is right, and no copy.
-    let copied = (!is_composed(&arguments.data)?)
+    let copied = flatness
+        .is_none()
         .then(|| [copies(&found.images, &real.images, dim), copies(&found.features, &real.features, FEATURES)]);
     let calls = match arguments.edm_steps {
         Some(steps) => 2 * steps - 1,
