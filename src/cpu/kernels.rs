@@ -13,7 +13,7 @@ use super::product::{Matrix, MatrixMut, Store, product};
 const COLUMNS: usize = 256;
 
 /// A convolution with zero padding; a linear layer is one of kernel 1 on one pixel.
-pub(super) struct Convolution {
+pub(crate) struct Convolution {
     pub weight: Range<usize>, // (out, in·k·k)
     pub bias: Range<usize>,   // (out)
     pub input: Shape,

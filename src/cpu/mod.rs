@@ -30,7 +30,11 @@ use crate::model::unet::{
     Conv2d, Embedding, GroupNorm, Linear, NO_CLASS, Ops, Parameter, SelfAttention, UNet, time_features,
 };
 use crate::network::{self, ForwardInput, Network};
-use kernels::{Attention, Convolution, Normalisation};
+use kernels::{Attention, Normalisation};
+
+pub(crate) use kernels::Convolution;
+#[cfg(feature = "train")]
+pub(crate) use product::{Matrix, MatrixMut, Store, product};
 
 /// Samples that one thread takes at a time: enough columns for a matrix product at 7×7, few enough to stay in cache.
 const GROUP: usize = 4;
@@ -363,12 +367,12 @@ impl CpuGraph {
 
 /// The results of some pieces of work, in order, on as many threads as there are.
 #[cfg(not(target_arch = "wasm32"))]
-fn shared_out<T: Send, R: Send>(work: Vec<T>, each: impl Fn(T) -> R + Sync + Send) -> Vec<R> {
+pub(crate) fn shared_out<T: Send, R: Send>(work: Vec<T>, each: impl Fn(T) -> R + Sync + Send) -> Vec<R> {
     work.into_par_iter().map(each).collect()
 }
 
 #[cfg(target_arch = "wasm32")]
-fn shared_out<T, R>(work: Vec<T>, each: impl Fn(T) -> R) -> Vec<R> {
+pub(crate) fn shared_out<T, R>(work: Vec<T>, each: impl Fn(T) -> R) -> Vec<R> {
     work.into_iter().map(each).collect()
 }
 
@@ -469,7 +473,7 @@ impl ConsistencyFunction for CpuUNet {
 }
 
 /// (n, C, H·W) to (C, n, H·W).
-fn to_rows(samples: &[f32], n: usize, shape: Shape) -> Vec<f32> {
+pub(crate) fn to_rows(samples: &[f32], n: usize, shape: Shape) -> Vec<f32> {
     let pixels = shape.pixels();
     (0..n * shape.channels)
         .flat_map(|row| {
@@ -481,7 +485,7 @@ fn to_rows(samples: &[f32], n: usize, shape: Shape) -> Vec<f32> {
 }
 
 /// (C, n, H·W) to (n, C, H·W).
-fn from_rows(rows: &[f32], n: usize, shape: Shape) -> Vec<f32> {
+pub(crate) fn from_rows(rows: &[f32], n: usize, shape: Shape) -> Vec<f32> {
     let pixels = shape.pixels();
     (0..n * shape.channels)
         .flat_map(|row| {

@@ -5,7 +5,7 @@ mod tiles;
 
 /// A row-major matrix, or a block of one, or its transpose.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Matrix<'a> {
+pub(crate) struct Matrix<'a> {
     /// From the block's first element on; rows begin `stride` elements apart.
     values: &'a [f32],
     rows: usize,
@@ -46,7 +46,7 @@ impl<'a> Matrix<'a> {
 
 /// A row-major matrix, or a block of one, to write to.
 #[derive(Debug)]
-pub(super) struct MatrixMut<'a> {
+pub(crate) struct MatrixMut<'a> {
     values: &'a mut [f32],
     rows: usize,
     columns: usize,
@@ -69,7 +69,7 @@ impl<'a> MatrixMut<'a> {
 
 /// How a product is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Store {
+pub(crate) enum Store {
     /// Added to the old values.
     Add,
     /// In place of the old values.
@@ -77,7 +77,7 @@ pub(super) enum Store {
 }
 
 /// to ← factor·a·b, or to + factor·a·b.
-pub(super) fn product(to: MatrixMut<'_>, store: Store, a: Matrix<'_>, b: Matrix<'_>, factor: f32) {
+pub(crate) fn product(to: MatrixMut<'_>, store: Store, a: Matrix<'_>, b: Matrix<'_>, factor: f32) {
     let ((rows, depth), (b_rows, columns)) = (a.shape(), b.shape());
     assert_eq!((to.rows, to.columns, depth), (rows, columns, b_rows), "shapes of a product");
     #[cfg(target_arch = "wasm32")]

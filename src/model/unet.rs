@@ -69,6 +69,13 @@ pub struct Parameter {
     pub shape: Vec<usize>,
 }
 
+impl Parameter {
+    /// Number of its values.
+    pub fn count(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
 /// `{name}.weight` (out, in, k, k) and `{name}.bias` (out).
 #[derive(Debug, Clone)]
 pub struct Conv2d {

@@ -3,11 +3,9 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
-use crate::burn::{Weights, floats};
 use crate::checkpoint::folder::{remove_derived, weights_file};
 use crate::checkpoint::stream::WeightStream;
 use crate::checkpoint::tensor::{Arrival, Precision, f32_bytes};
@@ -15,9 +13,10 @@ use crate::error::{Error, Result};
 use crate::file::{read, replace};
 use crate::model::unet::{Parameter, UNet};
 use crate::train::dmd::CriticState;
-use crate::train::optimizer::{RAdam, track_all};
+use crate::train::optimizer::RAdam;
 use crate::train::record::Record;
 use crate::train::trainer::State;
+use crate::train::weights::{in_order, parts};
 
 /// `model_index.json`; where a class has a name other than its label, with `id2label` as DiT's pipeline of diffusers has.
 fn index(class_names: &[String]) -> String {
@@ -44,7 +43,7 @@ pub fn write_model(
     unet_json: &str,
     scheduler_json: &str,
     unet: &UNet,
-    weights: &Weights,
+    weights: &[f32],
 ) -> Result<Vec<&'static str>> {
     // First: a reader that prefers them must not find old ones beside new weights.
     let removed = remove_derived(folder)?;
@@ -61,16 +60,16 @@ pub fn write_model(
 /// [`Error::Io`].
 ///
 /// # Panics
-/// When one of `parameters` has no weight.
+/// When there are fewer weights than `parameters` have.
 pub(super) fn write_weights(
     path: &Path,
     parameters: &[Parameter],
-    weights: &Weights,
+    weights: &[f32],
     entry: Option<(&str, String)>,
 ) -> Result<()> {
     let mut file = Tensors::default();
-    for Parameter { name, shape } in parameters {
-        file.push(name.clone(), shape.clone(), &weights[name])?;
+    for (parameter, values) in parts(parameters, weights) {
+        file.push(parameter.name.clone(), parameter.shape.clone(), values);
     }
     let entry = entry.map(|(key, value)| (key.to_owned(), value));
     let metadata = entry.into_iter().chain([("format".into(), "pt".into())]).collect();
@@ -91,14 +90,12 @@ pub(super) fn metadata(path: &Path, bytes: &[u8]) -> Result<HashMap<String, Stri
 ///
 /// # Errors
 /// [`Error::Weights`] when it holds something else.
-pub(super) fn read_weights(path: &Path, bytes: &[u8], parameters: &[Parameter], device: &Device) -> Result<Weights> {
-    let mut weights = Weights::new();
+pub(super) fn read_weights(path: &Path, bytes: &[u8], parameters: &[Parameter]) -> Result<Vec<f32>> {
+    let mut by_name = HashMap::<String, Vec<f32>>::new();
     let mut stream = WeightStream::new(parameters, true, |_| None);
     let mut keep = |arrival: Arrival<'_>| {
         if let Arrival::Rows(rows) = arrival {
-            let values = rows.to_f32();
-            let shape = [values.len()];
-            weights.insert(rows.name.to_owned(), Tensor::from_data(TensorData::new(values, shape), device));
+            by_name.entry(rows.name.to_owned()).or_default().extend(rows.to_f32().iter());
         }
         Ok(())
     };
@@ -107,36 +104,40 @@ pub(super) fn read_weights(path: &Path, bytes: &[u8], parameters: &[Parameter], 
         .and_then(|()| stream.end_file())
         .and_then(|()| stream.finish())
         .map_err(|e| Error::Weights(format!("{}: {e}", path.display())))?;
-    Ok(weights)
+    Ok(in_order(parameters, by_name))
 }
 
-/// Writes everything that a run needs to continue: weights, moments, averages, iteration and time.
+/// Writes everything that a run of a network with `parameters` needs to continue: weights, moments, averages, iteration and
+/// time.
 ///
-/// `record` is kept beside them for [`read_record`].
+/// `record` is kept beside them for [`read_record`]. `critic` are the parameters of the critic, of a run that has one.
 ///
 /// # Errors
 /// [`Error::Io`].
-pub fn write_state(path: &Path, state: &State, record: &Record) -> Result<()> {
+pub fn write_state(
+    path: &Path,
+    state: &State,
+    parameters: &[Parameter],
+    critic: Option<&[Parameter]>,
+    record: &Record,
+) -> Result<()> {
     let mut file = Tensors::default();
-    let mut push = |group: &str, weights: &Weights| -> Result<()> {
-        let mut names: Vec<&String> = weights.keys().collect();
-        names.sort();
-        names.into_iter().try_for_each(|name| {
-            let w = &weights[name];
-            file.push(format!("{group}/{name}"), w.dims().to_vec(), w)
-        })
+    let mut push = |group: &str, parameters: &[Parameter], weights: &[f32]| {
+        for (parameter, values) in parts(parameters, weights) {
+            file.push(format!("{group}/{}", parameter.name), vec![values.len()], values);
+        }
     };
-    push("weights", &state.weights)?;
-    push("ema", &state.ema)?;
-    push("first", &state.optimizer.first)?;
-    push("second", &state.optimizer.second)?;
+    push("weights", parameters, &state.weights);
+    push("ema", parameters, &state.ema);
+    push("first", parameters, &state.optimizer.first);
+    push("second", parameters, &state.optimizer.second);
     if let Some(target) = &state.target {
-        push("target", target)?;
+        push("target", parameters, target);
     }
-    if let Some(critic) = &state.critic {
-        push("critic/weights", &critic.weights)?;
-        push("critic/first", &critic.optimizer.first)?;
-        push("critic/second", &critic.optimizer.second)?;
+    if let (Some(critic), Some(parameters)) = (&state.critic, critic) {
+        push("critic/weights", parameters, &critic.weights);
+        push("critic/first", parameters, &critic.optimizer.first);
+        push("critic/second", parameters, &critic.optimizer.second);
     }
     let metadata = HashMap::from([
         ("step".into(), state.optimizer.step.to_string()),
@@ -164,45 +165,40 @@ pub fn read_record(path: &Path) -> Result<Option<Record>> {
 ///
 /// # Errors
 /// [`Error::Io`] when the file is unreadable, [`Error::Weights`] when it is of another network.
-pub fn read_state(
-    path: &Path,
-    parameters: &[Parameter],
-    critic: Option<&[Parameter]>,
-    device: &Device,
-) -> Result<State> {
+pub fn read_state(path: &Path, parameters: &[Parameter], critic: Option<&[Parameter]>) -> Result<State> {
     let bytes = read(path)?;
     let bad = |m: String| Error::Weights(format!("{}: {m}", path.display()));
     let metadata = metadata(path, &bytes)?;
     let file = SafeTensors::deserialize(&bytes).map_err(|e| bad(format!("not a checkpoint: {e}")))?;
     let entry = |key: &str| metadata.get(key).ok_or_else(|| bad(format!("\"{key}\" is missing")));
     let number = |key: &str| entry(key)?.parse::<u64>().map_err(|e| bad(format!("\"{key}\": {e}")));
-    let read_group = |group: &str, parameters: &[Parameter]| -> Result<Weights> {
-        let read = |p: &Parameter| {
+    let read_group = |group: &str, parameters: &[Parameter]| -> Result<Vec<f32>> {
+        let mut values = Vec::new();
+        for p in parameters {
             let name = format!("{group}/{}", p.name);
             let view = file.tensor(&name).map_err(|_| bad(format!("missing tensor {name}")))?;
-            let length: usize = p.shape.iter().product();
+            let length = p.count();
             if view.dtype() != Dtype::F32 || view.shape() != [length] {
                 let (dtype, shape) = (view.dtype(), view.shape());
                 return Err(bad(format!("{name}: expected {length} values of F32, found shape {shape:?} of {dtype}")));
             }
-            let values: Vec<f32> = view.data().as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
-            Ok((p.name.clone(), Tensor::from_data(TensorData::new(values, [length]), device)))
-        };
-        parameters.iter().map(read).collect()
+            values.extend(view.data().as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)));
+        }
+        Ok(values)
     };
     let group = |name: &str| read_group(name, parameters);
     let step = number("step")?;
     let critic = critic.map(|parameters| -> Result<CriticState> {
         let group = |name: &str| read_group(name, parameters);
-        let weights = track_all(group("critic/weights")?);
+        let weights = group("critic/weights")?;
         let optimizer = RAdam { step, first: group("critic/first")?, second: group("critic/second")? };
         Ok(CriticState { weights, optimizer })
     });
     let target = file.names().iter().any(|n| n.starts_with("target/")).then(|| group("target")).transpose()?;
-    let weights = track_all(group("weights")?);
+    let (weights, ema) = (group("weights")?, group("ema")?);
     let optimizer = RAdam { step, first: group("first")?, second: group("second")? };
     let seconds = f64::from_bits(number("seconds")?);
-    Ok(State { weights, ema: group("ema")?, target, optimizer, critic: critic.transpose()?, seconds })
+    Ok(State { weights, ema, target, optimizer, critic: critic.transpose()?, seconds })
 }
 
 /// Names, shapes and bytes of the tensors of a safetensors file.
@@ -210,10 +206,8 @@ pub fn read_state(
 struct Tensors(Vec<(String, Vec<usize>, Vec<u8>)>);
 
 impl Tensors {
-    fn push(&mut self, name: String, shape: Vec<usize>, tensor: &Tensor<1>) -> Result<()> {
-        let values = floats(&tensor.clone().without_autodiff().into_data())?;
-        self.0.push((name, shape, f32_bytes(&values)));
-        Ok(())
+    fn push(&mut self, name: String, shape: Vec<usize>, values: &[f32]) {
+        self.0.push((name, shape, f32_bytes(values)));
     }
 
     fn serialize(&self, metadata: HashMap<String, String>) -> Result<Vec<u8>> {

@@ -5,30 +5,26 @@
 //! at noise level s is the difference of two scores (D(x_s, s) − x_s)/s² at x_s = x̂ + s·n: that of the critic, a
 //! denoiser of the student's samples, and that of the teacher. The critic starts from the teacher's weights.
 
-use std::cell::RefCell;
-
-use burn::tensor::{Tensor, TensorData};
-
-use crate::burn::Weights;
 use crate::consistency::rng::Generator;
 use crate::consistency::schedule::{Scalings, karras_sigma};
 use crate::model::config::SchedulerConfig;
 use crate::train::denoiser::Denoiser;
-use crate::train::losses::edm_loss;
-use crate::train::optimizer::{Matrices, RAdam, track_all};
+use crate::train::images::Images;
+use crate::train::losses::{Loss, edm_loss, perturb};
+use crate::train::optimizer::{Matrices, RAdam};
 
 /// A critic's state, kept from one iteration to the next.
 pub struct CriticState {
-    /// Its weights, tracked leaves of the autodiff graph.
-    pub weights: Weights,
+    /// Its weights, in the order of the parameters.
+    pub weights: Vec<f32>,
     /// RAdam's moments and step count.
     pub optimizer: RAdam,
 }
 
 impl CriticState {
     /// Starts from the teacher's weights.
-    pub(super) fn new(weights: Weights) -> Self {
-        Self { optimizer: RAdam::new(&weights), weights: track_all(weights) }
+    pub(super) fn new(weights: Vec<f32>) -> Self {
+        Self { optimizer: RAdam::new(weights.len()), weights }
     }
 }
 
@@ -38,57 +34,52 @@ pub(super) struct Comparison {
     pub loss: f32,
     /// The divergence's gradient in the samples (B, C, H, W): (D_critic − D_teacher)/mean |x̂ − D_teacher|, equation 7 with
     /// the weight of equation 8.
-    pub divergence_gradient: Tensor<4>,
+    pub divergence_gradient: Images,
     /// The gradient of `loss` in the critic's weights.
-    gradients: Weights,
+    gradient: Vec<f32>,
 }
 
 /// Compares a critic with a teacher on `samples` (B, C, H, W), one label each, under noise of random levels; `teacher` is
 /// (x, σ) ↦ image.
 pub(super) fn compare(
     critic: &Denoiser,
-    weights: &Weights,
-    teacher: impl Fn(&Tensor<4>, &[f64]) -> Tensor<4>,
-    samples: &Tensor<4>,
+    weights: &[f32],
+    teacher: impl Fn(&Images, &[f64]) -> Images,
+    samples: &Images,
     labels: &[u32],
     generator: &mut Generator,
 ) -> Comparison {
-    let samples = samples.clone().without_autodiff();
-    let [batch, channels, height, width] = samples.dims();
-    let sigma = levels(&critic.scheduler, generator, batch);
-    let mut noise = vec![0.0; batch * channels * height * width];
-    generator.randn(&mut noise);
-    let noise = Tensor::from_data(TensorData::new(noise, samples.dims()), &samples.device());
-
-    let call = RefCell::new(None);
-    let denoiser = |x: &Tensor<4>, s: &[f64]| {
-        let (denoised, recorded) = critic.record(weights, Scalings::edm, x, s, labels);
-        call.replace(Some((x.clone(), denoised.clone(), recorded)));
-        denoised
-    };
-    let loss = edm_loss(denoiser, &samples, &noise, &sigma, critic.scheduler.sigma_data, false);
-    let (x, by_critic, recorded) = call.take().expect("the loss calls the denoiser once");
-    let gradients = critic.gradients(&loss, weights, recorded);
+    let sigma = levels(&critic.scheduler, generator, samples.shape[0]);
+    let x = perturb(samples, &Images::normal(samples.shape, generator), &sigma);
+    let (by_critic, recorded) = critic.record(weights, Scalings::edm, &x, &sigma, labels);
+    let Loss { value, gradient } = edm_loss(&by_critic, samples, &sigma, critic.scheduler.sigma_data, false);
+    let gradient = critic.gradient(weights, recorded, &gradient);
 
     let by_teacher = teacher(&x, &sigma);
-    let distance = (samples - by_teacher.clone()).abs().reshape([batch as i32, -1]).mean_dim(1);
     // Clamped like the teacher's output, so that the difference is 0 where the two networks agree.
-    let divergence_gradient =
-        (critic.clip(by_critic.without_autodiff()) - by_teacher) / (distance.reshape([batch, 1, 1, 1]) + 1e-6);
-    Comparison { loss: loss.without_autodiff().into_scalar(), divergence_gradient, gradients }
+    let mut divergence_gradient = critic.clip(by_critic);
+    let len = samples.sample_len();
+    let all = divergence_gradient.values.chunks_exact_mut(len).zip(samples.samples()).zip(by_teacher.samples());
+    for ((gradient, sample), by_teacher) in all {
+        let distance = sample.iter().zip(by_teacher).map(|(x, d)| (x - d).abs()).sum::<f32>() / len as f32 + 1e-6;
+        gradient.iter_mut().zip(by_teacher).for_each(|(g, d)| *g = (*g - d) / distance);
+    }
+    Comparison { loss: value, divergence_gradient, gradient }
 }
 
 impl Comparison {
     /// One step of the critic's optimizer.
     pub fn update_critic(&self, state: &mut CriticState, learning_rate: f64, matrices: &Matrices) {
-        state.optimizer.update(&mut state.weights, &self.gradients, learning_rate, matrices);
+        state.optimizer.update(&mut state.weights, &self.gradient, learning_rate, matrices);
     }
 
     /// ½·mean (x̂ − c)² with c = x̂ − [`Self::divergence_gradient`] held constant, a loss whose gradient in x̂ is the
     /// divergence's over the number of values.
-    pub fn matching_loss(&self, samples: &Tensor<4>) -> Tensor<1> {
-        let goal = samples.clone().without_autodiff() - self.divergence_gradient.clone();
-        (samples.clone() - goal).powi_scalar(2).mean() * 0.5
+    pub fn matching_loss(&self) -> Loss {
+        let count = self.divergence_gradient.values.len() as f32;
+        let squares: f64 = self.divergence_gradient.values.iter().map(|g| f64::from(g * g)).sum();
+        let value = (0.5 * squares) as f32 / count;
+        Loss { value, gradient: self.divergence_gradient.clone().map(|g| g / count) }
     }
 }
 
@@ -102,12 +93,10 @@ fn levels(scheduler: &SchedulerConfig, generator: &mut Generator, batch: usize) 
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Device;
-
     use super::*;
     use crate::model::config::UNetConfig;
     use crate::train::denoiser::Engine;
-    use crate::train::initial::initial_weights;
+    use crate::train::weights::initial_weights;
 
     const CONFIG: &str = r#"{
         "_class_name": "UNet2DModel", "sample_size": 8, "in_channels": 1, "out_channels": 1, "layers_per_block": 1,
@@ -117,12 +106,12 @@ mod tests {
 
     fn critic() -> (Denoiser, CriticState) {
         let critic = Denoiser::new(&UNetConfig::parse(CONFIG).unwrap(), &SchedulerConfig::default(), &Engine::Cpu);
-        let weights = initial_weights(&critic.unet().parameters(), 1, &Device::flex());
+        let weights = initial_weights(&critic.unet().parameters(), 1);
         (critic, CriticState::new(weights))
     }
 
-    fn grey(value: f32) -> Tensor<4> {
-        Tensor::<4>::ones([4, 1, 8, 8], &Device::flex()) * value
+    fn grey(value: f32) -> Images {
+        Images::filled([4, 1, 8, 8], value)
     }
 
     const LABELS: [u32; 4] = [0, 1, 0, 1];
@@ -130,10 +119,9 @@ mod tests {
     #[test]
     fn the_divergence_gradient_is_0_where_critic_and_teacher_agree() {
         let (critic, state) = critic();
-        let teacher = |x: &Tensor<4>, s: &[f64]| critic.clip(critic.call(&state.weights, Scalings::edm, x, s, &LABELS));
+        let teacher = |x: &Images, s: &[f64]| critic.clip(critic.call(&state.weights, Scalings::edm, x, s, &LABELS));
         let comparison = compare(&critic, &state.weights, teacher, &grey(0.3), &LABELS, &mut Generator::new(2));
-        let largest: f32 = comparison.divergence_gradient.abs().max().into_scalar();
-        assert_eq!(largest, 0.0);
+        assert!(comparison.divergence_gradient.values.iter().all(|g| *g == 0.0));
     }
 
     #[test]
@@ -141,8 +129,8 @@ mod tests {
         // The teacher's data is one image, +0.5 everywhere; the samples are −0.5. The output of a critic trained on them
         // is −0.5, and the gradient (−0.5 − 0.5)/|−0.5 − 0.5| = −1.
         let (critic, mut state) = critic();
-        let teacher = |_: &Tensor<4>, _: &[f64]| grey(0.5);
-        let samples = grey(-0.5).autodiff().require_grad();
+        let teacher = |_: &Images, _: &[f64]| grey(0.5);
+        let samples = grey(-0.5);
         let at = |state: &CriticState, seed| {
             compare(&critic, &state.weights, teacher, &samples, &LABELS, &mut Generator::new(seed))
         };
@@ -150,12 +138,11 @@ mod tests {
         (0..150).for_each(|seed| at(&state, seed).update_critic(&mut state, 1e-2, &Matrices::new()));
         let last = at(&state, 1000);
         assert!(last.loss < 0.2 * first, "the critic's loss: {first}, then {}", last.loss);
-        let mean: f32 = last.divergence_gradient.clone().mean().into_scalar();
+        let mean = last.divergence_gradient.values.iter().sum::<f32>() / 256.0;
         assert!((mean + 1.0).abs() < 0.2, "a mean of {mean}");
-
-        let gradient = samples.grad(&last.matching_loss(&samples).backward()).unwrap();
-        let error: f32 = (gradient * 256.0 - last.divergence_gradient).abs().max().into_scalar();
-        assert!(error < 1e-5, "off by {error}");
+        for (found, expected) in last.matching_loss().gradient.values.iter().zip(&last.divergence_gradient.values) {
+            assert!((found * 256.0 - expected).abs() < 1e-5, "found {found}, expected {expected}/256");
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! How good samples are: Fréchet distance of features, and copies of training images.
 
-use burn::tensor::{Device, Tensor, TensorData};
 use faer::{Mat, MatRef, Side};
+
+use crate::cpu::{Matrix, MatrixMut, Store, product, shared_out};
 
 /// Mean and covariance of feature vectors.
 #[derive(Debug, Clone)]
@@ -50,20 +51,21 @@ pub fn copies(samples: &[f32], training: &[f32], dim: usize) -> usize {
 
 /// Squared distances of each of `samples` (N, D) to its two nearest rows of `training` (M, D).
 fn nearest_two(samples: &[f32], training: &[f32], dim: usize) -> Vec<[f32; 2]> {
-    /// Rows of samples and of training data in one product; their distances take 64 MB.
-    const ROWS: usize = 1000;
+    /// Rows of samples and of training data in one product; a thread's distances take 16 MB.
+    const ROWS: usize = 250;
     const COLUMNS: usize = 16_000;
     let norms =
         |rows: &[f32]| -> Vec<f32> { rows.chunks_exact(dim).map(|r| r.iter().map(|v| v * v).sum::<f32>()).collect() };
-    let matrix =
-        |rows: &[f32]| Tensor::<2>::from_data(TensorData::new(rows.to_vec(), [rows.len() / dim, dim]), &Device::flex());
     let mut best = vec![[f32::INFINITY; 2]; samples.len() / dim];
     for block in training.chunks(COLUMNS * dim) {
-        let (block_norms, transposed) = (norms(block), matrix(block).transpose());
-        for (rows, best) in samples.chunks(ROWS * dim).zip(best.chunks_mut(ROWS)) {
-            let products = matrix(rows).matmul(transposed.clone()).into_data();
-            let products = products.try_to_vec::<f32>().expect("f32 products");
-            for ((row, best), norm) in products.chunks_exact(block_norms.len()).zip(best).zip(norms(rows)) {
+        let (block_norms, columns) = (norms(block), block.len() / dim);
+        let work = samples.chunks(ROWS * dim).zip(best.chunks_mut(ROWS)).collect();
+        shared_out(work, |(rows, best): (&[f32], &mut [[f32; 2]])| {
+            let mut products = vec![0.0; best.len() * columns];
+            let to = MatrixMut::new(&mut products, best.len(), columns);
+            let (rows_matrix, block) = (Matrix::new(rows, best.len(), dim), Matrix::new(block, columns, dim));
+            product(to, Store::Replace, rows_matrix, block.transposed(), 1.0);
+            for ((row, best), norm) in products.chunks_exact(columns).zip(best).zip(norms(rows)) {
                 for (product, other) in row.iter().zip(&block_norms) {
                     let distance = (norm + other - 2.0 * product).max(0.0);
                     if distance < best[0] {
@@ -73,7 +75,7 @@ fn nearest_two(samples: &[f32], training: &[f32], dim: usize) -> Vec<[f32; 2]> {
                     }
                 }
             }
-        }
+        });
     }
     best
 }

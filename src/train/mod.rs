@@ -1,11 +1,11 @@
-//! Training of consistency models and EDM denoisers, on the CPU backend's gradients, the GPU's, or burn's autodiff.
+//! Training of consistency models and EDM denoisers, on the CPU backend's gradients or the GPU's.
 //!
 //! # Layout
 //! - [`data`]: the formats of training images (`mnist`, `image_folder`, `animals`), read into a [`dataset`].
 //! - [`denoiser`]: the U-Net under its scalings, with gradients, which `network` computes; [`teacher`]: a denoiser under guidance.
 //! - [`objective`]: objectives and their noise levels; `losses`: the losses, each beside its equation; [`dmd`]:
 //!   distribution matching; `trajectories`: regression on a teacher's; `ode`: steps of the probability-flow ODE.
-//! - [`trainer`]: one iteration; [`optimizer`]: RAdam, Muon, moving averages; [`initial`]: initial weights.
+//! - [`trainer`]: one iteration; [`optimizer`]: RAdam, Muon, moving averages; [`weights`]: the flat weights; [`images`]: a batch.
 //! - [`checkpoint`]: the files of a run; [`record`]: what it was begun with.
 //! - [`classifier`], [`evaluation`]: measures of samples.
 //!
@@ -21,7 +21,7 @@ pub mod denoiser;
 pub mod dmd;
 pub mod evaluation;
 mod image_folder;
-pub mod initial;
+pub mod images;
 mod losses;
 mod mnist;
 mod network;
@@ -32,3 +32,4 @@ pub mod record;
 pub mod teacher;
 pub mod trainer;
 mod trajectories;
+pub mod weights;

@@ -108,7 +108,7 @@ impl OnGpu {
         self.settle(result, count)
     }
 
-    /// Keeps an error for the end of the iteration: losses are functions of tensors, which cannot fail.
+    /// Keeps an error for the end of the iteration: losses are functions of images, which cannot fail.
     fn settle(&self, result: Result<Vec<f32>>, count: usize) -> Vec<f32> {
         result.unwrap_or_else(|error| {
             self.fault.borrow_mut().get_or_insert(error);

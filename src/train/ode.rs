@@ -1,43 +1,37 @@
 //! Steps of the probability-flow ODE dx/dσ = (x − D(x, σ))/σ (Karras et al. 2022, equations 1 and 3).
 //!
-//! The denoiser D is a closure (x, σ) ↦ image with one noise level per sample. Images are (B, C, H, W).
+//! The denoiser D is a closure (x, σ) ↦ image with one noise level per sample.
 
-use burn::tensor::Tensor;
-
-use crate::train::losses::column;
+use crate::train::images::{Images, weighted_sum};
 
 /// One Heun step from t down to r > 0 (Karras et al. 2022, Algorithm 1; the solver Φ of Song et al. 2023, Algorithm 2).
-pub fn heun_step(
-    denoiser: impl Fn(&Tensor<4>, &[f64]) -> Tensor<4>,
-    x_t: &Tensor<4>,
-    t: &[f64],
-    r: &[f64],
-) -> Tensor<4> {
+pub fn heun_step(denoiser: impl Fn(&Images, &[f64]) -> Images, x_t: &Images, t: &[f64], r: &[f64]) -> Images {
     // ANCHOR: heun
-    let device = x_t.device();
-    let slope = |x: &Tensor<4>, sigma: &[f64]| (x.clone() - denoiser(x, sigma)) / column(sigma, &device);
-    let step = column(&r.iter().zip(t).map(|(r, t)| r - t).collect::<Vec<_>>(), &device);
+    let ones = vec![1.0; t.len()];
+    let slope = |x: &Images, sigma: &[f64]| {
+        let inverse: Vec<f64> = sigma.iter().map(|s| 1.0 / s).collect();
+        let negative: Vec<f64> = inverse.iter().map(|s| -s).collect();
+        weighted_sum([(x, &inverse), (&denoiser(x, sigma), &negative)])
+    };
+    let step: Vec<f64> = r.iter().zip(t).map(|(r, t)| r - t).collect();
+    let half: Vec<f64> = step.iter().map(|step| step / 2.0).collect();
     let at_t = slope(x_t, t);
-    let euler = x_t.clone() + at_t.clone() * step.clone();
+    let euler = weighted_sum([(x_t, &ones), (&at_t, &step)]);
     let at_r = slope(&euler, r);
-    x_t.clone() + (at_t + at_r) * step * 0.5
+    weighted_sum([(x_t, &ones), (&at_t, &half), (&at_r, &half)])
     // ANCHOR_END: heun
 }
 
 /// One Euler step from t down to r ≥ 0; at r = 0 the result is D(x_t, t).
-pub fn euler_step(
-    denoiser: impl Fn(&Tensor<4>, &[f64]) -> Tensor<4>,
-    x_t: &Tensor<4>,
-    t: &[f64],
-    r: &[f64],
-) -> Tensor<4> {
-    let kept = column(&r.iter().zip(t).map(|(r, t)| r / t).collect::<Vec<_>>(), &x_t.device());
-    x_t.clone() * kept.clone() + denoiser(x_t, t) * (-kept + 1.0)
+pub fn euler_step(denoiser: impl Fn(&Images, &[f64]) -> Images, x_t: &Images, t: &[f64], r: &[f64]) -> Images {
+    let kept: Vec<f64> = r.iter().zip(t).map(|(r, t)| r / t).collect();
+    let replaced: Vec<f64> = kept.iter().map(|kept| 1.0 - kept).collect();
+    weighted_sum([(x_t, &kept), (&denoiser(x_t, t), &replaced)])
 }
 
 /// Integrates from x at the first of `sigmas` to 0: Heun steps between neighbours, an Euler step from the last to 0.
-pub fn integrate(denoiser: impl Fn(&Tensor<4>, &[f64]) -> Tensor<4>, mut x: Tensor<4>, sigmas: &[f64]) -> Tensor<4> {
-    let batch = x.dims()[0];
+pub fn integrate(denoiser: impl Fn(&Images, &[f64]) -> Images, mut x: Images, sigmas: &[f64]) -> Images {
+    let batch = x.shape[0];
     for pair in sigmas.windows(2) {
         x = heun_step(&denoiser, &x, &vec![pair[0]; batch], &vec![pair[1]; batch]);
     }
@@ -49,24 +43,26 @@ pub fn integrate(denoiser: impl Fn(&Tensor<4>, &[f64]) -> Tensor<4>, mut x: Tens
 ///
 /// With λ = −ln σ, x_{i+1} = σ_{i+1}/σ_i·x_i + (1 − σ_{i+1}/σ_i)·D̃, where D̃ extrapolates the last two outputs of D to the
 /// middle of the step in λ. Equal levels that follow one another are one step of length 0.
-pub fn multistep(
-    denoiser: impl Fn(&Tensor<4>, &[f64]) -> Tensor<4>,
-    mut x: Tensor<4>,
-    sigmas: &[f64],
-) -> (Vec<Tensor<4>>, Tensor<4>) {
-    let batch = x.dims()[0];
+pub fn multistep(denoiser: impl Fn(&Images, &[f64]) -> Images, mut x: Images, sigmas: &[f64]) -> (Vec<Images>, Images) {
+    let batch = x.shape[0];
+    let all = |factor: f64| vec![factor; batch];
     let mut states = Vec::with_capacity(sigmas.len());
-    let mut before: Option<(Tensor<4>, f64)> = None;
+    let mut before: Option<(Images, f64)> = None;
     for (i, &sigma) in sigmas.iter().enumerate() {
-        states.push(x.clone());
-        let output = denoiser(&x, &vec![sigma; batch]);
-        let Some(next) = sigmas.get(i + 1) else { return (states, output) };
-        let (kept, step) = (next / sigma, (sigma / next).ln());
-        let ahead = match before {
-            Some((last, length)) if length > 0.0 => output.clone() + (output.clone() - last) * (step / (2.0 * length)),
-            _ => output.clone(),
+        let output = denoiser(&x, &all(sigma));
+        let Some(next) = sigmas.get(i + 1) else {
+            states.push(x);
+            return (states, output);
         };
-        x = x * kept + ahead * (1.0 - kept);
+        let (kept, step) = (next / sigma, (sigma / next).ln());
+        // D̃ = D + (D − D before)·ahead
+        let (last, ahead) = match &before {
+            Some((last, length)) if *length > 0.0 => (last, step / (2.0 * length)),
+            _ => (&output, 0.0),
+        };
+        let (new, old) = ((1.0 - kept) * (1.0 + ahead), -(1.0 - kept) * ahead);
+        let moved = weighted_sum([(&x, &all(kept)), (&output, &all(new)), (last, &all(old))]);
+        states.push(std::mem::replace(&mut x, moved));
         before = Some((output, step));
     }
     unreachable!("there is at least one level")
@@ -76,13 +72,19 @@ pub fn multistep(
 mod tests {
     use std::cell::Cell;
 
-    use burn::tensor::Device;
-
     use super::*;
     use crate::consistency::schedule::karras_sigma;
     use crate::model::config::SchedulerConfig;
-    use crate::train::losses::tests::{images, largest, point_mass};
+    use crate::train::images::tests::{images, largest_difference};
+    use crate::train::losses::tests::point_mass;
     use crate::train::losses::{Metric, Pair, consistency_loss, perturb};
+
+    /// The denoiser of Gaussian data N(0, s²): s²/(s² + σ²)·x.
+    fn gaussian(s2: f64) -> impl Fn(&Images, &[f64]) -> Images {
+        move |x: &Images, sigma: &[f64]| {
+            weighted_sum([(x, &sigma.iter().map(|s| s2 / (s2 + s * s)).collect::<Vec<_>>())])
+        }
+    }
 
     #[test]
     fn heun_follows_a_straight_trajectory_exactly() {
@@ -90,7 +92,7 @@ mod tests {
         let (y, z) = (images(1, 2), images(2, 2));
         let (t, r) = ([80.0, 0.5], [2.0, 0.002]);
         let x_r = heun_step(point_mass(&y), &perturb(&y, &z, &t), &t, &r);
-        let error = largest(x_r - perturb(&y, &z, &r));
+        let error = largest_difference(&x_r, &perturb(&y, &z, &r));
         // f32 holds 80·z to about 1e-5; the step from 80 to 2 multiplies the Euler guess's rounding by 78/2/2.
         assert!(error < 1e-3, "off by {error}");
     }
@@ -100,8 +102,8 @@ mod tests {
         let (y, z) = (images(1, 2), images(2, 2));
         let (t, r) = ([80.0, 0.5], [0.0, 0.002]);
         let x_r = euler_step(point_mass(&y), &perturb(&y, &z, &t), &t, &r);
-        assert_eq!(largest(x_r.clone().narrow(0, 0, 1) - y.clone().narrow(0, 0, 1)), 0.0, "r = 0 is the output");
-        let error = largest(x_r - perturb(&y, &z, &r));
+        assert_eq!(x_r.part(0..1), y.part(0..1), "r = 0 is the output");
+        let error = largest_difference(&x_r, &perturb(&y, &z, &r));
         assert!(error < 1e-6, "off by {error}");
     }
 
@@ -110,15 +112,11 @@ mod tests {
         // Gaussian data N(0, s²): D = s²/(s² + σ²)·x, trajectories ∝ √(s² + σ²). A local error is of third order,
         // so half the step has an eighth of it.
         let s2 = 0.25;
-        let teacher = |x: &Tensor<4>, sigma: &[f64]| {
-            let shrink: Vec<f64> = sigma.iter().map(|v| s2 / (s2 + v * v)).collect();
-            x.clone() * column(&shrink, &x.device())
-        };
         let error = |h: f64| {
             let x = images(3, 1);
             let (t, r) = (1.0, 1.0 - h);
-            let exact = ((s2 + r * r) / (s2 + t * t)).sqrt();
-            largest(heun_step(teacher, &x, &[t], &[r]) - x.clone() * exact)
+            let exact = weighted_sum([(&x, &[((s2 + r * r) / (s2 + t * t)).sqrt()])]);
+            largest_difference(&heun_step(gaussian(s2), &x, &[t], &[r]), &exact)
         };
         let ratio = error(0.1) / error(0.05);
         assert!((7.0..9.5).contains(&ratio), "error ratio {ratio}, expected about 8");
@@ -127,18 +125,17 @@ mod tests {
     /// The relative error of a solver on data N(0, ¼), on `steps` Karras levels, and the calls of the denoiser that it took:
     /// D = ¼/(¼ + σ²)·x, and the ODE takes x at σ to x·½/√(¼ + σ²) at 0.
     fn error_on_gaussian_data(
-        solve: impl Fn(&dyn Fn(&Tensor<4>, &[f64]) -> Tensor<4>, Tensor<4>, &[f64]) -> Tensor<4>,
+        solve: impl Fn(&dyn Fn(&Images, &[f64]) -> Images, Images, &[f64]) -> Images,
         steps: usize,
     ) -> (f32, usize) {
         let calls = Cell::new(0);
-        let denoiser = |x: &Tensor<4>, sigma: &[f64]| {
+        let denoiser = |x: &Images, sigma: &[f64]| {
             calls.set(calls.get() + 1);
-            x.clone() * (0.25 / (0.25 + sigma[0] * sigma[0]))
+            gaussian(0.25)(x, sigma)
         };
         let levels = SchedulerConfig { num_train_timesteps: steps, ..Default::default() };
         let sigmas: Vec<f64> = (0..steps).map(|i| karras_sigma(&levels, i)).collect();
-        let x = Tensor::<4>::ones([1, 1, 2, 2], &Device::flex()) * 80.0;
-        let found: f32 = solve(&denoiser, x, &sigmas).max().into_scalar();
+        let found = solve(&denoiser, Images::filled([1, 1, 2, 2], 80.0), &sigmas).values[0];
         let expected = 80.0 * 0.5 / (0.25f32 + 6400.0).sqrt();
         ((found / expected - 1.0).abs(), calls.get())
     }
@@ -159,7 +156,7 @@ mod tests {
     #[test]
     fn multistep_is_of_second_order_at_one_call_a_level() {
         let error = |steps: usize| {
-            let solve = |d: &dyn Fn(&Tensor<4>, &[f64]) -> Tensor<4>, x: Tensor<4>, sigmas: &[f64]| {
+            let solve = |d: &dyn Fn(&Images, &[f64]) -> Images, x: Images, sigmas: &[f64]| {
                 let (states, end) = multistep(d, x, sigmas);
                 assert_eq!(states.len(), steps);
                 end
@@ -181,31 +178,28 @@ mod tests {
         let s2 = 0.25;
         let shrink = |sigma: f64| s2 / (s2 + sigma * sigma);
         let levels = [0.5, 0.6, 0.7, 0.8, 0.9];
-        let teacher = |x: &Tensor<4>, sigma: &[f64]| {
-            x.clone() * column(&sigma.iter().map(|&s| shrink(s)).collect::<Vec<_>>(), &x.device())
-        };
-        let mut a = Tensor::<1>::ones([4], &Device::flex()).autodiff().require_grad();
+        let mut a = [1.0; 4];
         let batch = 4; // one sample per pair of neighbours
         let (t, r) = (&levels[1..], &levels[..4]);
         for seed in 0..400 {
             let x_t = images(seed, batch);
-            let x_r = heun_step(teacher, &x_t, t, r);
+            let x_r = heun_step(gaussian(s2), &x_t, t, r);
             let pair = Pair { x_t: &x_t, t, x_r: &x_r, r };
-            let online = |x: &Tensor<4>, _: &[f64]| x.clone() * a.clone().reshape([4, 1, 1, 1]);
-            let below = Tensor::cat(vec![Tensor::ones([1], &Device::flex()), a.clone().inner().narrow(0, 0, 3)], 0);
-            let target = |x: &Tensor<4>, _: &[f64]| x.clone() * below.clone().reshape([4, 1, 1, 1]);
+            let online = |x: &Images, _: &[f64]| weighted_sum([(x, &a)]);
+            let target = |x: &Images, _: &[f64]| weighted_sum([(x, &[1.0, a[0], a[1], a[2]])]);
             let loss = consistency_loss(online, target, &pair, &[1.0; 4], Metric::SquaredL2, false);
-            let g = a.grad(&loss.backward()).unwrap();
-            a = (a.inner() - g * 0.8).autodiff().require_grad();
+            for (i, a) in a.iter_mut().enumerate() {
+                let (x, g) = (x_t.part(i..i + 1), loss.gradient.part(i..i + 1));
+                *a -= 0.8 * x.values.iter().zip(&g.values).map(|(x, g)| f64::from(x * g)).sum::<f64>();
+            }
         }
-        let found = a.inner().into_data().try_to_vec::<f32>().unwrap();
         let mut product = 1.0;
-        for (i, found) in found.into_iter().enumerate() {
+        for (i, found) in a.into_iter().enumerate() {
             let (t, r) = (levels[i + 1], levels[i]);
             let at_t = (1.0 - shrink(t)) / t;
             let at_r = (1.0 - shrink(r)) * (1.0 + (r - t) * at_t) / r;
             product *= 1.0 + (r - t) * (at_t + at_r) / 2.0;
-            assert!((f64::from(found) - product).abs() < 1e-5, "a({t}): found {found}, expected {product}");
+            assert!((found - product).abs() < 1e-5, "a({t}): found {found}, expected {product}");
             let exact = ((s2 + 0.25) / (s2 + t * t)).sqrt();
             assert!((product - exact).abs() < 2e-3, "a({t}) = {product}, the ODE's solution is {exact}");
         }

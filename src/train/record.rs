@@ -5,10 +5,11 @@ use std::fmt::Display;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::burn::{Weights, floats};
 use crate::checkpoint::tensor::f32_bytes;
 use crate::error::{Error, Result};
+use crate::model::unet::Parameter;
 use crate::train::data::Source;
+use crate::train::weights::parts;
 
 /// Names and values, in the order in which differences are looked for.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -44,20 +45,16 @@ impl Record {
         self.push("--data, hash of the images", format!("{hash:016x}"));
     }
 
-    /// Adds a hash of a model's weights.
-    ///
-    /// # Errors
-    /// [`Error::Gpu`] when they cannot be read back.
-    pub fn push_weights(&mut self, name: &str, weights: &Weights) -> Result<()> {
-        let mut names: Vec<&String> = weights.keys().collect();
-        names.sort();
+    /// Adds a hash of a model's weights, which are in the order of its parameters.
+    pub fn push_weights(&mut self, name: &str, parameters: &[Parameter], weights: &[f32]) {
+        let mut parts: Vec<_> = parts(parameters, weights).collect();
+        parts.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
         let mut hash = Sha256::new();
-        for weight in names {
-            hash.update(weight);
-            hash.update(f32_bytes(&floats(&weights[weight].clone().into_data())?));
+        for (parameter, values) in parts {
+            hash.update(&parameter.name);
+            hash.update(f32_bytes(values));
         }
         self.push(name, format!("weights {:.16}", format!("{:x}", hash.finalize())));
-        Ok(())
     }
 
     /// Names and values, in their order.

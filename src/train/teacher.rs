@@ -2,16 +2,13 @@
 
 use std::path::Path;
 
-use burn::tensor::{Device, Tensor, TensorData};
-
-use crate::burn::{Weights, floats};
 use crate::consistency::rng::Generator;
 use crate::consistency::schedule::{Scalings, karras_sigma};
 use crate::error::{Error, Result};
 use crate::model::config::{SchedulerConfig, UNetConfig};
 use crate::model::unet::NO_CLASS;
 use crate::train::denoiser::{Denoiser, Engine};
-use crate::train::losses::column;
+use crate::train::images::{Images, weighted_sum};
 use crate::train::ode::integrate;
 
 /// Guidance between two noise levels (Kynkäänniemi et al. 2024): extrapolation of a denoiser's output from a worse one,
@@ -35,9 +32,10 @@ impl Guidance {
     }
 
     /// D + (w − 1)·(D − D₋) of an output D and a worse one D₋, at one σ per sample.
-    fn apply(&self, output: Tensor<4>, worse: Tensor<4>, sigma: &[f64]) -> Tensor<4> {
-        let more = column(&sigma.iter().map(|&s| self.at(s) - 1.0).collect::<Vec<_>>(), &output.device());
-        output.clone() + (output - worse) * more
+    fn apply(&self, output: &Images, worse: &Images, sigma: &[f64]) -> Images {
+        let strength: Vec<f64> = sigma.iter().map(|&s| self.at(s)).collect();
+        let rest: Vec<f64> = strength.iter().map(|w| 1.0 - w).collect();
+        weighted_sum([(output, &strength), (worse, &rest)])
     }
 }
 
@@ -45,11 +43,11 @@ impl Guidance {
 pub struct Teacher {
     /// The network.
     pub denoiser: Denoiser,
-    /// Its weights.
-    pub weights: Weights,
+    /// Its weights, in the order of the parameters.
+    pub weights: Vec<f32>,
     /// D₋ of [`Guidance`]: a worse denoiser of the same images (autoguidance, Karras et al. 2024). Without one, D₋ is the
     /// teacher's own output without a class, and the teacher must have been trained with class dropout.
-    pub guide: Option<(Denoiser, Weights)>,
+    pub guide: Option<(Denoiser, Vec<f32>)>,
 }
 
 impl Teacher {
@@ -57,9 +55,9 @@ impl Teacher {
     ///
     /// # Errors
     /// Those of [`Denoiser::read`], and [`Error::Input`] for a guide of another shape.
-    pub fn read(folder: &Path, guide: Option<&Path>, engine: &Engine, device: &Device) -> Result<Self> {
-        let (denoiser, weights) = Denoiser::read(folder, engine, device)?;
-        let guide = guide.map(|guide| Denoiser::read(guide, engine, device)).transpose()?;
+    pub fn read(folder: &Path, guide: Option<&Path>, engine: &Engine) -> Result<Self> {
+        let (denoiser, weights) = Denoiser::read(folder, engine)?;
+        let guide = guide.map(|guide| Denoiser::read(guide, engine)).transpose()?;
         let teacher = Self { denoiser, weights, guide };
         teacher.check(&teacher.denoiser.config)?;
         Ok(teacher)
@@ -89,9 +87,9 @@ impl Teacher {
     /// D(x, σ), (B, C, H, W), under `guidance`: two network calls for guided samples, one for others.
     ///
     /// Each call's output is clamped to ±1 if the scheduler clips, as D is a mean of images in [−1, 1].
-    pub fn guided(&self, x: &Tensor<4>, sigma: &[f64], labels: &[u32], guidance: &Guidance) -> Tensor<4> {
+    pub fn guided(&self, x: &Images, sigma: &[f64], labels: &[u32], guidance: &Guidance) -> Images {
         let clip = |output| self.denoiser.clip(output);
-        let output = clip(self.denoiser.call(&self.weights, Scalings::edm, x, sigma, labels));
+        let mut output = clip(self.denoiser.call(&self.weights, Scalings::edm, x, sigma, labels));
         // One call for all from the first to the last guided sample: levels in training ascend.
         let is_guided = |s: &f64| guidance.at(*s) != 1.0;
         let (Some(first), Some(last)) = (sigma.iter().position(is_guided), sigma.iter().rposition(is_guided)) else {
@@ -99,8 +97,7 @@ impl Teacher {
         };
         let span = first..last + 1;
         let (sigma, labels) = (&sigma[span.clone()], &labels[span.clone()]);
-        let part = |t: &Tensor<4>| t.clone().narrow(0, span.start, span.len());
-        let x = part(x);
+        let x = x.part(span.clone());
         let worse = match &self.guide {
             Some((guide, weights)) => guide.call(weights, Scalings::edm, &x, sigma, labels),
             None => {
@@ -108,9 +105,10 @@ impl Teacher {
                 self.denoiser.call(&self.weights, Scalings::edm, &x, sigma, &no_classes)
             }
         };
-        let guided = clip(guidance.apply(part(&output), clip(worse), sigma));
-        let [_, channels, height, width] = output.dims();
-        output.slice_assign([span, 0..channels, 0..height, 0..width], guided)
+        let guided = clip(guidance.apply(&output.part(span.clone()), &clip(worse), sigma));
+        let len = output.sample_len();
+        output.values[span.start * len..span.end * len].copy_from_slice(&guided.values);
+        output
     }
 
     /// Draws one sample per label with Karras et al. 2022, Algorithm 1, without churn: `steps` Karras levels from σ_max to
@@ -133,34 +131,28 @@ impl Teacher {
         if let Some(bad) = labels.iter().find(|&&l| l >= classes) {
             return Err(Error::Input(format!("class labels must be below {classes}, found {bad}")));
         }
-        let [height, width] = denoiser.config.sample_size;
-        let shape = [labels.len(), denoiser.config.in_channels, height, width];
-        let mut z = vec![0.0; shape.iter().product()];
-        Generator::new(seed).randn(&mut z);
         let levels = SchedulerConfig { num_train_timesteps: steps, ..denoiser.scheduler.clone() };
         let sigmas: Vec<f64> = (0..steps).map(|i| karras_sigma(&levels, i)).collect();
-        let x = Tensor::from_data(TensorData::new(z, shape), &Device::flex()) * levels.sigma_max;
-        let end = integrate(|x, sigma| self.guided(x, sigma, labels, guidance), x, &sigmas);
-        floats(&end.into_data())
+        let z = Images::normal(denoiser.shape(labels.len()), &mut Generator::new(seed));
+        let x = weighted_sum([(&z, &vec![levels.sigma_max; labels.len()])]);
+        Ok(integrate(|x, sigma| self.guided(x, sigma, labels, guidance), x, &sigmas).values)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::losses::tests::{images, largest};
+    use crate::train::images::tests::{images, largest_difference};
 
     #[test]
     fn guidance_is_linear_in_its_strength_inside_the_interval() {
         let (a, b) = (images(1, 1), images(2, 1));
-        let guided =
-            |strength, sigma| Guidance { strength, interval: [0.5, 4.0] }.apply(a.clone(), b.clone(), &[sigma]);
-        assert_eq!(largest(guided(1.0, 1.0) - a.clone()), 0.0);
-        assert_eq!(largest(guided(3.0, 0.4) - a.clone()), 0.0, "below the interval");
-        assert_eq!(largest(guided(3.0, 4.1) - a.clone()), 0.0, "above the interval");
-        let error = largest(guided(0.0, 4.0) - b.clone());
-        assert!(error < 1e-6, "w = 0 is the output without the class, off by {error}");
-        let error = largest(guided(3.0, 0.5) - (a.clone() * 3.0 - b.clone() * 2.0));
+        let guided = |strength, sigma| Guidance { strength, interval: [0.5, 4.0] }.apply(&a, &b, &[sigma]);
+        assert_eq!(guided(1.0, 1.0), a);
+        assert_eq!(guided(3.0, 0.4), a, "below the interval");
+        assert_eq!(guided(3.0, 4.1), a, "above the interval");
+        assert_eq!(guided(0.0, 4.0), b, "w = 0 is the output without the class");
+        let error = largest_difference(&guided(3.0, 0.5), &weighted_sum([(&a, &[3.0]), (&b, &[-2.0])]));
         assert!(error < 1e-5, "off by {error}");
     }
 }

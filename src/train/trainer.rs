@@ -2,9 +2,6 @@
 
 use std::cell::RefCell;
 
-use burn::tensor::{Device, Tensor, TensorData};
-
-use crate::burn::Weights;
 use crate::consistency::rng::Generator;
 use crate::consistency::schedule::Scalings;
 use crate::error::{Error, Result};
@@ -12,10 +9,11 @@ use crate::model::unet::NO_CLASS;
 use crate::train::dataset::Batch;
 use crate::train::denoiser::{Denoiser, Recorded};
 use crate::train::dmd::{Comparison, CriticState, compare};
-use crate::train::losses::{Metric, Pair, consistency_loss, edm_loss, perturb, picture_loss};
+use crate::train::images::Images;
+use crate::train::losses::{Loss, Metric, Pair, consistency_loss, edm_loss, perturb, picture_loss};
 use crate::train::objective::Recipe;
 use crate::train::ode::{euler_step, heun_step};
-use crate::train::optimizer::{Matrices, RAdam, detach_all, hidden_matrices, moving_average, track_all};
+use crate::train::optimizer::{Matrices, RAdam, hidden_matrices, moving_average};
 use crate::train::teacher::{Guidance, Teacher};
 use crate::train::trajectories::Trajectories;
 
@@ -48,12 +46,12 @@ pub struct Settings {
 
 /// A run's state, which each iteration changes.
 pub struct State {
-    /// Online weights θ, tracked leaves of the autodiff graph.
-    pub weights: Weights,
+    /// Online weights θ, in the order of the parameters, as all others.
+    pub weights: Vec<f32>,
     /// The moving average of θ, which samples are drawn with.
-    pub ema: Weights,
+    pub ema: Vec<f32>,
     /// The target network's weights θ⁻ of CD and CT, where they are not θ.
-    pub target: Option<Weights>,
+    pub target: Option<Vec<f32>>,
     /// RAdam's moments, and the number of iterations done.
     pub optimizer: RAdam,
     /// The critic of distribution matching.
@@ -64,23 +62,22 @@ pub struct State {
 
 impl State {
     /// Starts a run from `weights`.
-    pub fn new(weights: Weights, recipe: &Recipe) -> Self {
-        let plain = detach_all(&weights);
+    pub fn new(weights: Vec<f32>, recipe: &Recipe) -> Self {
         Self {
-            optimizer: RAdam::new(&plain),
-            target: recipe.has_target().then(|| plain.clone()),
-            weights: track_all(weights),
-            ema: plain,
+            optimizer: RAdam::new(weights.len()),
+            target: recipe.has_target().then(|| weights.clone()),
+            ema: weights.clone(),
+            weights,
             critic: None,
             seconds: 0.0,
         }
     }
 }
 
-/// A loss and what its gradients are computed from.
+/// A loss and what its gradient in the weights is computed from.
 struct Evaluation {
-    loss: Tensor<1>,
-    recorded: Option<Recorded>,
+    loss: Loss,
+    recorded: Recorded,
     /// In distribution matching.
     comparison: Option<Comparison>,
 }
@@ -103,22 +100,15 @@ pub struct Trainer {
     critic_matrices: Matrices,
     /// The trajectories that are learnt from, and their number in the run.
     trajectories: RefCell<Option<(u64, Trajectories)>>,
-    device: Device,
 }
 
 impl Trainer {
-    /// A run on `device` (without autodiff), where the state's weights must lie.
+    /// A run, at its beginning or continued.
     ///
     /// # Errors
     /// [`Error::Input`] when distillation has no teacher, when a teacher has another shape or the recipe uses none, and
     /// when class dropout or guidance is asked of a model without classes.
-    pub fn new(
-        denoiser: Denoiser,
-        settings: Settings,
-        mut state: State,
-        teacher: Option<Teacher>,
-        device: Device,
-    ) -> Result<Self> {
+    pub fn new(denoiser: Denoiser, settings: Settings, mut state: State, teacher: Option<Teacher>) -> Result<Self> {
         let is_guided = settings.guidance.strength != 1.0;
         match (settings.recipe, &teacher) {
             (Recipe::Cd { .. } | Recipe::Dmd { .. } | Recipe::Trajectories { .. }, None) => {
@@ -155,7 +145,7 @@ impl Trainer {
         }
         let trajectories = RefCell::new(None);
         let critic_loss = None;
-        Ok(Self { denoiser, settings, state, teacher, critic_loss, matrices, critic_matrices, trajectories, device })
+        Ok(Self { denoiser, settings, state, teacher, critic_loss, matrices, critic_matrices, trajectories })
     }
 
     /// The generator of the next iteration's random numbers; a function of the seed and the iteration alone.
@@ -168,13 +158,9 @@ impl Trainer {
     /// # Errors
     /// [`Error::Input`] when the loss is not finite and [`Error::Gpu`] when the device fails; the weights are then as before.
     pub fn step(&mut self, batch: &Batch, generator: &mut Generator, progress: f64) -> Result<f32> {
-        let [height, width] = self.denoiser.config.sample_size;
-        let shape = [batch.labels.len(), self.denoiser.config.in_channels, height, width];
-        let y = Tensor::<4>::from_data(TensorData::new(batch.images.clone(), shape), &self.device);
-        let mut z = vec![0.0; batch.images.len()];
-        generator.randn(&mut z);
-        let z = Tensor::<4>::from_data(TensorData::new(z, shape), &self.device);
-
+        let shape = self.denoiser.shape(batch.labels.len());
+        let y = Images::new(shape, batch.images.clone());
+        let z = Images::normal(shape, generator);
         let mut labels = batch.labels.clone();
         if self.settings.class_dropout > 0.0 {
             let dropped = |_: &&mut u32| generator.uniform_f64() < self.settings.class_dropout;
@@ -182,29 +168,29 @@ impl Trainer {
         }
         let Evaluation { loss, recorded, comparison } = self.loss(&y, &z, &labels, generator, progress);
         self.check()?;
-        let value: f32 = loss.clone().without_autodiff().into_scalar();
         self.critic_loss = comparison.as_ref().map(|c| c.loss);
         let step = self.state.optimizer.step;
-        if let Some(bad) = [Some(value), self.critic_loss].into_iter().flatten().find(|v| !v.is_finite()) {
+        if let Some(bad) = [Some(loss.value), self.critic_loss].into_iter().flatten().find(|v| !v.is_finite()) {
             return Err(Error::Input(format!("the loss is {bad} at iteration {step}: lower the learning rate")));
         }
         let lr = self.learning_rate(progress);
-        let mut gradients = Weights::new();
-        if comparison.is_none() || step >= CRITIC_WARM_UP {
-            gradients = self.denoiser.gradients(&loss, &self.state.weights, recorded);
-            self.denoiser.check()?;
-        }
-        if let (Some(comparison), Some(critic)) = (&comparison, &mut self.state.critic) {
+        let is_trained = comparison.is_none() || step >= CRITIC_WARM_UP;
+        let gradient = is_trained.then(|| self.denoiser.gradient(&self.state.weights, recorded, &loss.gradient));
+        self.denoiser.check()?;
+        let state = &mut self.state;
+        if let (Some(comparison), Some(critic)) = (&comparison, &mut state.critic) {
             let lr = self.settings.critic_learning_rate * lr / self.settings.learning_rate;
             comparison.update_critic(critic, lr, &self.critic_matrices);
         }
-        let state = &mut self.state;
-        state.optimizer.update(&mut state.weights, &gradients, lr, &self.matrices);
+        match gradient {
+            Some(gradient) => state.optimizer.update(&mut state.weights, &gradient, lr, &self.matrices),
+            None => state.optimizer.step += 1,
+        }
         moving_average(&mut state.ema, &state.weights, average_decay(self.settings.ema, state.optimizer.step));
         if let Some(target) = &mut state.target {
             moving_average(target, &state.weights, self.settings.recipe.target_decay(progress));
         }
-        Ok(value)
+        Ok(loss.value)
     }
 
     /// The first error of the networks' devices since the last check.
@@ -223,14 +209,7 @@ impl Trainer {
         self.settings.learning_rate * left / self.settings.decay
     }
 
-    fn loss(
-        &self,
-        y: &Tensor<4>,
-        z: &Tensor<4>,
-        labels: &[u32],
-        generator: &mut Generator,
-        progress: f64,
-    ) -> Evaluation {
+    fn loss(&self, y: &Images, z: &Images, labels: &[u32], generator: &mut Generator, progress: f64) -> Evaluation {
         let recipe = &self.settings.recipe;
         let scheduler = &self.denoiser.scheduler;
         let clip = scheduler.clip_denoised;
@@ -239,28 +218,24 @@ impl Trainer {
         }
         let levels = recipe.levels(scheduler, progress, generator, labels.len());
         let (t, r) = (levels.t.as_slice(), levels.r.as_slice());
-        let recorded = RefCell::new(None);
-        let online = |scalings, x: &Tensor<4>, s: &[f64]| {
-            let (output, tape) = self.denoiser.record(&self.state.weights, scalings, x, s, labels);
-            recorded.replace(tape);
-            output
-        };
-        let evaluation = |loss, comparison| Evaluation { loss, recorded: recorded.take(), comparison };
+        let record =
+            |scalings, x: &Images, s: &[f64]| self.denoiser.record(&self.state.weights, scalings, x, s, labels);
         let x_t = perturb(y, z, t);
         let x_r = match (recipe, &self.teacher) {
             (Recipe::Edm { .. }, _) => {
-                let loss = edm_loss(|x, s| online(Scalings::edm, x, s), y, z, t, scheduler.sigma_data, clip);
-                return evaluation(loss, None);
+                let (output, recorded) = record(Scalings::edm, &x_t, t);
+                let loss = edm_loss(&output, y, t, scheduler.sigma_data, clip);
+                return Evaluation { loss, recorded, comparison: None };
             }
             (_, Some(teacher)) => {
-                let guided = |x: &Tensor<4>, s: &[f64]| teacher.guided(x, s, labels, &self.settings.guidance);
+                let guided = |x: &Images, s: &[f64]| teacher.guided(x, s, labels, &self.settings.guidance);
                 match (recipe, &self.state.critic) {
                     (Recipe::Dmd { .. }, Some(critic)) => {
-                        let samples = online(Scalings::new, &x_t, t);
+                        let (samples, recorded) = record(Scalings::new, &x_t, t);
                         // The critic has the teacher's architecture.
                         let comparison =
                             compare(&teacher.denoiser, &critic.weights, guided, &samples, labels, generator);
-                        return evaluation(comparison.matching_loss(&samples), Some(comparison));
+                        return Evaluation { loss: comparison.matching_loss(), recorded, comparison: Some(comparison) };
                     }
                     (Recipe::Cd { .. }, _) => heun_step(guided, &x_t, t, r),
                     // ECT's r may be 0, where Heun's second evaluation divides by 0.
@@ -269,19 +244,22 @@ impl Trainer {
             }
             _ => perturb(y, z, r),
         };
-        let held: Weights = match &self.state.target {
-            Some(target) => target.clone(),
-            None => detach_all(&self.state.weights),
-        };
-        let target = |x: &Tensor<4>, s: &[f64]| self.denoiser.call(&held, Scalings::new, x, s, labels);
+        let held = self.state.target.as_ref().unwrap_or(&self.state.weights);
+        let target = |x: &Images, s: &[f64]| self.denoiser.call(held, Scalings::new, x, s, labels);
         let metric = match recipe {
             Recipe::Ect { .. } => Metric::L2,
             _ => Metric::SquaredL2,
         };
         let pair = Pair { x_t: &x_t, t, x_r: &x_r, r };
-        let online = |x: &Tensor<4>, s: &[f64]| online(Scalings::new, x, s);
         let weights = recipe.weights(&levels, scheduler.sigma_data);
-        evaluation(consistency_loss(online, target, &pair, &weights, metric, clip), None)
+        let mut tape = None;
+        let online = |x: &Images, s: &[f64]| {
+            let (output, recorded) = record(Scalings::new, x, s);
+            tape = Some(recorded);
+            output
+        };
+        let loss = consistency_loss(online, target, &pair, &weights, metric, clip);
+        Evaluation { loss, recorded: tape.expect("the loss calls f"), comparison: None }
     }
 
     /// The loss of states of the trajectories of this iteration, which the teacher solves for `uses` iterations at once; data is
@@ -298,19 +276,17 @@ impl Trainer {
         let number = self.state.optimizer.step / uses as u64;
         let mut kept = self.trajectories.borrow_mut();
         if kept.as_ref().is_none_or(|(of, _)| *of != number) {
-            let [height, width] = config.sample_size;
-            let shape = [self.settings.batch, config.in_channels, height, width];
+            let shape = self.denoiser.shape(self.settings.batch);
             let denoiser =
-                |x: &Tensor<4>, s: &[f64], labels: &[u32]| teacher.guided(x, s, labels, &self.settings.guidance);
+                |x: &Images, s: &[f64], labels: &[u32]| teacher.guided(x, s, labels, &self.settings.guidance);
             let mut own = Generator::new(mix(!self.settings.seed, number));
-            let classes = config.num_class_embeds;
-            let made = Trajectories::solve(denoiser, shape, calls, classes, scheduler, &mut own, &self.device);
+            let made = Trajectories::solve(denoiser, shape, calls, config.num_class_embeds, scheduler, &mut own);
             kept.replace((number, made));
         }
         let (_, trajectories) = kept.as_ref().expect("made just before");
         let (x, t) = trajectories.draw(first, scheduler.sigma_data, generator);
         let (output, recorded) = self.denoiser.record(&self.state.weights, Scalings::new, &x, &t, &trajectories.labels);
-        let loss = picture_loss(output, trajectories.end.clone(), scheduler.clip_denoised);
+        let loss = picture_loss(&output, &trajectories.end, scheduler.clip_denoised);
         Evaluation { loss, recorded, comparison: None }
     }
 }

@@ -4,11 +4,10 @@
 //! The teacher solves the ODE from noise to its end. Every state on the way is an input, the end is the answer, so no target is
 //! bootstrapped from the network that learns. Luhman & Luhman 2021 learn from the first states alone.
 
-use burn::tensor::{Device, Tensor, TensorData};
-
 use crate::consistency::rng::Generator;
 use crate::consistency::schedule::karras_sigma;
 use crate::model::config::SchedulerConfig;
+use crate::train::images::{Images, weighted_sum};
 use crate::train::ode::multistep;
 
 /// The lowest level that is learnt, as a share of σ_data. Below it the pictures are finished.
@@ -21,40 +20,38 @@ pub(super) struct Trajectories {
     /// Levels of `states`, descending.
     sigmas: Vec<f64>,
     /// x at each level, (B, C, H, W).
-    states: Vec<Tensor<4>>,
+    states: Vec<Images>,
     /// x_0, (B, C, H, W).
-    pub end: Tensor<4>,
+    pub end: Images,
 }
 
 impl Trajectories {
     /// Solves the ODE from noise of `shape` (B, C, H, W) at σ_max, in `calls` calls of `denoiser`, (x, σ, labels) ↦ image.
     ///
     /// The levels between the first and the last are moved by a random share of a step, so that all are learnt in time.
-    /// Classes, of which there are `classes`, are uniform. States lie on `device`.
+    /// Classes, of which there are `classes`, are uniform.
     pub(super) fn solve(
-        denoiser: impl Fn(&Tensor<4>, &[f64], &[u32]) -> Tensor<4>,
+        denoiser: impl Fn(&Images, &[f64], &[u32]) -> Images,
         shape: [usize; 4],
         calls: usize,
         classes: Option<usize>,
         scheduler: &SchedulerConfig,
         generator: &mut Generator,
-        device: &Device,
     ) -> Self {
         let batch = shape[0];
         let mut labels = vec![0; batch];
         if let Some(classes) = classes {
             generator.randint(classes as u32, &mut labels);
         }
-        let mut noise = vec![0.0; shape.iter().product()];
-        generator.randn(&mut noise);
+        let noise = Images::normal(shape, generator);
         let sigmas = levels(scheduler, calls, generator.uniform_f64());
-        let x = Tensor::<4>::from_data(TensorData::new(noise, shape), device) * sigmas[0];
+        let x = weighted_sum([(&noise, &vec![sigmas[0]; batch])]);
         let (states, end) = multistep(|x, s| denoiser(x, s, &labels), x, &sigmas);
         Self { labels, sigmas, states, end }
     }
 
     /// A state of each trajectory, and its level: the first of a share `first` of them, of the others any that is learnt.
-    pub(super) fn draw(&self, first: f64, sigma_data: f64, generator: &mut Generator) -> (Tensor<4>, Vec<f64>) {
+    pub(super) fn draw(&self, first: f64, sigma_data: f64, generator: &mut Generator) -> (Images, Vec<f64>) {
         let batch = self.labels.len();
         let learnt = self.sigmas.iter().filter(|&&s| s > LOWEST * sigma_data).count();
         let mut at = vec![0; batch];
@@ -64,8 +61,9 @@ impl Trajectories {
         let mut turn = [0];
         generator.randint(batch as u32, &mut turn);
         (0..noises.min(batch)).for_each(|i| at[(i + turn[0] as usize) % batch] = 0);
-        let row = |(i, &at): (usize, &u32)| self.states[at as usize].clone().narrow(0, i, 1);
-        let x = Tensor::cat(at.iter().enumerate().map(row).collect(), 0);
+        let len = self.end.sample_len();
+        let row = |(i, &at): (usize, &u32)| &self.states[at as usize].values[i * len..(i + 1) * len];
+        let x = Images::new(self.end.shape, at.iter().enumerate().flat_map(row).copied().collect());
         (x, at.iter().map(|&at| self.sigmas[at as usize]).collect())
     }
 }
@@ -82,20 +80,23 @@ fn levels(scheduler: &SchedulerConfig, count: usize, shift: f64) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::train::images::tests::largest_difference;
 
     /// The trajectories of Gaussian data N(0, ¼): x_0 = x·½/√(¼ + σ²).
     fn of_gaussian(calls: usize) -> Trajectories {
-        let denoiser = |x: &Tensor<4>, s: &[f64], _: &[u32]| x.clone() * (0.25 / (0.25 + s[0] * s[0]));
+        let denoiser = |x: &Images, s: &[f64], _: &[u32]| {
+            weighted_sum([(x, &s.iter().map(|s| 0.25 / (0.25 + s * s)).collect::<Vec<_>>())])
+        };
         let (scheduler, mut generator) = (SchedulerConfig::default(), Generator::new(1));
-        Trajectories::solve(denoiser, [6, 1, 4, 4], calls, Some(3), &scheduler, &mut generator, &Device::flex())
+        Trajectories::solve(denoiser, [6, 1, 4, 4], calls, Some(3), &scheduler, &mut generator)
     }
 
     #[test]
     fn every_state_leads_to_the_end() {
         let trajectories = of_gaussian(64);
         for (x, s) in trajectories.states.iter().zip(&trajectories.sigmas) {
-            let expected = x.clone() * (0.5 / (0.25 + s * s).sqrt());
-            let error: f32 = (trajectories.end.clone() - expected).abs().max().into_scalar();
+            let expected = weighted_sum([(x, &[0.5 / (0.25 + s * s).sqrt(); 6])]);
+            let error = largest_difference(&trajectories.end, &expected);
             assert!(error < 0.03, "from σ = {s}: off by {error}");
         }
         assert!(trajectories.labels.iter().all(|&l| l < 3));
@@ -108,7 +109,7 @@ mod tests {
         let mut others = Vec::new();
         for _ in 0..50 {
             let (x, sigmas) = trajectories.draw(0.5, 0.5, &mut generator);
-            assert_eq!(x.dims(), [6, 1, 4, 4]);
+            assert_eq!(x.shape, [6, 1, 4, 4]);
             assert!(sigmas.iter().filter(|&&s| s == 80.0).count() >= 3, "{sigmas:?}");
             assert!(sigmas.iter().all(|&s| s > 0.05), "{sigmas:?}");
             others.extend(sigmas.into_iter().filter(|&s| s < 80.0).map(|s| (s * 1e6) as u64));

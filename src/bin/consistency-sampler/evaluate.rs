@@ -97,12 +97,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         arguments.guidance.guide().map(|model| arguments.model.hub.open(model, Some(Precision::F32))).transpose()?;
     let mut sampler = match arguments.edm_steps {
         Some(steps) => Sampler::Edm(
-            Box::new(Teacher::read(
-                folder.path(),
-                guide.as_ref().map(ModelFolder::path),
-                &Engine::Cpu,
-                &burn::tensor::Device::flex(),
-            )?),
+            Box::new(Teacher::read(folder.path(), guide.as_ref().map(ModelFolder::path), &Engine::Cpu)?),
             steps,
             guidance,
         ),

@@ -5,27 +5,24 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use burn::tensor::Device;
 use clap::{Args, ValueEnum};
-use consistency_sampler::burn::floats;
 use consistency_sampler::checkpoint::folder::{ModelFolder, holds_model};
-use consistency_sampler::checkpoint::tensor::{Arrival, Rows, f32_bytes};
 use consistency_sampler::consistency::rng::Generator;
 use consistency_sampler::consistency::schedule::karras_sigma;
 use consistency_sampler::cpu::CpuUNet;
 use consistency_sampler::file::{read, read_text};
 use consistency_sampler::image::png::write_grid;
 use consistency_sampler::model::config::{SchedulerConfig, UNetConfig};
-use consistency_sampler::network::Network;
+use consistency_sampler::model::unet::Parameter;
 use consistency_sampler::train::checkpoint::{read_record, read_state, write_model, write_state};
 use consistency_sampler::train::data::{Source, check_class_names, has_class_folders};
 use consistency_sampler::train::dataset::Batch;
 use consistency_sampler::train::denoiser::{Denoiser, Engine};
-use consistency_sampler::train::initial::initial_weights;
 use consistency_sampler::train::objective::{CtSchedule, Recipe, Weighting};
 use consistency_sampler::train::record::Record;
 use consistency_sampler::train::teacher::Teacher;
 use consistency_sampler::train::trainer::{Settings, State, Trainer};
+use consistency_sampler::train::weights::{count, initial_weights};
 use consistency_sampler::{Error, Gpu, Pipeline, Precision, Request, Result};
 use indicatif::ProgressBar;
 
@@ -215,24 +212,13 @@ enum DeviceName {
     Cpu,
     /// A GPU through WebGPU, by this crate's kernels
     Gpu,
-    /// The CPU, by burn's autodiff
-    Flex,
-    /// A GPU through WebGPU, by burn's autodiff (feature `train-wgpu`)
-    Wgpu,
 }
 
 impl DeviceName {
-    fn open(self) -> Result<(Engine, Device)> {
+    fn open(self) -> Result<Engine> {
         match self {
-            Self::Cpu => Ok((Engine::Cpu, Device::flex())),
-            Self::Gpu => Ok((Engine::Gpu(Box::new(pollster::block_on(Gpu::request())?)), Device::flex())),
-            Self::Flex => Ok((Engine::Burn, Device::flex())),
-            #[cfg(feature = "train-wgpu")]
-            Self::Wgpu => Ok((Engine::Burn, Device::wgpu(burn::tensor::DeviceKind::DefaultDevice))),
-            #[cfg(not(feature = "train-wgpu"))]
-            Self::Wgpu => Err(Error::Input(
-                "--device wgpu: expected a build with --features train-wgpu, found one without".into(),
-            )),
+            Self::Cpu => Ok(Engine::Cpu),
+            Self::Gpu => Ok(Engine::Gpu(Box::new(pollster::block_on(Gpu::request())?))),
         }
     }
 }
@@ -420,7 +406,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         (None, None) => return Err(Error::Input("expected --init or --config, found neither".into())),
     };
     let config = UNetConfig::parse(&unet_json)?;
-    let (engine, device) = arguments.device.open()?;
+    let engine = arguments.device.open()?;
     let denoiser = Denoiser::new(&config, &SchedulerConfig::parse(&scheduler_json)?, &engine);
     let data = Source::open(&arguments.data, config.sample_size[0])?;
     note(format_args!("data: {}", data.summary()));
@@ -437,30 +423,30 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
     }
     let guide = guide.as_ref().map(ModelFolder::path);
-    let read_teacher = |folder: &ModelFolder| Teacher::read(folder.path(), guide, &engine, &device);
+    let read_teacher = |folder: &ModelFolder| Teacher::read(folder.path(), guide, &engine);
     let teacher = teacher.as_ref().map(read_teacher).transpose()?;
     let mut record = arguments.record(&recipe);
     record.push_config("unet/config.json", &unet_json)?;
     record.push_config("scheduler_config.json", &scheduler_json)?;
     record.push_data(&data);
     if let Some(teacher) = &teacher {
-        record.push_weights("--teacher", &teacher.weights)?;
-        if let Some((_, weights)) = &teacher.guide {
-            record.push_weights("--guide", weights)?;
+        record.push_weights("--teacher", &teacher.denoiser.unet().parameters(), &teacher.weights);
+        if let Some((guide, weights)) = &teacher.guide {
+            record.push_weights("--guide", &guide.unet().parameters(), weights);
         }
     }
+    let is_matching = matches!(recipe, Recipe::Dmd { .. });
+    let critic = teacher.as_ref().filter(|_| is_matching).map(|t| t.denoiser.unet().parameters());
     let state = if arguments.resume {
         match read_record(&state_file)? {
             Some(run) => run.check(&record)?,
             None => note("the run is of an earlier version: its settings and its data are not compared"),
         }
-        let is_matching = matches!(recipe, Recipe::Dmd { .. });
-        let of_critic = teacher.as_ref().filter(|_| is_matching).map(|t| t.denoiser.unet().parameters());
-        read_state(&state_file, &parameters, of_critic.as_deref(), &device)?
+        read_state(&state_file, &parameters, critic.as_deref())?
     } else {
         let weights = match &init {
-            Some(folder) => Denoiser::read(folder.path(), &engine, &device)?.1,
-            None => initial_weights(&parameters, arguments.seed, &device),
+            Some(folder) => Denoiser::read(folder.path(), &engine)?.1,
+            None => initial_weights(&parameters, arguments.seed),
         };
         State::new(weights, &recipe)
     };
@@ -472,7 +458,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         scheduler_json,
         record,
         losses: Losses::open(&arguments.training("loss.csv"), state.optimizer.step)?,
-        trainer: Trainer::new(denoiser, settings, state, teacher, device)?,
+        trainer: Trainer::new(denoiser, settings, state, teacher)?,
+        parameters,
+        critic,
     };
     run.train(&data)
 }
@@ -487,6 +475,9 @@ struct Run<'a> {
     record: Record,
     losses: Losses,
     trainer: Trainer,
+    /// Of the network, and of the critic if there is one.
+    parameters: Vec<Parameter>,
+    critic: Option<Vec<Parameter>>,
 }
 
 impl Run<'_> {
@@ -565,7 +556,7 @@ impl Run<'_> {
 
     fn save(&mut self) -> Result<()> {
         let state = &self.trainer.state;
-        write_state(&self.arguments.state_file(), state, &self.record)?;
+        write_state(&self.arguments.state_file(), state, &self.parameters, self.critic.as_deref(), &self.record)?;
         let unet = self.trainer.denoiser.unet();
         let (names, unet_json, scheduler_json) = (&self.class_names, &self.unet_json, &self.scheduler_json);
         let removed = write_model(&self.arguments.output, names, unet_json, scheduler_json, unet, &state.ema)?;
@@ -586,11 +577,7 @@ impl Run<'_> {
     /// Writes `{name}-1.png` and `{name}-2.png`: samples of the averaged weights in one and two steps, a column per class.
     fn write_grids(&self, name: &str) -> Result<()> {
         let denoiser = &self.trainer.denoiser;
-        let mut network = CpuUNet::new(&denoiser.config);
-        for (name, w) in &self.trainer.state.ema {
-            let bytes = f32_bytes(&floats(&w.clone().into_data())?);
-            network.load(Arrival::Rows(Rows::whole_f32(name, &bytes)))?;
-        }
+        let network = CpuUNet::with_weights(&denoiser.config, self.trainer.state.ema.clone())?;
         let mut pipeline = Pipeline::new(network, denoiser.scheduler.clone());
         let classes = denoiser.config.num_class_embeds;
         let columns = classes.map_or(8, |c| c.min(10));
@@ -625,15 +612,13 @@ impl Run<'_> {
         let version = concat!("consistency-sampler ", env!("CARGO_PKG_VERSION"), " train");
         let mut report = Report::new(&name.to_string_lossy(), version);
         let images = (step * batch as u64) as f64;
-        let weights: usize =
-            trainer.denoiser.unet().parameters().iter().map(|p| p.shape.iter().product::<usize>()).sum();
         let percent = 100.0 * self.length.progress(&trainer.state).min(1.0);
         let mut figures = vec![
             ["iterations".into(), format!("{}, {percent:.0} % of the run", number(step as f64))],
             ["images".into(), number(images)],
             ["time of training".into(), indicatif::HumanDuration(Duration::from_secs_f64(seconds)).to_string()],
             ["images per second".into(), format!("{:.1}", images / seconds.max(1e-9))],
-            ["weights of the network".into(), number(weights as f64)],
+            ["weights of the network".into(), number(count(&self.parameters) as f64)],
         ];
         figures.extend(self.losses.last().map(|loss| ["loss, smoothed".into(), format!("{loss:.4}")]));
         report.table(&[], &figures);
