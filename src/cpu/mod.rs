@@ -1,8 +1,8 @@
 //! The CPU backend: the forward and its gradient, made for batches on a few cores.
 //!
-//! burn's autodiff composes a normalisation of ten passes over memory and a convolution's weight gradient of a
-//! convolution with a kernel as large as the map; here each operation has one kernel with one gradient, and the
-//! matrix products are faer's, or our own in WebAssembly. Tests compare its results and gradients with `crate::burn`'s.
+//! Each operation has one kernel and one gradient; matrix products are faer's, or our own in WebAssembly. Tests compare
+//! its outputs with diffusers' and its gradients with those of PyTorch's autograd. It is in turn what the GPU's kernels
+//! and gradients are tested against on shapes that no golden has.
 //!
 //! A batch is cut into independent groups of `GROUP` samples. Threads share out the groups, and the gradients of groups
 //! are summed in order, so that a result does not depend on the number of threads. Within a
@@ -40,7 +40,7 @@ pub(crate) use product::{Matrix, MatrixMut, Store, product};
 const GROUP: usize = 4;
 
 /// A value's index in [`Graph::values`].
-type Id = usize;
+pub(crate) type Id = usize;
 
 /// One sample's value; a vector is a map of one pixel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,13 +148,22 @@ struct Group {
 impl CpuGraph {
     /// Records the operations of `unet`.
     pub fn new(config: &UNetConfig, unet: &UNet) -> Self {
+        let labels = config.num_class_embeds.map(|_| ());
+        Self::of(config, unet.parameters(), |ops, sample, time| unet.forward(ops, sample, time, labels.as_ref()))
+    }
+
+    /// Records any function of the sample and the time features, with the parameters that it uses.
+    pub(crate) fn of(
+        config: &UNetConfig,
+        parameters: Vec<Parameter>,
+        forward: impl FnOnce(&mut Recorder, &Id, &Id) -> Id,
+    ) -> Self {
         let [height, width] = config.sample_size;
-        let parameters = unet.parameters();
         let mut recorder = Recorder { values: Vec::new(), places: Places::new(&parameters) };
         let sample = recorder.push(Op::Sample, Shape { channels: config.in_channels, height, width });
         let time = recorder.push(Op::Time, vector(config.block_out_channels[0]));
-        let labels = config.num_class_embeds.map(|_| ());
-        unet.forward(&mut recorder, &sample, &time, labels.as_ref());
+        let result = forward(&mut recorder, &sample, &time);
+        debug_assert_eq!(result + 1, recorder.values.len());
         let mut last_use: Vec<Id> = (0..recorder.values.len()).collect();
         let mut tracked: Vec<bool> = Vec::new();
         for (id, (op, _)) in recorder.values.iter().enumerate() {
@@ -502,7 +511,7 @@ fn vector(channels: usize) -> Shape {
 }
 
 /// The interpreter that writes the operations down.
-struct Recorder {
+pub(crate) struct Recorder {
     values: Vec<(Op, Shape)>,
     places: Places,
 }

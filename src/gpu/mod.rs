@@ -18,7 +18,7 @@ mod pace;
 mod pack;
 mod plan;
 mod program;
-#[cfg(all(test, feature = "burn"))]
+#[cfg(all(test, feature = "cpu"))]
 mod tests;
 mod tuning;
 mod weight_buffers;

@@ -1,21 +1,20 @@
-//! Each kernel against the burn interpreter, on shapes that do not fit its tiles.
+//! Each kernel against the CPU backend, on shapes that do not fit its tiles.
 //!
-//! A case is a small function over [`Ops`] from an RGB image to an RGB image; both interpreters run the same one with
-//! the same random weights.
+//! A case is a small function over [`Ops`] from an RGB image to an RGB image; both backends run the same one with the
+//! same random weights. `tests/diffusers.rs` compares both with diffusers on whole models, and `tests/gradients.rs` the
+//! CPU's gradients with PyTorch's, so an error that both backends have fails there.
 
-use std::collections::{BTreeMap, HashMap};
-
-use burn::tensor::{Device, Tensor, TensorData};
+use std::collections::BTreeMap;
 
 use super::graph::Graph;
 use super::program::{OUTPUTS, Products};
 use super::tuning::TILES;
 use super::{Gpu, GpuUNet};
-use crate::burn::{BurnOps, Labels};
 use crate::checkpoint::tensor::{Arrival, Rows, f32_bytes};
 use crate::consistency::rng::Generator;
+use crate::cpu::CpuGraph;
 use crate::model::config::UNetConfig;
-use crate::model::unet::{Conv2d, Embedding, GroupNorm, Linear, Ops, SelfAttention, time_features};
+use crate::model::unet::{Conv2d, Embedding, GroupNorm, Linear, Ops, Parameter, SelfAttention, time_features};
 use crate::network::{ForwardInput, Network};
 
 /// f32 sums of up to a thousand products of order 1, in another order.
@@ -25,7 +24,7 @@ trait Case {
     fn forward<O: Ops>(&self, ops: &mut O, x: &O::Map, time: &O::Vector, labels: &O::Labels) -> O::Map;
 }
 
-/// Runs the case on both interpreters with every kind of products, at batch 1 and 5.
+/// Runs the case on both backends with every kind of products, at batch 1 and 5.
 fn check(what: &str, size: usize, weights: &Weights, case: &impl Case) {
     let tiled = TILES.map(Products::Tiled);
     for products in std::iter::once(Products::Registers).chain(tiled) {
@@ -42,12 +41,12 @@ fn check_products(what: &str, size: usize, weights: &Weights, case: &impl Case, 
     let gpu = pollster::block_on(Gpu::request()).unwrap();
     let graph = Graph::of(&config, |ops, x, time| case.forward(ops, x, time, &()));
     let mut network = GpuUNet::of_graph(&gpu, &config, &graph, [products; OUTPUTS.len()]).unwrap();
-    let device = Device::flex();
-    let mut tensors = HashMap::new();
+    let parameter = |(name, values): (&String, &Vec<f32>)| Parameter { name: name.clone(), shape: vec![values.len()] };
+    let parameters = weights.0.iter().map(parameter).collect();
+    let cpu = CpuGraph::of(&config, parameters, |ops, x, time| case.forward(ops, x, time, &()));
+    let flat: Vec<f32> = weights.0.values().flatten().copied().collect();
     for (name, values) in &weights.0 {
         network.load(Arrival::Rows(Rows::whole_f32(name, &f32_bytes(values)))).unwrap();
-        let data = TensorData::new(values.clone(), [values.len()]);
-        tensors.insert(name.clone(), Tensor::<1>::from_data(data, &device));
     }
     // What it leaves in the buffers must not matter.
     pollster::block_on(network.warm_up()).unwrap();
@@ -57,14 +56,8 @@ fn check_products(what: &str, size: usize, weights: &Weights, case: &impl Case, 
         let timestep: Vec<f32> = (0..batch).map(|b| 80.0 - 300.0 * b as f32).collect();
         let class_labels: Vec<u32> = (0..batch as u32).map(|b| (3 * b + 2) % 4).collect();
 
-        let mut ops = BurnOps { weights: &tensors };
-        let x = Tensor::from_data(TensorData::new(sample.clone(), [batch, 3, size, size]), &device);
-        let time = Tensor::from_data(TensorData::new(time_features(&config, &timestep), [batch, 20]), &device);
-        let labels = Labels::new(&class_labels, &device);
-        let expected = case.forward(&mut ops, &x, &time, &labels);
-        assert_eq!(expected.dims(), [batch, 3, size, size]);
-        let expected = expected.into_data().try_to_vec::<f32>().unwrap();
-
+        let expected = cpu.forward(&flat, &sample, &time_features(&config, &timestep), &class_labels);
+        assert_eq!(expected.len(), sample.len());
         let input = ForwardInput { sample: &sample, timestep: &timestep, class_labels: &class_labels };
         let found = pollster::block_on(network.forward(input)).unwrap();
         let scale = expected.iter().fold(1.0f32, |m, v| m.max(v.abs()));
