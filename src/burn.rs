@@ -1,7 +1,6 @@
-//! The burn backend: the forward on burn tensors, which burn differentiates for training.
+//! The burn backend: the forward on burn tensors.
 //!
-//! Layout is burn's own (B, C, H, W). Weights are kept flat under their checkpoint names and reshaped where they are
-//! used, so that a trainer can treat all of them alike.
+//! Layout is burn's own (B, C, H, W). Weights are kept flat under their checkpoint names and reshaped where they are used.
 
 use std::collections::HashMap;
 
@@ -14,63 +13,16 @@ use crate::consistency::sampler::ConsistencyFunction;
 use crate::consistency::schedule::Step;
 use crate::error::{Error, Result};
 use crate::model::config::UNetConfig;
-use crate::model::unet::{self, Conv2d, Embedding, GroupNorm, Linear, NO_CLASS, Ops, SelfAttention, UNet};
+use crate::model::unet::{self, Conv2d, Embedding, GroupNorm, Linear, Ops, SelfAttention, UNet};
 use crate::network::{self, ForwardInput, Network};
-
-/// Parameters by their checkpoint names, each flat.
-pub type Weights = HashMap<String, Tensor<1>>;
-
-/// A tensor's values.
-///
-/// # Errors
-/// [`Error::Gpu`] when they are no f32.
-pub fn floats(data: &TensorData) -> Result<Vec<f32>> {
-    data.try_to_vec().map_err(|e| Error::Gpu(format!("burn: {e:?}")))
-}
-
-/// The class of each sample of a batch.
-pub struct Labels {
-    /// The rows of the table (B); any for a sample without its class.
-    rows: Tensor<1, Int>,
-    /// 1 for a sample with its class, 0 for one without (B, 1); absent where each has one.
-    known: Option<Tensor<2>>,
-}
-
-impl Labels {
-    /// Classes, or [`NO_CLASS`].
-    pub fn new(labels: &[u32], device: &Device) -> Self {
-        let rows: Vec<i32> = labels.iter().map(|&l| if l == NO_CLASS { 0 } else { l as i32 }).collect();
-        let known: Vec<f32> = labels.iter().map(|&l| f32::from(l != NO_CLASS)).collect();
-        let batch = labels.len();
-        Self {
-            rows: Tensor::from_data(TensorData::new(rows, [batch]), device),
-            known: labels.contains(&NO_CLASS).then(|| Tensor::from_data(TensorData::new(known, [batch, 1]), device)),
-        }
-    }
-}
-
-/// F(x, t) on burn tensors: `sample` (B, C, H, W), `time` (B, block_out_channels\[0\]), `labels` one per sample.
-///
-/// Differentiable in the weights where they are tracked.
-///
-/// # Panics
-/// When a weight or the labels that the network needs are absent.
-pub fn forward(
-    unet: &UNet,
-    weights: &Weights,
-    sample: &Tensor<4>,
-    time: &Tensor<2>,
-    labels: Option<&Labels>,
-) -> Tensor<4> {
-    unet.forward(&mut BurnOps { weights }, sample, time, labels)
-}
 
 /// The U-Net on a burn device.
 pub struct BurnUNet {
     config: UNetConfig,
     unet: UNet,
     device: Device,
-    weights: Weights,
+    /// By their checkpoint names, each flat.
+    weights: HashMap<String, Tensor<1>>,
 }
 
 impl BurnUNet {
@@ -126,10 +78,13 @@ impl Network for BurnUNet {
         let time = unet::time_features(&self.config, input.timestep);
         let time =
             Tensor::<2>::from_data(TensorData::new(time, [batch, self.config.block_out_channels[0]]), &self.device);
-        let labels = self.config.num_class_embeds.map(|_| Labels::new(input.class_labels, &self.device));
-        let output = forward(&self.unet, &self.weights, &sample, &time, labels.as_ref());
+        let labels = self.config.num_class_embeds.map(|_| {
+            let rows: Vec<i32> = input.class_labels.iter().map(|&l| l as i32).collect();
+            Tensor::from_data(TensorData::new(rows, [batch]), &self.device)
+        });
+        let output = self.unet.forward(&mut BurnOps { weights: &self.weights }, &sample, &time, labels.as_ref());
         let data = output.into_data_async().await.map_err(|e| Error::Gpu(format!("burn: {e:?}")))?;
-        floats(&data)
+        data.try_to_vec().map_err(|e| Error::Gpu(format!("burn: {e:?}")))
     }
 }
 
@@ -140,8 +95,8 @@ impl ConsistencyFunction for BurnUNet {
 }
 
 /// The operations of the forward on burn tensors.
-pub(crate) struct BurnOps<'a> {
-    pub(crate) weights: &'a Weights,
+struct BurnOps<'a> {
+    weights: &'a HashMap<String, Tensor<1>>,
 }
 
 impl BurnOps<'_> {
@@ -157,7 +112,7 @@ impl BurnOps<'_> {
 impl Ops for BurnOps<'_> {
     type Map = Tensor<4>; // (B, C, H, W)
     type Vector = Tensor<2>; // (B, N)
-    type Labels = Labels;
+    type Labels = Tensor<1, Int>; // (B), classes
 
     fn conv2d(&mut self, x: &Tensor<4>, layer: &Conv2d) -> Tensor<4> {
         let weight = self.weight(&layer.name, [layer.output, layer.input, layer.kernel, layer.kernel]);
@@ -237,11 +192,7 @@ impl Ops for BurnOps<'_> {
         a.clone() + b.clone()
     }
 
-    fn embedding(&mut self, labels: &Labels, layer: &Embedding) -> Tensor<2> {
-        let rows = self.weight(&layer.name, [layer.rows, layer.dim]).select(0, labels.rows.clone());
-        match &labels.known {
-            Some(known) => rows * known.clone(),
-            None => rows,
-        }
+    fn embedding(&mut self, labels: &Tensor<1, Int>, layer: &Embedding) -> Tensor<2> {
+        self.weight(&layer.name, [layer.rows, layer.dim]).select(0, labels.clone())
     }
 }

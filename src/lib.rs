@@ -20,7 +20,7 @@
 //!
 //! Feature `hub` adds `Pipeline::from_pretrained`, which downloads a model by its id, `owner/name`, and `Hub` behind it.
 //! Feature `png` adds `read_png` and `write_grid`. The other features build the command line (`cli`), the trainer
-//! (`train`, on burn), the page's modules (`web`, `web-cpu`) and a backend on burn (`burn`, `burn-wgpu`).
+//! (`train`), the page's modules (`web`, `web-cpu`) and a backend on burn (`burn`, `burn-wgpu`).
 
 // The modules are public for the command line, the tests and the tools of this repository, without a promise that they
 // stay as they are. What users call is exported below.

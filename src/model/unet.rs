@@ -12,7 +12,7 @@ use crate::model::config::{BlockType, Resample, TimeScaleShift, UNetConfig};
 
 /// The label of a sample without a class: nothing is added to its time embedding.
 ///
-/// Training and guidance use it, on the CPU and burn backends; a sampler's labels are classes.
+/// Training and guidance use it, on the CPU backend and in gradients on the GPU; a sampler's labels are classes.
 pub const NO_CLASS: u32 = u32::MAX;
 
 /// The operations of the forward, on maps (B, C, H, W) and vectors (B, N).

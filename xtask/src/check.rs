@@ -32,6 +32,8 @@ pub enum Stage {
     Docs,
     /// The page and the book in headless browsers, after a build
     Web,
+    /// The optional backend on burn, which takes minutes to build; only when it is named
+    Burn,
 }
 
 /// The features that the native tests need: the command line and the trainer.
@@ -51,13 +53,13 @@ impl AddAssign for Counts {
     }
 }
 
-/// Runs the selected stages, or all when none is named, and goes on after a failure so that one run shows every failure.
+/// Runs the selected stages, or all but [`Stage::Burn`] when none is named, and goes on after a failure so that one run shows every failure.
 ///
 /// Returns whether every test passed. It is an error when a stage fails for another reason than failed tests: then no
 /// count of tests would tell the truth about the run.
 pub fn test(project: &Project, only: &[Stage]) -> Result<bool> {
     let selected = |stage: &&Stage| {
-        only.is_empty()
+        only.is_empty() && **stage != Stage::Burn
             || only.contains(stage)
             || matches!(stage, Stage::Build | Stage::Docs) && only.contains(&Stage::Web)
     };
@@ -131,6 +133,11 @@ impl Stage {
             }
             Self::Docs => docs::build(project),
             Self::Web => web(project, counts),
+            Self::Burn => {
+                run(cargo().args(["clippy", "--all-targets", "--features", "cli,burn", "--", "-D", "warnings"]))?;
+                let tests = ["test", "--release", "--features", "cli,burn", "--test", "diffusers", "--test", "edits"];
+                cargo_test(cargo().args(tests), counts)
+            }
         }
     }
 }
