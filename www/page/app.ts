@@ -18,9 +18,10 @@ import { nameClasses, showPublished } from "./published.js";
 import { isAbort, Queue, type Work } from "./queue.js";
 import { SampleView } from "./sample-view.js";
 import type { Sample } from "./samples.js";
+import { TrainTab } from "./train-tab.js";
 
 const DEFAULT_MODEL = "weights/animals/";
-const TABS = ["sample", "explore", "edit"] as const;
+const TABS = ["sample", "explore", "edit", "train"] as const;
 type Tab = (typeof TABS)[number];
 
 // Without this script the page is static: it says so, and nothing can be pressed.
@@ -36,8 +37,25 @@ const gallery = new Gallery({
   added: ([sample]) => sample && explanation.begin(sample),
 });
 
-const page: Page = { queue, gallery, foreground, choose, updateAddress, link, progress, say, fail };
-const views = { sample: new SampleView(page), explore: new ExploreView(page), edit: new EditView(page) };
+const page: Page = {
+  queue,
+  gallery,
+  foreground,
+  choose,
+  updateAddress,
+  link,
+  progress,
+  loaded: () => loaded,
+  sampleModel,
+  say,
+  fail,
+};
+const views = {
+  sample: new SampleView(page),
+  explore: new ExploreView(page),
+  edit: new EditView(page),
+  train: new TrainTab(page, new URLSearchParams(location.search).get("device")),
+};
 const viewOf = (tab: Tab): TabView => views[tab];
 let open: Tab = "sample";
 let share = slowCalls();
@@ -52,11 +70,16 @@ const explanation = explain(page);
 queue.onError = fail;
 queue.onBusy = setRunning;
 const take = (model: picker.Choice) => change(model).catch(fail);
-const takePicture = (file: File) => {
-  show("edit");
-  views.edit.take(file);
+const takePictures = (files: picker.DroppedFile[]) => {
+  const [first] = files;
+  if (open === "train") views.train.take(files).catch(fail);
+  else if (first && files.length === 1 && first.file.type.startsWith("image/")) {
+    show("edit");
+    views.edit.take(first.file);
+  } else return false;
+  return true;
 };
-picker.connect({ take, takePicture, refuse: fail });
+picker.connect({ take, takePictures, refuse: fail });
 picker.listModels("weights/", take).catch(() => {}); // Without the list, the address field is there.
 byId("published-models").addEventListener("toggle", () => showPublished(byId("published-list"), take), { once: true });
 byId("about-model").addEventListener("toggle", showCard);
@@ -68,6 +91,8 @@ start().catch(fail);
 async function start(): Promise<void> {
   const tab = TABS.find((tab) => tab === wanted?.get("view"));
   if (tab) show(tab);
+  // It needs no model.
+  if (tab === "train") views.train.opened();
   const model = wanted?.get("model") ?? DEFAULT_MODEL;
   if (!/\/$|^[./]/.test(model) || new URL(model, document.baseURI).origin !== location.origin) {
     byId<HTMLInputElement>("address").value = model;
@@ -110,6 +135,11 @@ async function change(model: picker.Choice, sameOrigin = false): Promise<void> {
   if (refused.length) fail(new Error(`ignored in the address: ${refused.join("; ")}`));
   if (open === "sample") await views.sample.generate();
   else await viewOf(open).opened();
+}
+
+async function sampleModel(model: picker.Choice): Promise<void> {
+  show("sample");
+  await change(model);
 }
 
 /** Shows what is known of the model, where a person wants to see it. */
@@ -156,7 +186,7 @@ function progress(call: CallProgress): void {
 /** While a run is under way the buttons that start one keep the keyboard's focus, so they are not disabled but only inert. */
 function setRunning(running: boolean): void {
   const cancel = byId<HTMLButtonElement>("cancel");
-  for (const button of document.querySelectorAll("main button.primary"))
+  for (const button of document.querySelectorAll("main form:not(#train-form) > button.primary"))
     button.setAttribute("aria-disabled", String(running));
   if (!running && document.activeElement === cancel) {
     byId(`panel-${open}`).querySelector<HTMLElement>("button.primary")?.focus();

@@ -88,7 +88,7 @@ interface Asked {
 export class EditView implements TabView {
   #page: Page;
   #info: ModelInfo | null = null;
-  #canvas = new PaintCanvas(byId<HTMLCanvasElement>("paint"), () => this.#painted());
+  #canvas = new PaintCanvas(byId<HTMLCanvasElement>("paint"), () => this.#painted(), byId("cell"));
   /** Where the picture came from, in words. */
   #origin = "Blank";
   /** Whether a picture was put up, by a person or a link. */

@@ -7,7 +7,7 @@ import { Notices } from "../display.js";
 import { byId, element, factRows, targetOf } from "./dom.js";
 import { megabytes } from "./format.js";
 
-interface DroppedFile {
+export interface DroppedFile {
   path: string;
   file: File;
 }
@@ -26,15 +26,16 @@ let wanted: { model: Choice; sameOrigin: boolean } = { model: "", sameOrigin: fa
 /** What is loaded. */
 let current: Choice = "";
 
-/** Who is told of what a person chose: a model, a picture that was dropped on the page, or what is neither. */
+/** Who is told of what a person chose: a model, pictures that were dropped on the page, or what is neither. */
 interface Takers {
   take: (model: Choice) => void;
-  takePicture: (file: File) => void;
+  /** False where nothing is done with such files. */
+  takePictures: (files: DroppedFile[]) => boolean;
   refuse: (error: Error) => void;
 }
 
 /** Connects the controls. */
-export function connect({ take, takePicture, refuse }: Takers): void {
+export function connect({ take, takePictures, refuse }: Takers): void {
   byId("model-form").addEventListener("submit", (event) => {
     event.preventDefault();
     take(address.value.trim());
@@ -57,30 +58,24 @@ export function connect({ take, takePicture, refuse }: Takers): void {
   });
   addEventListener("drop", async (event) => {
     if (!event.dataTransfer?.types.includes("Files")) return;
-    const { items, files } = event.dataTransfer;
+    const { items } = event.dataTransfer;
     event.preventDefault();
-    const [file] = files;
-    if (file?.type.startsWith("image/") && files.length === 1) {
-      takePicture(file);
-      return;
-    }
     // All at once, for what was dropped cannot be read after this event.
-    const found = Array.from(items, (item): Promise<DroppedFile[]> | File[] => {
+    const found = Array.from(items, (item): Promise<DroppedFile[]> | DroppedFile[] => {
       const entry = item.webkitGetAsEntry();
       const file = item.getAsFile();
-      return entry ? filesIn(entry) : file ? [file] : [];
+      return entry ? filesIn(entry) : file ? [{ path: file.name, file }] : [];
     });
     const dropped = (await Promise.all(found)).flat();
-    if (dropped.some((item) => /(^|\/)(model_index\.json|[^/]+\.safetensors)$/.test(pathOf(item)))) take(dropped);
-    else refuse(new Error(`expected a model's folder or one picture, found ${namesOf(dropped)}`));
+    if (dropped.some((item) => /(^|\/)(model_index\.json|[^/]+\.safetensors)$/.test(item.path))) take(dropped);
+    else if (!takePictures(dropped))
+      refuse(new Error(`expected a model's folder or one picture, found ${namesOf(dropped)}`));
   });
 }
 
-const pathOf = (item: File | DroppedFile) => ("path" in item ? item.path : item.name);
-
 /** What was dropped, in words. */
-function namesOf(items: (File | DroppedFile)[]): string {
-  const names = items.slice(0, 3).map(pathOf);
+function namesOf(items: DroppedFile[]): string {
+  const names = items.slice(0, 3).map(({ path }) => path);
   if (items.length > names.length) names.push(`${items.length - names.length} more`);
   return names.join(", ") || "nothing";
 }

@@ -2,6 +2,8 @@
 
 import type { CallProgress, ModelInfo } from "../consistency-sampler.js";
 import type { Gallery } from "./gallery.js";
+import type { Loaded } from "./model-files.js";
+import type { Choice } from "./model-picker.js";
 import type { Queue, Work } from "./queue.js";
 import type { Sample } from "./samples.js";
 
@@ -18,6 +20,10 @@ export interface Page {
   link: () => Promise<URL>;
   /** Shows how far a network call is. */
   progress: (progress: CallProgress) => void;
+  /** The model that is loaded; null when there is none. */
+  loaded: () => Loaded | null;
+  /** Loads a model and samples it in the first tab. */
+  sampleModel: (model: Choice) => Promise<void>;
   say: (words: string) => void;
   fail: (error: unknown) => void;
 }

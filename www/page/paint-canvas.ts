@@ -2,7 +2,7 @@
 //
 // What is painted is either a hole in the picture (a mask) or the picture itself, in a colour. It knows no model.
 
-import { byId, context2d, offscreen, type Pixels } from "./dom.js";
+import { context2d, offscreen, type Pixels } from "./dom.js";
 import type { Colour } from "./edit-tools.js";
 
 /** How many strokes can be undone. */
@@ -43,11 +43,16 @@ export class PaintCanvas {
   /** The cell where the stroke under way is, null when there is none. */
   #last: Place | null = null;
   #onChange: () => void;
+  #cell: HTMLElement;
 
-  /** @param onChange a stroke was made or undone */
-  constructor(canvas: HTMLCanvasElement, onChange: () => void) {
+  /**
+   * @param onChange a stroke was made or undone
+   * @param cell where the keyboard is, in words
+   */
+  constructor(canvas: HTMLCanvasElement, onChange: () => void, cell: HTMLElement) {
     this.#canvas = canvas;
     this.#onChange = onChange;
+    this.#cell = cell;
     canvas.addEventListener("pointerdown", (event) => this.#down(event));
     canvas.addEventListener("pointermove", (event) => this.#move(event));
     for (const end of ["pointerup", "pointercancel", "lostpointercapture"])
@@ -192,7 +197,7 @@ export class PaintCanvas {
       this.show();
     }
     const [column, row] = this.#cursor;
-    byId("cell").textContent = `row ${row + 1}, column ${column + 1}: ${this.#describe(row * this.width + column)}`;
+    this.#cell.textContent = `row ${row + 1}, column ${column + 1}: ${this.#describe(row * this.width + column)}`;
   }
 
   #describe(at: number): string {
