@@ -23,6 +23,7 @@ use consistency_sampler::{Gpu, Pipeline, Precision, Request, convert};
 use consistency_sampler::model::unet::NO_CLASS;
 
 use common::TINY;
+use pollster::block_on;
 
 const SCHEDULER: &str = r#"{"_class_name": "CMStochasticIterativeScheduler"}"#;
 
@@ -94,7 +95,7 @@ fn steps(trainer: &mut Trainer, range: std::ops::Range<u64>, total: u64) -> Vec<
         .map(|k| {
             let mut generator = trainer.generator();
             let batch = batch(&mut generator);
-            trainer.step(&batch, &mut generator, k as f64 / total as f64).unwrap()
+            block_on(trainer.step(&batch, &mut generator, k as f64 / total as f64)).unwrap()
         })
         .collect()
 }
@@ -137,7 +138,7 @@ fn a_resumed_run_is_the_uninterrupted_one() {
 
 #[test]
 fn engines_take_the_same_steps() {
-    let gpu = pollster::block_on(Gpu::request()).unwrap();
+    let gpu = block_on(Gpu::request()).unwrap();
     for recipe in [ECT, CT, EDM, CD, DMD, TRAJECTORIES] {
         let run = |engine| {
             let mut t = trainer_on(&engine, recipe, start(recipe));
@@ -165,7 +166,7 @@ fn assert_knows_the_classes(t: &Trainer) {
     let network = CpuUNet::with_weights(&t.denoiser.config, t.state.ema.clone()).unwrap();
     let mut pipeline = Pipeline::new(network, t.denoiser.scheduler.clone());
     let request = Request { batch: 8, class_labels: Some(vec![0, 1, 0, 1, 0, 1, 0, 1]), ..Request::default() };
-    let samples = pollster::block_on(pipeline.sample(&request)).unwrap();
+    let samples = block_on(pipeline.sample(&request)).unwrap();
     for (i, image) in samples.chunks(64).enumerate() {
         let (found, expected) = (image.iter().sum::<f32>() / 64.0, (i % 2) as f32 * 1.6 - 0.8);
         let recipe = t.settings.recipe;
@@ -204,7 +205,7 @@ fn the_gradient_is_the_slope_of_the_loss() {
         let mut generator = Generator::new(1);
         let batch = batch(&mut generator);
         let before = t.state.weights.clone();
-        let loss = t.step(&batch, &mut generator, 0.0).unwrap();
+        let loss = block_on(t.step(&batch, &mut generator, 0.0)).unwrap();
         let moved: f32 = before.iter().zip(&t.state.weights).map(|(a, b)| (a - b).powi(2)).sum();
         (loss, moved)
     };
@@ -304,12 +305,12 @@ fn guidance_extrapolates_from_the_output_without_a_class_or_of_the_guide() {
     let unclipped = Denoiser::new(&UNetConfig::parse(TINY).unwrap(), &unclipped, &Engine::Cpu);
     let mut teacher = Teacher { denoiser: unclipped, weights: weights(5), guide: None };
     let at = |teacher: &Teacher, strength| {
-        teacher.guided(&x, &sigma, &labels, &Guidance { strength, ..Guidance::NONE }).values
+        block_on(teacher.guided(&x, &sigma, &labels, &Guidance { strength, ..Guidance::NONE })).unwrap().values
     };
     let plain = at(&teacher, 1.0);
     let weaker = weights(7);
-    let without = denoiser().call(&teacher.weights, Scalings::edm, &x, &sigma, &[NO_CLASS; 2]);
-    let of_guide = denoiser().call(&weaker, Scalings::edm, &x, &sigma, &labels);
+    let without = block_on(denoiser().call(&teacher.weights, Scalings::edm, &x, &sigma, &[NO_CLASS; 2])).unwrap();
+    let of_guide = block_on(denoiser().call(&weaker, Scalings::edm, &x, &sigma, &labels)).unwrap();
     for (guide, worse) in [(None, without), (Some((denoiser(), weaker)), of_guide)] {
         teacher.guide = guide;
         assert_eq!(at(&teacher, 1.0), plain, "1 is no guidance");
@@ -328,14 +329,14 @@ fn a_teachers_output_is_clamped_and_guided_inside_the_interval_only() {
     let teacher = Teacher { denoiser: denoiser(), weights, guide: None };
     let x = Images::filled([4, 1, 8, 8], 1.0);
     let (sigma, labels) = ([0.2, 1.0, 3.0, 20.0], [0, 1, 0, 1]);
-    let raw = teacher.denoiser.call(&teacher.weights, Scalings::edm, &x, &sigma, &labels);
-    let plain = teacher.guided(&x, &sigma, &labels, &Guidance::NONE);
+    let raw = block_on(teacher.denoiser.call(&teacher.weights, Scalings::edm, &x, &sigma, &labels)).unwrap();
+    let plain = block_on(teacher.guided(&x, &sigma, &labels, &Guidance::NONE)).unwrap();
     let largest = |t: &Images| t.values.iter().fold(0.0, |m, v| f32::max(m, v.abs()));
     assert!(largest(&raw) > 1.01, "the network's own output exceeds ±1");
     assert_eq!(plain, raw.map(|v| v.clamp(-1.0, 1.0)));
 
     let guidance = Guidance { strength: 1.5, interval: [0.5, 4.0] };
-    let guided = teacher.guided(&x, &sigma, &labels, &guidance);
+    let guided = block_on(teacher.guided(&x, &sigma, &labels, &guidance)).unwrap();
     assert!(largest(&guided) <= 1.0);
     let difference = weighted_sum([(&guided, &[1.0; 4]), (&plain, &[-1.0; 4])]);
     let change = |i: usize| largest(&difference.part(i..i + 1));

@@ -67,39 +67,40 @@ impl Denoiser {
     /// c_skip·x + c_out·F(c_in·x, c_noise), one noise level per sample; `scalings` makes it f(x, σ)
     /// ([`Scalings::new`]) or an EDM denoiser D(x, σ) ([`Scalings::edm`]).
     ///
-    /// What a failing device computes is not a number; [`crate::train::trainer::Trainer::step`] reports its error.
-    pub fn call(
+    /// # Errors
+    /// [`crate::Error::Gpu`], of a GPU alone.
+    pub async fn call(
         &self,
         weights: &[f32],
         scalings: fn(&SchedulerConfig, f64) -> Scalings,
         x: &Images,
         sigma: &[f64],
         labels: &[u32],
-    ) -> Images {
+    ) -> Result<Images> {
         let scaled = Scaled::new(self, scalings, x, sigma);
-        scaled.output(x, self.network.forward(weights, &scaled.input.values, &scaled.time, labels))
+        Ok(scaled.output(x, self.network.forward(weights, &scaled.input.values, &scaled.time, labels).await?))
     }
 
     /// [`Self::call`], and what [`Self::gradient`] needs of it.
-    pub(super) fn record(
+    pub(super) async fn record(
         &self,
         weights: &[f32],
         scalings: fn(&SchedulerConfig, f64) -> Scalings,
         x: &Images,
         sigma: &[f64],
         labels: &[u32],
-    ) -> (Images, Recorded) {
+    ) -> Result<(Images, Recorded)> {
         let scaled = Scaled::new(self, scalings, x, sigma);
-        let (output, record) = self.network.record(weights, &scaled.input.values, &scaled.time, labels);
+        let (output, record) = self.network.record(weights, &scaled.input.values, &scaled.time, labels).await?;
         let output = scaled.output(x, output);
-        (output, Recorded { record, c_out: scaled.c_out })
+        Ok((output, Recorded { record, c_out: scaled.c_out }))
     }
 
     /// ∂loss/∂weights for ∂loss/∂output, where `recorded` is of the last call of [`Self::record`], with the same weights.
-    pub(super) fn gradient(&self, weights: &[f32], recorded: Recorded, outer: &Images) -> Vec<f32> {
+    pub(super) async fn gradient(&self, weights: &[f32], recorded: Recorded, outer: &Images) -> Result<Vec<f32>> {
         // ∂output/∂F is c_out.
         let of_network = weighted_sum([(outer, &recorded.c_out)]);
-        self.network.gradient(weights, recorded.record, &of_network.values)
+        self.network.gradient(weights, recorded.record, &of_network.values).await
     }
 
     /// Images clamped to ±1 if the scheduler clips.
@@ -108,14 +109,6 @@ impl Denoiser {
             true => denoised.map(|v| v.clamp(-1.0, 1.0)),
             false => denoised,
         }
-    }
-
-    /// The first error of the network's device since the last check; what it computed since is not a number.
-    ///
-    /// # Errors
-    /// [`crate::Error::Gpu`], of a GPU alone.
-    pub(super) fn check(&self) -> Result<()> {
-        self.network.check()
     }
 }
 

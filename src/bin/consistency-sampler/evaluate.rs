@@ -416,7 +416,7 @@ fn samples(
         let mut images = match sampler {
             Sampler::Consistency(pipeline) => pollster::block_on(pipeline.sample(&request))?,
             Sampler::Edm(teacher, steps, guidance) => {
-                teacher.sample(labels, *steps, guidance, arguments.seed_of(index))?
+                pollster::block_on(teacher.sample(labels, *steps, guidance, arguments.seed_of(index)))?
             }
         };
         // To the range of 8-bit images.

@@ -508,7 +508,7 @@ impl Run<'_> {
             if self.arguments.flip {
                 mirror_half(&mut batch, data.shape(), &mut generator);
             }
-            let loss = self.trainer.step(&batch, &mut generator, progress)?;
+            let loss = pollster::block_on(self.trainer.step(&batch, &mut generator, progress))?;
             self.trainer.state.seconds += iteration.elapsed().as_secs_f64();
 
             let step = self.trainer.state.optimizer.step;
