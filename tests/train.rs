@@ -9,12 +9,13 @@ use consistency_sampler::consistency::rng::Generator;
 use consistency_sampler::consistency::schedule::Scalings;
 use consistency_sampler::cpu::{CpuGraph, CpuUNet};
 use consistency_sampler::model::config::{SchedulerConfig, UNetConfig};
-use consistency_sampler::train::checkpoint::{read_record, read_state, write_model, write_state};
+use consistency_sampler::train::checkpoint::{Saved, state_file, teacher_of};
 use consistency_sampler::train::dataset::Batch;
 use consistency_sampler::train::denoiser::{Denoiser, Engine};
 use consistency_sampler::train::images::{Images, weighted_sum};
 use consistency_sampler::train::objective::{CtSchedule, Recipe, Weighting};
 use consistency_sampler::train::record::Record;
+use consistency_sampler::train::run_folder::{read_record, read_state, write_model, write_state};
 use consistency_sampler::train::teacher::{Guidance, Teacher};
 use consistency_sampler::train::trainer::{Settings, State, Trainer};
 use consistency_sampler::train::weights::initial_weights;
@@ -118,7 +119,9 @@ fn a_resumed_run_is_the_uninterrupted_one() {
         let file = folder.join("state.safetensors");
         let parameters = denoiser().unet().parameters();
         let of_critic = (recipe == DMD).then_some(parameters.as_slice());
-        write_state(&file, &first.state, &parameters, of_critic, &Record::default()).unwrap();
+        let (state, record) = (&first.state, &Record::default());
+        let saved = Saved { state, parameters: &parameters, critic: of_critic, record, teacher: None };
+        write_state(&file, &saved).unwrap();
         let state = read_state(&file, &parameters, of_critic).unwrap();
         let mut second = trainer(recipe, state);
         found.extend(steps(&mut second, 3..8, 8));
@@ -250,7 +253,11 @@ fn checkpoints_of_other_runs_are_refused() {
     assert!(read_record(&file).unwrap_err().to_string().contains("nothing to resume"));
     let mut record = Record::default();
     record.push("--lr", 1e-3);
-    write_state(&file, &start(ECT), &parameters, None, &record).unwrap();
+    let state = start(ECT);
+    let teacher = state.ema.as_slice();
+    let saved = Saved { state: &state, parameters: &parameters, critic: None, record: &record, teacher: Some(teacher) };
+    write_state(&file, &saved).unwrap();
+    assert_eq!(teacher_of(&state_file(&saved).unwrap(), &parameters).unwrap().as_deref(), Some(teacher));
     assert_eq!(read_record(&file), Ok(Some(record)));
     let read = |parameters: &[_], critic: Option<&[_]>| {
         read_state(&file, parameters, critic).map(|_| ()).unwrap_err().to_string()

@@ -1,8 +1,11 @@
 //! The U-Net under its scalings, with gradients: an EDM denoiser D(x, σ) or a consistency function f(x, σ).
 
+#[cfg(not(target_arch = "wasm32"))]
 use std::path::Path;
 
+#[cfg(not(target_arch = "wasm32"))]
 use crate::checkpoint::folder::ModelFolder;
+use crate::consistency::rng::Generator;
 use crate::consistency::schedule::Scalings;
 use crate::error::Result;
 use crate::gpu::Gpu;
@@ -10,6 +13,8 @@ use crate::model::config::{SchedulerConfig, UNetConfig};
 use crate::model::unet::{UNet, time_features};
 use crate::train::images::{Images, weighted_sum};
 use crate::train::network::{Record, TrainedNetwork};
+use crate::train::ode::multistep;
+#[cfg(not(target_arch = "wasm32"))]
 use crate::train::weights;
 
 /// The backend of the network and its gradient. Losses and updates are computed on the CPU.
@@ -46,6 +51,7 @@ impl Denoiser {
     ///
     /// # Errors
     /// Those of [`ModelFolder`].
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn read(folder: &Path, engine: &Engine) -> Result<(Self, Vec<f32>)> {
         let folder = ModelFolder::open(folder)?;
         let denoiser = Self::new(&folder.unet, &folder.scheduler, engine);
@@ -79,6 +85,27 @@ impl Denoiser {
     ) -> Result<Images> {
         let scaled = Scaled::new(self, scalings, x, sigma);
         Ok(scaled.output(x, self.network.forward(weights, &scaled.input.values, &scaled.time, labels).await?))
+    }
+
+    /// The bare network F(x, t), one time per sample.
+    ///
+    /// # Errors
+    /// [`crate::Error::Gpu`], of a GPU alone.
+    pub async fn forward(&self, weights: &[f32], x: &[f32], times: &[f32], labels: &[u32]) -> Result<Vec<f32>> {
+        self.network.forward(weights, x, &time_features(&self.config, times), labels).await
+    }
+
+    /// Draws one sample per label, (B, C, H, W) in about [−1, 1], of an EDM denoiser: its ODE from noise of `seed` at the first
+    /// of `sigmas`, one call per level.
+    ///
+    /// # Errors
+    /// [`crate::Error::Gpu`], of a GPU alone.
+    pub async fn solve(&self, weights: &[f32], labels: &[u32], seed: u64, sigmas: &[f64]) -> Result<Vec<f32>> {
+        let noise = Images::normal(self.shape(labels.len()), &mut Generator::new(seed));
+        let x = weighted_sum([(&noise, &vec![sigmas[0]; labels.len()])]);
+        let denoiser =
+            async |x: &Images, sigma: &[f64]| Ok(self.clip(self.call(weights, Scalings::edm, x, sigma, labels).await?));
+        Ok(multistep(denoiser, x, sigmas).await?.1.values)
     }
 
     /// [`Self::call`], and what [`Self::gradient`] needs of it.

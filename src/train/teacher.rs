@@ -1,5 +1,6 @@
 //! The EDM denoiser that is distilled: guidance, and sampling by integration of its ODE.
 
+#[cfg(not(target_arch = "wasm32"))]
 use std::path::Path;
 
 use crate::consistency::rng::Generator;
@@ -7,7 +8,9 @@ use crate::consistency::schedule::{Scalings, karras_sigma};
 use crate::error::{Error, Result};
 use crate::model::config::{SchedulerConfig, UNetConfig};
 use crate::model::unet::NO_CLASS;
-use crate::train::denoiser::{Denoiser, Engine};
+use crate::train::denoiser::Denoiser;
+#[cfg(not(target_arch = "wasm32"))]
+use crate::train::denoiser::Engine;
 use crate::train::images::{Images, weighted_sum};
 use crate::train::ode::integrate;
 
@@ -55,6 +58,7 @@ impl Teacher {
     ///
     /// # Errors
     /// Those of [`Denoiser::read`], and [`Error::Input`] for a guide of another shape.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn read(folder: &Path, guide: Option<&Path>, engine: &Engine) -> Result<Self> {
         let (denoiser, weights) = Denoiser::read(folder, engine)?;
         let guide = guide.map(|guide| Denoiser::read(guide, engine)).transpose()?;
