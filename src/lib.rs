@@ -20,7 +20,7 @@
 //!
 //! Feature `hub` adds `Pipeline::from_pretrained`, which downloads a model by its id, `owner/name`, and `Hub` behind it.
 //! Feature `png` adds `read_png` and `write_grid`. The other features build the command line (`cli`), the trainer
-//! (`train`), the page's modules (`web`, `web-cpu`) and a backend on burn (`burn`, `burn-wgpu`).
+//! (`train`), the page's modules (`web`, `web-cpu`, `web-train`) and a backend on burn (`burn`, `burn-wgpu`).
 
 // The modules are public for the command line, the tests and the tools of this repository, without a promise that they
 // stay as they are. What users call is exported below.
@@ -55,7 +55,7 @@ pub mod model;
 #[doc(hidden)]
 pub mod network;
 mod pipeline;
-#[cfg(all(feature = "train", not(target_arch = "wasm32")))]
+#[cfg(feature = "trainer")]
 #[doc(hidden)]
 pub mod train;
 #[cfg(all(feature = "javascript", any(feature = "gpu", feature = "cpu"), target_arch = "wasm32"))]

@@ -3,6 +3,8 @@
 //! Everything here is meant for a Web Worker. No panic crosses over: a function that fails throws an `Error` whose `message`
 //! is one line and whose `code` is [`crate::Error::code`].
 //!
+//! With feature `web-train` the module trains too (`web/train.rs`).
+//!
 //! With feature `gpu` this is the page's module; without it, the same API computes on the CPU (`web/cpu.rs`), in a module
 //! of its own for browsers without WebGPU.
 
@@ -35,6 +37,8 @@ use cpu::{Cpu as Processor, YieldingCpuUNet as Interpreter};
 mod convert;
 #[cfg(not(feature = "gpu"))]
 mod cpu;
+#[cfg(feature = "web-train")]
+mod train;
 
 type JsResult<T> = Result<T, JsValue>;
 

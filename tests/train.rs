@@ -9,12 +9,13 @@ use consistency_sampler::consistency::rng::Generator;
 use consistency_sampler::consistency::schedule::Scalings;
 use consistency_sampler::cpu::{CpuGraph, CpuUNet};
 use consistency_sampler::model::config::{SchedulerConfig, UNetConfig};
-use consistency_sampler::train::checkpoint::{read_record, read_state, write_model, write_state};
+use consistency_sampler::train::checkpoint::{Saved, state_file, teacher_of};
 use consistency_sampler::train::dataset::Batch;
 use consistency_sampler::train::denoiser::{Denoiser, Engine};
 use consistency_sampler::train::images::{Images, weighted_sum};
 use consistency_sampler::train::objective::{CtSchedule, Recipe, Weighting};
 use consistency_sampler::train::record::Record;
+use consistency_sampler::train::run_folder::{read_record, read_state, write_model, write_state};
 use consistency_sampler::train::teacher::{Guidance, Teacher};
 use consistency_sampler::train::trainer::{Settings, State, Trainer};
 use consistency_sampler::train::weights::initial_weights;
@@ -23,6 +24,7 @@ use consistency_sampler::{Gpu, Pipeline, Precision, Request, convert};
 use consistency_sampler::model::unet::NO_CLASS;
 
 use common::TINY;
+use pollster::block_on;
 
 const SCHEDULER: &str = r#"{"_class_name": "CMStochasticIterativeScheduler"}"#;
 
@@ -94,7 +96,7 @@ fn steps(trainer: &mut Trainer, range: std::ops::Range<u64>, total: u64) -> Vec<
         .map(|k| {
             let mut generator = trainer.generator();
             let batch = batch(&mut generator);
-            trainer.step(&batch, &mut generator, k as f64 / total as f64).unwrap()
+            block_on(trainer.step(&batch, &mut generator, k as f64 / total as f64)).unwrap()
         })
         .collect()
 }
@@ -117,7 +119,9 @@ fn a_resumed_run_is_the_uninterrupted_one() {
         let file = folder.join("state.safetensors");
         let parameters = denoiser().unet().parameters();
         let of_critic = (recipe == DMD).then_some(parameters.as_slice());
-        write_state(&file, &first.state, &parameters, of_critic, &Record::default()).unwrap();
+        let (state, record) = (&first.state, &Record::default());
+        let saved = Saved { state, parameters: &parameters, critic: of_critic, record, teacher: None };
+        write_state(&file, &saved).unwrap();
         let state = read_state(&file, &parameters, of_critic).unwrap();
         let mut second = trainer(recipe, state);
         found.extend(steps(&mut second, 3..8, 8));
@@ -137,7 +141,7 @@ fn a_resumed_run_is_the_uninterrupted_one() {
 
 #[test]
 fn engines_take_the_same_steps() {
-    let gpu = pollster::block_on(Gpu::request()).unwrap();
+    let gpu = block_on(Gpu::request()).unwrap();
     for recipe in [ECT, CT, EDM, CD, DMD, TRAJECTORIES] {
         let run = |engine| {
             let mut t = trainer_on(&engine, recipe, start(recipe));
@@ -165,7 +169,7 @@ fn assert_knows_the_classes(t: &Trainer) {
     let network = CpuUNet::with_weights(&t.denoiser.config, t.state.ema.clone()).unwrap();
     let mut pipeline = Pipeline::new(network, t.denoiser.scheduler.clone());
     let request = Request { batch: 8, class_labels: Some(vec![0, 1, 0, 1, 0, 1, 0, 1]), ..Request::default() };
-    let samples = pollster::block_on(pipeline.sample(&request)).unwrap();
+    let samples = block_on(pipeline.sample(&request)).unwrap();
     for (i, image) in samples.chunks(64).enumerate() {
         let (found, expected) = (image.iter().sum::<f32>() / 64.0, (i % 2) as f32 * 1.6 - 0.8);
         let recipe = t.settings.recipe;
@@ -204,7 +208,7 @@ fn the_gradient_is_the_slope_of_the_loss() {
         let mut generator = Generator::new(1);
         let batch = batch(&mut generator);
         let before = t.state.weights.clone();
-        let loss = t.step(&batch, &mut generator, 0.0).unwrap();
+        let loss = block_on(t.step(&batch, &mut generator, 0.0)).unwrap();
         let moved: f32 = before.iter().zip(&t.state.weights).map(|(a, b)| (a - b).powi(2)).sum();
         (loss, moved)
     };
@@ -249,7 +253,11 @@ fn checkpoints_of_other_runs_are_refused() {
     assert!(read_record(&file).unwrap_err().to_string().contains("nothing to resume"));
     let mut record = Record::default();
     record.push("--lr", 1e-3);
-    write_state(&file, &start(ECT), &parameters, None, &record).unwrap();
+    let state = start(ECT);
+    let teacher = state.ema.as_slice();
+    let saved = Saved { state: &state, parameters: &parameters, critic: None, record: &record, teacher: Some(teacher) };
+    write_state(&file, &saved).unwrap();
+    assert_eq!(teacher_of(&state_file(&saved).unwrap(), &parameters).unwrap().as_deref(), Some(teacher));
     assert_eq!(read_record(&file), Ok(Some(record)));
     let read = |parameters: &[_], critic: Option<&[_]>| {
         read_state(&file, parameters, critic).map(|_| ()).unwrap_err().to_string()
@@ -304,12 +312,12 @@ fn guidance_extrapolates_from_the_output_without_a_class_or_of_the_guide() {
     let unclipped = Denoiser::new(&UNetConfig::parse(TINY).unwrap(), &unclipped, &Engine::Cpu);
     let mut teacher = Teacher { denoiser: unclipped, weights: weights(5), guide: None };
     let at = |teacher: &Teacher, strength| {
-        teacher.guided(&x, &sigma, &labels, &Guidance { strength, ..Guidance::NONE }).values
+        block_on(teacher.guided(&x, &sigma, &labels, &Guidance { strength, ..Guidance::NONE })).unwrap().values
     };
     let plain = at(&teacher, 1.0);
     let weaker = weights(7);
-    let without = denoiser().call(&teacher.weights, Scalings::edm, &x, &sigma, &[NO_CLASS; 2]);
-    let of_guide = denoiser().call(&weaker, Scalings::edm, &x, &sigma, &labels);
+    let without = block_on(denoiser().call(&teacher.weights, Scalings::edm, &x, &sigma, &[NO_CLASS; 2])).unwrap();
+    let of_guide = block_on(denoiser().call(&weaker, Scalings::edm, &x, &sigma, &labels)).unwrap();
     for (guide, worse) in [(None, without), (Some((denoiser(), weaker)), of_guide)] {
         teacher.guide = guide;
         assert_eq!(at(&teacher, 1.0), plain, "1 is no guidance");
@@ -328,14 +336,14 @@ fn a_teachers_output_is_clamped_and_guided_inside_the_interval_only() {
     let teacher = Teacher { denoiser: denoiser(), weights, guide: None };
     let x = Images::filled([4, 1, 8, 8], 1.0);
     let (sigma, labels) = ([0.2, 1.0, 3.0, 20.0], [0, 1, 0, 1]);
-    let raw = teacher.denoiser.call(&teacher.weights, Scalings::edm, &x, &sigma, &labels);
-    let plain = teacher.guided(&x, &sigma, &labels, &Guidance::NONE);
+    let raw = block_on(teacher.denoiser.call(&teacher.weights, Scalings::edm, &x, &sigma, &labels)).unwrap();
+    let plain = block_on(teacher.guided(&x, &sigma, &labels, &Guidance::NONE)).unwrap();
     let largest = |t: &Images| t.values.iter().fold(0.0, |m, v| f32::max(m, v.abs()));
     assert!(largest(&raw) > 1.01, "the network's own output exceeds ±1");
     assert_eq!(plain, raw.map(|v| v.clamp(-1.0, 1.0)));
 
     let guidance = Guidance { strength: 1.5, interval: [0.5, 4.0] };
-    let guided = teacher.guided(&x, &sigma, &labels, &guidance);
+    let guided = block_on(teacher.guided(&x, &sigma, &labels, &guidance)).unwrap();
     assert!(largest(&guided) <= 1.0);
     let difference = weighted_sum([(&guided, &[1.0; 4]), (&plain, &[-1.0; 4])]);
     let change = |i: usize| largest(&difference.part(i..i + 1));

@@ -33,7 +33,7 @@ use crate::network::{self, ForwardInput, Network};
 use kernels::{Attention, Normalisation};
 
 pub(crate) use kernels::Convolution;
-#[cfg(feature = "train")]
+#[cfg(feature = "trainer")]
 pub(crate) use product::{Matrix, MatrixMut, Store, product};
 
 /// Samples that one thread takes at a time: enough columns for a matrix product at 7×7, few enough to stay in cache.

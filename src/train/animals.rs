@@ -5,13 +5,13 @@
 //! with the fur's colour, a lighter or darker one, or a fixed one. Then it is averaged over blocks to the size that is wanted.
 
 use std::collections::HashMap;
+#[cfg(feature = "train")]
 use std::path::Path;
 
 use serde::Deserialize;
 
 use crate::consistency::rng::Generator;
 use crate::error::{Error, Result};
-use crate::image::png::read_rgba;
 use crate::train::dataset::{Batch, Dataset};
 
 const MASKS: &str = "masks.png";
@@ -88,20 +88,14 @@ pub struct Flatness {
 const PALETTE_TOLERANCE: f64 = 8.0;
 
 impl Animals {
-    /// Whether a folder is one of masks.
-    pub fn is_mask_folder(folder: &Path) -> bool {
-        folder.join(MASKS).is_file() && folder.join(PARTS).is_file()
-    }
-
-    /// Reads the masks and parts of a folder for pictures of `size` × `size` pixels.
+    /// Puts masks and parts together for pictures of `size` × `size` pixels: `parts` is the text of `parts.json`, `masks` the
+    /// grey levels of `masks.png`, row-major.
     ///
     /// # Errors
-    /// [`Error::Io`] for unreadable files; [`Error::Input`] naming what does not fit, or a size that does not divide the masks'.
-    pub fn open(folder: &Path, size: usize) -> Result<Self> {
-        let path = folder.join(PARTS);
-        let bad = |what: String| Error::Input(format!("{}: {what}", path.display()));
-        let text = std::fs::read(&path).map_err(|e| Error::Io(format!("{}: {e}", path.display())))?;
-        let parts: Parts = serde_json::from_slice(&text).map_err(|e| bad(e.to_string()))?;
+    /// [`Error::Input`] naming what does not fit, or a size that does not divide the masks'.
+    pub fn new(parts: &[u8], masks: &[u8], masks_width: usize, size: usize) -> Result<Self> {
+        let bad = |what: String| Error::Input(format!("{PARTS}: {what}"));
+        let parts: Parts = serde_json::from_slice(parts).map_err(|e| bad(e.to_string()))?;
         if size == 0 || !parts.size.is_multiple_of(size) {
             return Err(bad(format!("expected a size that divides that of the masks, {}, found {size}", parts.size)));
         }
@@ -137,11 +131,32 @@ impl Animals {
         Ok(Self {
             size,
             mask_size: parts.size,
-            masks: masks(&folder.join(MASKS), &parts)?,
+            masks: parts.cut_out(masks, masks_width)?,
             classes: parts.classes_by_ears.clone(),
             fur: colours("fur", &parts.fur)?,
             ground: colours("ground", &parts.ground)?,
             groups,
+        })
+    }
+
+    /// Whether a folder is one of masks.
+    #[cfg(feature = "train")]
+    pub fn is_mask_folder(folder: &Path) -> bool {
+        folder.join(MASKS).is_file() && folder.join(PARTS).is_file()
+    }
+
+    /// Reads the masks and parts of a folder for pictures of `size` × `size` pixels.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for unreadable files, and those of [`Self::new`], with the name of the folder.
+    #[cfg(feature = "train")]
+    pub fn open(folder: &Path, size: usize) -> Result<Self> {
+        let parts = crate::file::read(&folder.join(PARTS))?;
+        let image = crate::image::png::read_rgba(&folder.join(MASKS))?;
+        let grey: Vec<u8> = image.pixels.iter().map(|pixel| pixel[0]).collect();
+        Self::new(&parts, &grey, image.width, size).map_err(|error| match error {
+            Error::Input(message) => Error::Input(format!("{}: {message}", folder.display())),
+            other => other,
         })
     }
 
@@ -268,23 +283,24 @@ impl Animals {
     }
 }
 
-fn masks(path: &Path, parts: &Parts) -> Result<Vec<Vec<f64>>> {
-    let image = read_rgba(path)?;
-    let (side, rows) = (parts.size, parts.masks.div_ceil(parts.columns.max(1)));
-    if (image.width, image.height) != (parts.columns * side, rows * side) {
-        let (w, h) = (image.width, image.height);
-        let (columns, masks) = (parts.columns, parts.masks);
-        return Err(Error::Input(format!(
-            "{}: expected {masks} masks of {side}×{side} pixels in rows of {columns}, found a picture of {w}×{h}",
-            path.display()
-        )));
+impl Parts {
+    /// The masks, from 0 to 1.
+    fn cut_out(&self, pixels: &[u8], width: usize) -> Result<Vec<Vec<f64>>> {
+        let (side, columns, masks) = (self.size, self.columns, self.masks);
+        let height = pixels.len() / width.max(1);
+        if (width, height * width) != (columns * side, pixels.len()) || height != masks.div_ceil(columns.max(1)) * side
+        {
+            return Err(Error::Input(format!(
+                "{MASKS}: expected {masks} masks of {side}×{side} pixels in rows of {columns}, found a picture of {width}×{height}"
+            )));
+        }
+        let mask = |i: usize| {
+            let corner = i / columns * side * width + i % columns * side;
+            let rows = (0..side).map(|row| corner + row * width);
+            rows.flat_map(|row| &pixels[row..row + side]).map(|&v| f64::from(v) / 255.0).collect()
+        };
+        Ok((0..masks).map(mask).collect())
     }
-    let mask = |i: usize| {
-        let corner = i / parts.columns * side * image.width + i % parts.columns * side;
-        let rows = (0..side).map(|row| corner + row * image.width);
-        rows.flat_map(|row| &image.pixels[row..row + side]).map(|pixel| f64::from(pixel[0]) / 255.0).collect()
-    };
-    Ok((0..parts.masks).map(mask).collect())
 }
 
 /// `base`, `lighterN`, `darkerN`, `#rrggbb` or `#rgb`.

@@ -1,25 +1,21 @@
-//! The files of a run: the state to resume from, and the model in the diffusers layout.
+//! A run and a model as the bytes of safetensors files: the state to resume from, and the weights.
 
 use std::collections::HashMap;
-use std::path::Path;
 
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
-use crate::checkpoint::folder::{remove_derived, weights_file};
-use crate::checkpoint::stream::WeightStream;
-use crate::checkpoint::tensor::{Arrival, Precision, f32_bytes};
+use crate::checkpoint::tensor::f32_bytes;
 use crate::error::{Error, Result};
-use crate::file::{read, replace};
-use crate::model::unet::{Parameter, UNet};
+use crate::model::unet::Parameter;
 use crate::train::dmd::CriticState;
 use crate::train::optimizer::RAdam;
 use crate::train::record::Record;
 use crate::train::trainer::State;
-use crate::train::weights::{in_order, parts};
+use crate::train::weights::parts;
 
 /// `model_index.json`; where a class has a name other than its label, with `id2label` as DiT's pipeline of diffusers has.
-fn index(class_names: &[String]) -> String {
+pub fn model_index(class_names: &[String]) -> String {
     let mut index = serde_json::json!({
         "_class_name": "ConsistencyModelPipeline",
         "scheduler": ["diffusers", "CMStochasticIterativeScheduler"],
@@ -32,95 +28,52 @@ fn index(class_names: &[String]) -> String {
     format!("{index:#}\n")
 }
 
-/// Writes the model folder: `model_index.json` with the names of the classes, if it has any, the two configurations as
-/// given, and `weights` in f32. Returns the files that it removed, since they were made of earlier weights.
+/// Weights in f32 as one safetensors file, with an entry of its metadata.
 ///
 /// # Errors
-/// [`Error::Io`].
-pub fn write_model(
-    folder: &Path,
-    class_names: &[String],
-    unet_json: &str,
-    scheduler_json: &str,
-    unet: &UNet,
-    weights: &[f32],
-) -> Result<Vec<&'static str>> {
-    // First: a reader that prefers them must not find old ones beside new weights.
-    let removed = remove_derived(folder)?;
-    replace(&folder.join("model_index.json"), index(class_names).as_bytes())?;
-    replace(&folder.join("unet/config.json"), unet_json.as_bytes())?;
-    replace(&folder.join("scheduler/scheduler_config.json"), scheduler_json.as_bytes())?;
-    write_weights(&folder.join(weights_file(Precision::F32)), &unet.parameters(), weights, None)?;
-    Ok(removed)
-}
-
-/// Writes `weights` in f32 as one safetensors file, with an entry of its metadata.
-///
-/// # Errors
-/// [`Error::Io`].
+/// [`Error::Io`] when there are too many for one.
 ///
 /// # Panics
 /// When there are fewer weights than `parameters` have.
-pub(super) fn write_weights(
-    path: &Path,
-    parameters: &[Parameter],
-    weights: &[f32],
-    entry: Option<(&str, String)>,
-) -> Result<()> {
+pub fn weights_file(parameters: &[Parameter], weights: &[f32], entry: Option<(&str, String)>) -> Result<Vec<u8>> {
     let mut file = Tensors::default();
     for (parameter, values) in parts(parameters, weights) {
         file.push(parameter.name.clone(), parameter.shape.clone(), values);
     }
     let entry = entry.map(|(key, value)| (key.to_owned(), value));
-    let metadata = entry.into_iter().chain([("format".into(), "pt".into())]).collect();
-    replace(path, &file.serialize(metadata)?)
+    file.serialize(entry.into_iter().chain([("format".into(), "pt".into())]).collect())
 }
 
 /// The metadata of a safetensors file, read from its bytes.
 ///
 /// # Errors
 /// [`Error::Weights`] when it is none.
-pub(super) fn metadata(path: &Path, bytes: &[u8]) -> Result<HashMap<String, String>> {
-    let (_, header) = SafeTensors::read_metadata(bytes)
-        .map_err(|e| Error::Weights(format!("{}: not a checkpoint: {e}", path.display())))?;
+pub(super) fn metadata(bytes: &[u8]) -> Result<HashMap<String, String>> {
+    let (_, header) =
+        SafeTensors::read_metadata(bytes).map_err(|e| Error::Weights(format!("not a checkpoint: {e}")))?;
     Ok(header.metadata().clone().unwrap_or_default())
 }
 
-/// Reads weights from the bytes of a safetensors file that holds exactly `parameters`.
-///
-/// # Errors
-/// [`Error::Weights`] when it holds something else.
-pub(super) fn read_weights(path: &Path, bytes: &[u8], parameters: &[Parameter]) -> Result<Vec<f32>> {
-    let mut by_name = HashMap::<String, Vec<f32>>::new();
-    let mut stream = WeightStream::new(parameters, true, |_| None);
-    let mut keep = |arrival: Arrival<'_>| {
-        if let Arrival::Rows(rows) = arrival {
-            by_name.entry(rows.name.to_owned()).or_default().extend(rows.to_f32().iter());
-        }
-        Ok(())
-    };
-    stream
-        .push(bytes, &mut keep)
-        .and_then(|()| stream.end_file())
-        .and_then(|()| stream.finish())
-        .map_err(|e| Error::Weights(format!("{}: {e}", path.display())))?;
-    Ok(in_order(parameters, by_name))
+/// What a run needs to continue, beside its settings and its data.
+pub struct Saved<'a> {
+    /// Weights, moments, averages, iteration and time.
+    pub state: &'a State,
+    /// Of the network.
+    pub parameters: &'a [Parameter],
+    /// Of the critic, of a run that has one.
+    pub critic: Option<&'a [Parameter]>,
+    /// What the run was begun with, kept for [`record_of`].
+    pub record: &'a Record,
+    /// The weights of a teacher of the network's architecture, where it has no file of its own; kept for [`teacher_of`].
+    pub teacher: Option<&'a [f32]>,
 }
 
-/// Writes everything that a run of a network with `parameters` needs to continue: weights, moments, averages, iteration and
-/// time.
-///
-/// `record` is kept beside them for [`read_record`]. `critic` are the parameters of the critic, of a run that has one.
+/// A safetensors file of a run.
 ///
 /// # Errors
-/// [`Error::Io`].
-pub fn write_state(
-    path: &Path,
-    state: &State,
-    parameters: &[Parameter],
-    critic: Option<&[Parameter]>,
-    record: &Record,
-) -> Result<()> {
+/// [`Error::Io`] when it is too large for one.
+pub fn state_file(saved: &Saved<'_>) -> Result<Vec<u8>> {
+    let Saved { state, parameters, critic, record, teacher } = *saved;
     let mut file = Tensors::default();
     let mut push = |group: &str, parameters: &[Parameter], weights: &[f32]| {
         for (parameter, values) in parts(parameters, weights) {
@@ -139,66 +92,84 @@ pub fn write_state(
         push("critic/first", parameters, &critic.optimizer.first);
         push("critic/second", parameters, &critic.optimizer.second);
     }
+    if let Some(teacher) = teacher {
+        push("teacher", parameters, teacher);
+    }
     let metadata = HashMap::from([
         ("step".into(), state.optimizer.step.to_string()),
         // The bits of the f64, so that a resumed run has the same number.
         ("seconds".into(), state.seconds.to_bits().to_string()),
         ("record".into(), record.to_json()),
     ]);
-    replace(path, &file.serialize(metadata)?)
+    file.serialize(metadata)
 }
 
-/// Reads what a run was begun with from a file of [`write_state`]; `None` from one of a version that did not keep it.
+/// What a run was begun with, from the bytes of [`state_file`]; `None` from a version that did not keep it.
 ///
 /// # Errors
-/// [`Error::Io`] when the file is unreadable, [`Error::Weights`] when it is no checkpoint.
-pub fn read_record(path: &Path) -> Result<Option<Record>> {
-    if !path.exists() {
-        return Err(Error::Io(format!("{}: no such file: nothing to resume", path.display())));
-    }
-    let bad = |e| Error::Weights(format!("{}: \"record\": {e}", path.display()));
-    metadata(path, &read(path)?)?.get("record").map(|json| Record::parse(json).map_err(bad)).transpose()
+/// [`Error::Weights`] when they are no checkpoint.
+pub fn record_of(bytes: &[u8]) -> Result<Option<Record>> {
+    let bad = |e| Error::Weights(format!("\"record\": {e}"));
+    metadata(bytes)?.get("record").map(|json| Record::parse(json).map_err(bad)).transpose()
 }
 
-/// Reads the rest of what [`write_state`] wrote, for a network with `parameters` and a critic, if the run has one, with
-/// `critic`.
+/// The weights of the teacher that [`state_file`] kept.
 ///
 /// # Errors
-/// [`Error::Io`] when the file is unreadable, [`Error::Weights`] when it is of another network.
-pub fn read_state(path: &Path, parameters: &[Parameter], critic: Option<&[Parameter]>) -> Result<State> {
-    let bytes = read(path)?;
-    let bad = |m: String| Error::Weights(format!("{}: {m}", path.display()));
-    let metadata = metadata(path, &bytes)?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|e| bad(format!("not a checkpoint: {e}")))?;
+/// [`Error::Weights`] when the file is of another network.
+pub fn teacher_of(bytes: &[u8], parameters: &[Parameter]) -> Result<Option<Vec<f32>>> {
+    let file = deserialize(bytes)?;
+    has_group(&file, "teacher").then(|| read_group(&file, "teacher", parameters)).transpose()
+}
+
+/// The state that [`state_file`] kept, for a network with `parameters` and a critic, if the run has one, with `critic`.
+///
+/// # Errors
+/// [`Error::Weights`] when the file is of another network.
+pub fn state_of(bytes: &[u8], parameters: &[Parameter], critic: Option<&[Parameter]>) -> Result<State> {
+    let metadata = metadata(bytes)?;
+    let file = deserialize(bytes)?;
+    let bad = |m: String| Error::Weights(m);
     let entry = |key: &str| metadata.get(key).ok_or_else(|| bad(format!("\"{key}\" is missing")));
     let number = |key: &str| entry(key)?.parse::<u64>().map_err(|e| bad(format!("\"{key}\": {e}")));
-    let read_group = |group: &str, parameters: &[Parameter]| -> Result<Vec<f32>> {
-        let mut values = Vec::new();
-        for p in parameters {
-            let name = format!("{group}/{}", p.name);
-            let view = file.tensor(&name).map_err(|_| bad(format!("missing tensor {name}")))?;
-            let length = p.count();
-            if view.dtype() != Dtype::F32 || view.shape() != [length] {
-                let (dtype, shape) = (view.dtype(), view.shape());
-                return Err(bad(format!("{name}: expected {length} values of F32, found shape {shape:?} of {dtype}")));
-            }
-            values.extend(view.data().as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)));
-        }
-        Ok(values)
-    };
-    let group = |name: &str| read_group(name, parameters);
+    let group = |name: &str| read_group(&file, name, parameters);
     let step = number("step")?;
     let critic = critic.map(|parameters| -> Result<CriticState> {
-        let group = |name: &str| read_group(name, parameters);
+        let group = |name: &str| read_group(&file, name, parameters);
         let weights = group("critic/weights")?;
         let optimizer = RAdam { step, first: group("critic/first")?, second: group("critic/second")? };
         Ok(CriticState { weights, optimizer })
     });
-    let target = file.names().iter().any(|n| n.starts_with("target/")).then(|| group("target")).transpose()?;
+    let target = has_group(&file, "target").then(|| group("target")).transpose()?;
     let (weights, ema) = (group("weights")?, group("ema")?);
     let optimizer = RAdam { step, first: group("first")?, second: group("second")? };
     let seconds = f64::from_bits(number("seconds")?);
     Ok(State { weights, ema, target, optimizer, critic: critic.transpose()?, seconds })
+}
+
+fn deserialize(bytes: &[u8]) -> Result<SafeTensors<'_>> {
+    SafeTensors::deserialize(bytes).map_err(|e| Error::Weights(format!("not a checkpoint: {e}")))
+}
+
+fn has_group(file: &SafeTensors<'_>, group: &str) -> bool {
+    file.names().iter().any(|name| name.split_once('/').is_some_and(|(first, _)| first == group))
+}
+
+/// One number for each weight of `parameters`, from the tensors `group/…`.
+fn read_group(file: &SafeTensors<'_>, group: &str, parameters: &[Parameter]) -> Result<Vec<f32>> {
+    let mut values = Vec::new();
+    for p in parameters {
+        let name = format!("{group}/{}", p.name);
+        let view = file.tensor(&name).map_err(|_| Error::Weights(format!("missing tensor {name}")))?;
+        let length = p.count();
+        if view.dtype() != Dtype::F32 || view.shape() != [length] {
+            let (dtype, shape) = (view.dtype(), view.shape());
+            let message = format!("{name}: expected {length} values of F32, found shape {shape:?} of {dtype}");
+            return Err(Error::Weights(message));
+        }
+        values.extend(view.data().as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)));
+    }
+    Ok(values)
 }
 
 /// Names, shapes and bytes of the tensors of a safetensors file.

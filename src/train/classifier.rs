@@ -7,10 +7,11 @@ use crate::cpu::{Convolution, Shape, from_rows, shared_out, to_rows};
 use crate::error::{Error, Result};
 use crate::file;
 use crate::model::unet::Parameter;
-use crate::train::checkpoint::{metadata, read_weights, write_weights};
+use crate::train::checkpoint::{metadata, weights_file};
 use crate::train::dataset::{Batch, Dataset};
 use crate::train::optimizer::{Matrices, RAdam};
-use crate::train::weights::initial_weights;
+use crate::train::run_folder::named;
+use crate::train::weights::{WeightReader, initial_weights};
 
 /// Length of the penultimate features.
 pub const FEATURES: usize = 128;
@@ -56,7 +57,7 @@ impl Classifier {
         let mut generator = Generator::new(seed);
         for k in 0..iterations {
             let mut batch = data.draw(&mut generator, BATCH);
-            shift(&mut batch, data.shape, &mut generator);
+            batch.shift(data.shape, SHIFT, &mut generator);
             let (loss, gradient) = layers.cross_entropy(&weights, &batch);
             on_step(k, loss);
             let lr = LEARNING_RATE * (1.0 - k as f64 / iterations as f64);
@@ -71,14 +72,18 @@ impl Classifier {
     /// [`Error::Io`], [`Error::Weights`], and [`Error::Input`] for one that was trained on other images.
     pub fn read(path: &Path, data: &Dataset) -> Result<Self> {
         let (bytes, expected) = (file::read(path)?, hash_of(data));
-        if let Some(found) = metadata(path, &bytes)?.get(DATA).filter(|found| **found != expected) {
+        let metadata = metadata(&bytes).map_err(|e| named(path, e))?;
+        if let Some(found) = metadata.get(DATA).filter(|found| **found != expected) {
             return Err(Error::Input(format!(
                 "{}: expected a classifier of these images ({expected}), found one of others ({found})",
                 path.display()
             )));
         }
         let layers = Layers::new(data.shape, data.classes.len());
-        let weights = read_weights(path, &bytes, &layers.parameters)?;
+        let mut reader = WeightReader::new(&layers.parameters, true);
+        let read =
+            reader.push(&bytes).and_then(|()| reader.end_file()).and_then(|()| reader.finish(&layers.parameters));
+        let weights = read.map_err(|e| named(path, e))?;
         Ok(Self { layers, weights, data: expected })
     }
 
@@ -87,7 +92,7 @@ impl Classifier {
     /// # Errors
     /// [`crate::Error::Io`].
     pub fn write(&self, path: &Path) -> Result<()> {
-        write_weights(path, &self.layers.parameters, &self.weights, Some((DATA, self.data.clone())))
+        file::replace(path, &weights_file(&self.layers.parameters, &self.weights, Some((DATA, self.data.clone())))?)
     }
 
     /// Classifies images (B, C, H, W) in [−1, 1].
@@ -274,47 +279,9 @@ fn cross_entropy(scores: &[f32], labels: &[u32]) -> (f32, Vec<f32>) {
     (loss, gradient)
 }
 
-/// Shifts each image by up to [`SHIFT`] pixels along each axis, padded with black (−1).
-fn shift(batch: &mut Batch, [channels, height, width]: [usize; 3], generator: &mut Generator) {
-    let size = channels * height * width;
-    let mut moves = vec![0; 2 * batch.labels.len()];
-    generator.randint(2 * SHIFT as u32 + 1, &mut moves);
-    for (image, by) in batch.images.chunks_exact_mut(size).zip(moves.as_chunks::<2>().0) {
-        let [down, right] = by.map(|v| v as isize - SHIFT as isize);
-        let old = image.to_vec();
-        for (i, v) in image.iter_mut().enumerate() {
-            let (c, y, x) = (i / (height * width), i / width % height, i % width);
-            let source = (y.checked_add_signed(-down), x.checked_add_signed(-right));
-            *v = match source {
-                (Some(y), Some(x)) if y < height && x < width => old[(c * height + y) * width + x],
-                _ => -1.0,
-            };
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn shifted_images_are_whole_and_padded_with_black() {
-        let image: Vec<f32> = (0..64).map(|v| v as f32).collect();
-        let mut batch = Batch { images: image.repeat(50), labels: vec![0; 50] };
-        shift(&mut batch, [1, 8, 8], &mut Generator::new(1));
-        let mut seen = std::collections::BTreeSet::new();
-        for image in batch.images.chunks(64) {
-            let centre = image[3 * 8 + 3] as isize - 27; // where the pixel in the middle came from
-            let (down, right) = ((centre + 18).div_euclid(8) - 2, (centre + 18).rem_euclid(8) - 2);
-            for (i, &v) in image.iter().enumerate() {
-                let (y, x) = (i as isize / 8 + down, i as isize % 8 + right);
-                let expected = if (0..8).contains(&y) && (0..8).contains(&x) { (y * 8 + x) as f32 } else { -1.0 };
-                assert_eq!(v, expected, "pixel {i} of an image shifted by {down}, {right}");
-            }
-            seen.insert((down, right));
-        }
-        assert!(seen.len() > 15, "{} of 25 shifts in 50 images", seen.len());
-    }
 
     #[test]
     fn cross_entropy_of_known_scores() {

@@ -1,13 +1,8 @@
-//! Where training images come from: MNIST, folders of images, or the masks of animals.
+//! Where training images come from, and how they are drawn.
 
-use std::path::{Path, PathBuf};
-
-use crate::checkpoint::folder::ModelFolder;
 use crate::consistency::rng::Generator;
-use crate::error::{Error, Result};
 pub use crate::train::animals::{Animals, Flatness};
 use crate::train::dataset::{Batch, Dataset};
-use crate::train::{image_folder, mnist};
 
 /// Where the images of a run come from.
 #[derive(Debug, Clone)]
@@ -18,105 +13,7 @@ pub enum Source {
     Animals(Box<Animals>),
 }
 
-/// Whether each sub-folder of a folder of training data counts as a class, as in one of images it does.
-///
-/// # Errors
-/// Those of [`Source::open`] for a folder of no kind.
-pub fn has_class_folders(folder: &Path) -> Result<bool> {
-    Ok(matches!(Kind::of(folder)?, Kind::Images))
-}
-
-/// The animals of a folder of masks, at `size` × `size` pixels; none of other data.
-///
-/// # Errors
-/// Those of [`Source::open`].
-pub fn animals(folder: &Path, size: usize) -> Result<Option<Animals>> {
-    match Kind::of(folder)? {
-        Kind::Masks => Animals::open(folder, size).map(Some),
-        _ => Ok(None),
-    }
-}
-
-/// Checks that a model which knows the names of its classes has those of the data, each at its label.
-///
-/// # Errors
-/// [`Error::Input`] with the first label whose names differ; `option` names the model.
-pub fn check_class_names(option: &str, model: &ModelFolder, classes: &[String]) -> Result<()> {
-    let names = model.class_names().unwrap_or_default();
-    match names.iter().zip(classes).enumerate().find(|(_, (model, data))| model != data) {
-        None => Ok(()),
-        Some((label, (model, data))) => {
-            Err(Error::Input(format!("{option}: expected class {label} to be {data} as in --data, found {model}")))
-        }
-    }
-}
-
-/// What a folder holds.
-enum Kind {
-    Masks,
-    /// Below the folder, perhaps.
-    Mnist(PathBuf),
-    Images,
-}
-
-impl Kind {
-    fn of(folder: &Path) -> Result<Self> {
-        if !folder.is_dir() {
-            let hint = match folder.parent() {
-                Some(parent) if folder.exists() => format!(": give the folder {}", parent.display()),
-                _ => String::new(),
-            };
-            return Err(Error::Io(format!("{}: expected a folder of training data{hint}", folder.display())));
-        }
-        if Animals::is_mask_folder(folder) {
-            return Ok(Self::Masks);
-        }
-        Ok(mnist::locate(folder)?.map_or(Self::Images, Self::Mnist))
-    }
-}
-
 impl Source {
-    /// Reads a folder: the masks of animals (`masks.png`, `parts.json`), MNIST's IDX files (`train-images-idx3-ubyte`, …,
-    /// compressed or not, in the folder or in `raw/` or `MNIST/raw/` below it), or images.
-    ///
-    /// An image folder holds PNGs and JPEGs of one size, grey or RGB (alpha is composed on black); each sub-folder is a
-    /// class, in alphabetical order, and images in the folder itself make one class. Animals are composed at `size` × `size`
-    /// pixels; all else has the size of its files.
-    ///
-    /// # Errors
-    /// [`Error::Io`] for unreadable files, [`Error::Input`] for what they hold.
-    pub fn open(folder: &Path, size: usize) -> Result<Self> {
-        Ok(match Kind::of(folder)? {
-            Kind::Masks => Self::Animals(Box::new(Animals::open(folder, size)?)),
-            Kind::Mnist(folder) => Self::Images(mnist::read(&folder, mnist::Split::Train)?),
-            Kind::Images => Self::Images(image_folder::read(folder)?),
-        })
-    }
-
-    /// Reads a folder as [`Source::open`] does and divides it into training and test images: MNIST by its own files,
-    /// an image folder by holding out every tenth image; of masks, 20,000 and 5,000 images are composed.
-    ///
-    /// # Errors
-    /// Those of [`Source::open`]; [`Error::Input`] for fewer than ten images.
-    pub fn open_split(folder: &Path, size: usize) -> Result<(Dataset, Dataset)> {
-        match Kind::of(folder)? {
-            Kind::Masks => {
-                let animals = Animals::open(folder, size)?;
-                Ok((animals.dataset(1, 20_000), animals.dataset(2, 5000)))
-            }
-            Kind::Mnist(folder) => {
-                Ok((mnist::read(&folder, mnist::Split::Train)?, mnist::read(&folder, mnist::Split::Test)?))
-            }
-            Kind::Images => match image_folder::read(folder)? {
-                all if all.len() >= 10 => Ok(all.hold_out()),
-                few => {
-                    let found = few.len();
-                    Err(Error::Input(format!("{}: expected at least 10 images, found {found}", folder.display())))
-                }
-            },
-        }
-    }
-
     /// What there is, in one line.
     pub fn summary(&self) -> String {
         match self {

@@ -25,13 +25,33 @@ pub struct Batch {
     pub labels: Vec<u32>,
 }
 
+impl Batch {
+    /// Moves each image by up to `most` pixels along each axis; what comes in from outside repeats the edge.
+    pub fn shift(&mut self, [channels, height, width]: [usize; 3], most: usize, generator: &mut Generator) {
+        let size = channels * height * width;
+        let mut moves = vec![0; 2 * self.labels.len()];
+        generator.randint(2 * most as u32 + 1, &mut moves);
+        for (image, by) in self.images.chunks_exact_mut(size).zip(moves.as_chunks::<2>().0) {
+            let [down, right] = by.map(|v| v as usize);
+            let old = image.to_vec();
+            // Row y shows row y + most − down.
+            let from = |at: usize, by: usize, side: usize| (at + most).saturating_sub(by).min(side - 1);
+            for (i, v) in image.iter_mut().enumerate() {
+                let (c, y, x) = (i / (height * width), i / width % height, i % width);
+                *v = old[(c * height + from(y, down, height)) * width + from(x, right, width)];
+            }
+        }
+    }
+}
+
 impl Dataset {
     /// A set without images.
-    pub(super) fn new(shape: [usize; 3], classes: Vec<String>) -> Self {
+    pub fn new(shape: [usize; 3], classes: Vec<String>) -> Self {
         Self { shape, classes, pixels: vec![], labels: vec![], left_out: vec![] }
     }
 
     /// Makes grey images of three equal channels.
+    #[cfg(feature = "train")]
     pub(super) fn widen(&mut self) {
         let [channels, height, width] = self.shape;
         if channels == 1 {
@@ -57,12 +77,13 @@ impl Dataset {
     }
 
     /// Adds an image of (C, H, W) bytes with a label below the number of classes.
-    pub(super) fn push(&mut self, pixels: impl IntoIterator<Item = u8>, label: u32) {
+    pub fn push(&mut self, pixels: impl IntoIterator<Item = u8>, label: u32) {
         self.pixels.extend(pixels);
         self.labels.push(label);
     }
 
     /// Divides the set: every tenth image is in the second part.
+    #[cfg(feature = "train")]
     pub(super) fn hold_out(self) -> (Self, Self) {
         let size: usize = self.shape.iter().product();
         let part = || Self::new(self.shape, self.classes.clone());
@@ -128,6 +149,25 @@ impl Dataset {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shifted_images_are_whole_and_repeat_their_edges() {
+        let image: Vec<f32> = (0..64).map(|v| v as f32).collect();
+        let mut batch = Batch { images: image.repeat(50), labels: vec![0; 50] };
+        batch.shift([1, 8, 8], 2, &mut Generator::new(1));
+        let mut seen = std::collections::BTreeSet::new();
+        for image in batch.images.chunks(64) {
+            let centre = image[3 * 8 + 3] as isize - 27; // where the pixel in the middle came from
+            let (down, right) = ((centre + 18).div_euclid(8) - 2, (centre + 18).rem_euclid(8) - 2);
+            for (i, &v) in image.iter().enumerate() {
+                let (y, x) = (i as isize / 8 + down, i as isize % 8 + right);
+                let expected = (y.clamp(0, 7) * 8 + x.clamp(0, 7)) as f32;
+                assert_eq!(v, expected, "pixel {i} of an image shifted by {down}, {right}");
+            }
+            seen.insert((down, right));
+        }
+        assert!(seen.len() > 15, "{} of 25 shifts in 50 images", seen.len());
+    }
 
     #[test]
     fn labels_come_in_the_proportions_of_the_data() {

@@ -1,8 +1,11 @@
 //! The U-Net under its scalings, with gradients: an EDM denoiser D(x, σ) or a consistency function f(x, σ).
 
+#[cfg(not(target_arch = "wasm32"))]
 use std::path::Path;
 
+#[cfg(not(target_arch = "wasm32"))]
 use crate::checkpoint::folder::ModelFolder;
+use crate::consistency::rng::Generator;
 use crate::consistency::schedule::Scalings;
 use crate::error::Result;
 use crate::gpu::Gpu;
@@ -10,6 +13,8 @@ use crate::model::config::{SchedulerConfig, UNetConfig};
 use crate::model::unet::{UNet, time_features};
 use crate::train::images::{Images, weighted_sum};
 use crate::train::network::{Record, TrainedNetwork};
+use crate::train::ode::multistep;
+#[cfg(not(target_arch = "wasm32"))]
 use crate::train::weights;
 
 /// The backend of the network and its gradient. Losses and updates are computed on the CPU.
@@ -46,6 +51,7 @@ impl Denoiser {
     ///
     /// # Errors
     /// Those of [`ModelFolder`].
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn read(folder: &Path, engine: &Engine) -> Result<(Self, Vec<f32>)> {
         let folder = ModelFolder::open(folder)?;
         let denoiser = Self::new(&folder.unet, &folder.scheduler, engine);
@@ -67,39 +73,61 @@ impl Denoiser {
     /// c_skip·x + c_out·F(c_in·x, c_noise), one noise level per sample; `scalings` makes it f(x, σ)
     /// ([`Scalings::new`]) or an EDM denoiser D(x, σ) ([`Scalings::edm`]).
     ///
-    /// What a failing device computes is not a number; [`crate::train::trainer::Trainer::step`] reports its error.
-    pub fn call(
+    /// # Errors
+    /// [`crate::Error::Gpu`], of a GPU alone.
+    pub async fn call(
         &self,
         weights: &[f32],
         scalings: fn(&SchedulerConfig, f64) -> Scalings,
         x: &Images,
         sigma: &[f64],
         labels: &[u32],
-    ) -> Images {
+    ) -> Result<Images> {
         let scaled = Scaled::new(self, scalings, x, sigma);
-        scaled.output(x, self.network.forward(weights, &scaled.input.values, &scaled.time, labels))
+        Ok(scaled.output(x, self.network.forward(weights, &scaled.input.values, &scaled.time, labels).await?))
+    }
+
+    /// The bare network F(x, t), one time per sample.
+    ///
+    /// # Errors
+    /// [`crate::Error::Gpu`], of a GPU alone.
+    pub async fn forward(&self, weights: &[f32], x: &[f32], times: &[f32], labels: &[u32]) -> Result<Vec<f32>> {
+        self.network.forward(weights, x, &time_features(&self.config, times), labels).await
+    }
+
+    /// Draws one sample per label, (B, C, H, W) in about [−1, 1], of an EDM denoiser: its ODE from noise of `seed` at the first
+    /// of `sigmas`, one call per level.
+    ///
+    /// # Errors
+    /// [`crate::Error::Gpu`], of a GPU alone.
+    pub async fn solve(&self, weights: &[f32], labels: &[u32], seed: u64, sigmas: &[f64]) -> Result<Vec<f32>> {
+        let noise = Images::normal(self.shape(labels.len()), &mut Generator::new(seed));
+        let x = weighted_sum([(&noise, &vec![sigmas[0]; labels.len()])]);
+        let denoiser =
+            async |x: &Images, sigma: &[f64]| Ok(self.clip(self.call(weights, Scalings::edm, x, sigma, labels).await?));
+        Ok(multistep(denoiser, x, sigmas).await?.1.values)
     }
 
     /// [`Self::call`], and what [`Self::gradient`] needs of it.
-    pub(super) fn record(
+    pub(super) async fn record(
         &self,
         weights: &[f32],
         scalings: fn(&SchedulerConfig, f64) -> Scalings,
         x: &Images,
         sigma: &[f64],
         labels: &[u32],
-    ) -> (Images, Recorded) {
+    ) -> Result<(Images, Recorded)> {
         let scaled = Scaled::new(self, scalings, x, sigma);
-        let (output, record) = self.network.record(weights, &scaled.input.values, &scaled.time, labels);
+        let (output, record) = self.network.record(weights, &scaled.input.values, &scaled.time, labels).await?;
         let output = scaled.output(x, output);
-        (output, Recorded { record, c_out: scaled.c_out })
+        Ok((output, Recorded { record, c_out: scaled.c_out }))
     }
 
     /// ∂loss/∂weights for ∂loss/∂output, where `recorded` is of the last call of [`Self::record`], with the same weights.
-    pub(super) fn gradient(&self, weights: &[f32], recorded: Recorded, outer: &Images) -> Vec<f32> {
+    pub(super) async fn gradient(&self, weights: &[f32], recorded: Recorded, outer: &Images) -> Result<Vec<f32>> {
         // ∂output/∂F is c_out.
         let of_network = weighted_sum([(outer, &recorded.c_out)]);
-        self.network.gradient(weights, recorded.record, &of_network.values)
+        self.network.gradient(weights, recorded.record, &of_network.values).await
     }
 
     /// Images clamped to ±1 if the scheduler clips.
@@ -108,14 +136,6 @@ impl Denoiser {
             true => denoised.map(|v| v.clamp(-1.0, 1.0)),
             false => denoised,
         }
-    }
-
-    /// The first error of the network's device since the last check; what it computed since is not a number.
-    ///
-    /// # Errors
-    /// [`crate::Error::Gpu`], of a GPU alone.
-    pub(super) fn check(&self) -> Result<()> {
-        self.network.check()
     }
 }
 

@@ -7,6 +7,7 @@
 
 use crate::consistency::rng::Generator;
 use crate::consistency::schedule::{Scalings, karras_sigma};
+use crate::error::Result;
 use crate::model::config::SchedulerConfig;
 use crate::train::denoiser::Denoiser;
 use crate::train::images::Images;
@@ -41,21 +42,21 @@ pub(super) struct Comparison {
 
 /// Compares a critic with a teacher on `samples` (B, C, H, W), one label each, under noise of random levels; `teacher` is
 /// (x, σ) ↦ image.
-pub(super) fn compare(
+pub(super) async fn compare(
     critic: &Denoiser,
     weights: &[f32],
-    teacher: impl Fn(&Images, &[f64]) -> Images,
+    teacher: impl AsyncFn(&Images, &[f64]) -> Result<Images>,
     samples: &Images,
     labels: &[u32],
     generator: &mut Generator,
-) -> Comparison {
+) -> Result<Comparison> {
     let sigma = levels(&critic.scheduler, generator, samples.shape[0]);
     let x = perturb(samples, &Images::normal(samples.shape, generator), &sigma);
-    let (by_critic, recorded) = critic.record(weights, Scalings::edm, &x, &sigma, labels);
+    let (by_critic, recorded) = critic.record(weights, Scalings::edm, &x, &sigma, labels).await?;
     let Loss { value, gradient } = edm_loss(&by_critic, samples, &sigma, critic.scheduler.sigma_data, false);
-    let gradient = critic.gradient(weights, recorded, &gradient);
+    let gradient = critic.gradient(weights, recorded, &gradient).await?;
 
-    let by_teacher = teacher(&x, &sigma);
+    let by_teacher = teacher(&x, &sigma).await?;
     // Clamped like the teacher's output, so that the difference is 0 where the two networks agree.
     let mut divergence_gradient = critic.clip(by_critic);
     let len = samples.sample_len();
@@ -64,7 +65,7 @@ pub(super) fn compare(
         let distance = sample.iter().zip(by_teacher).map(|(x, d)| (x - d).abs()).sum::<f32>() / len as f32 + 1e-6;
         gradient.iter_mut().zip(by_teacher).for_each(|(g, d)| *g = (*g - d) / distance);
     }
-    Comparison { loss: value, divergence_gradient, gradient }
+    Ok(Comparison { loss: value, divergence_gradient, gradient })
 }
 
 impl Comparison {
@@ -93,6 +94,8 @@ fn levels(scheduler: &SchedulerConfig, generator: &mut Generator, batch: usize) 
 
 #[cfg(test)]
 mod tests {
+    use pollster::block_on;
+
     use super::*;
     use crate::model::config::UNetConfig;
     use crate::train::denoiser::Engine;
@@ -119,8 +122,12 @@ mod tests {
     #[test]
     fn the_divergence_gradient_is_0_where_critic_and_teacher_agree() {
         let (critic, state) = critic();
-        let teacher = |x: &Images, s: &[f64]| critic.clip(critic.call(&state.weights, Scalings::edm, x, s, &LABELS));
-        let comparison = compare(&critic, &state.weights, teacher, &grey(0.3), &LABELS, &mut Generator::new(2));
+        let teacher = async |x: &Images, s: &[f64]| {
+            Ok(critic.clip(critic.call(&state.weights, Scalings::edm, x, s, &LABELS).await?))
+        };
+        let (samples, mut generator) = (grey(0.3), Generator::new(2));
+        let comparison =
+            block_on(compare(&critic, &state.weights, teacher, &samples, &LABELS, &mut generator)).unwrap();
         assert!(comparison.divergence_gradient.values.iter().all(|g| *g == 0.0));
     }
 
@@ -129,10 +136,10 @@ mod tests {
         // The teacher's data is one image, +0.5 everywhere; the samples are −0.5. The output of a critic trained on them
         // is −0.5, and the gradient (−0.5 − 0.5)/|−0.5 − 0.5| = −1.
         let (critic, mut state) = critic();
-        let teacher = |_: &Images, _: &[f64]| grey(0.5);
+        let teacher = async |_: &Images, _: &[f64]| Ok(grey(0.5));
         let samples = grey(-0.5);
         let at = |state: &CriticState, seed| {
-            compare(&critic, &state.weights, teacher, &samples, &LABELS, &mut Generator::new(seed))
+            block_on(compare(&critic, &state.weights, teacher, &samples, &LABELS, &mut Generator::new(seed))).unwrap()
         };
         let first = at(&state, 1000).loss;
         (0..150).for_each(|seed| at(&state, seed).update_critic(&mut state, 1e-2, &Matrices::new()));

@@ -4,6 +4,7 @@
 //! A denoiser D or consistency function f is a closure (x, σ) ↦ image; σ holds one noise level per sample. All losses are
 //! means over the batch.
 
+use crate::error::Result;
 use crate::train::images::{Images, weighted_sum};
 
 /// A loss and its gradient in the output of the denoiser or consistency function.
@@ -170,14 +171,17 @@ pub struct Pair<'a> {
 ///
 /// `weights` is λ, one per sample; `target` f⁻ is not called when every r is 0. With `clip`, f⁻ is clamped to ±1, and f
 /// where f⁻ is ±1.
-pub fn consistency_loss(
-    online: impl FnOnce(&Images, &[f64]) -> Images,
-    target: impl FnOnce(&Images, &[f64]) -> Images,
+///
+/// # Errors
+/// Those of the two networks.
+pub async fn consistency_loss(
+    online: impl AsyncFnOnce(&Images, &[f64]) -> Result<Images>,
+    target: impl AsyncFnOnce(&Images, &[f64]) -> Result<Images>,
     pair: &Pair<'_>,
     weights: &[f64],
     metric: Metric,
     clip: bool,
-) -> Loss {
+) -> Result<Loss> {
     // ANCHOR: consistency-loss
     let mut goal = pair.x_r.clone();
     if pair.r.iter().any(|&r| r > 0.0) {
@@ -185,21 +189,23 @@ pub fn consistency_loss(
         let sigma: Vec<f64> = pair.r.iter().zip(pair.t).map(|(&r, &t)| if r > 0.0 { r } else { t }).collect();
         let is_data: Vec<f64> = pair.r.iter().map(|&r| if r > 0.0 { 0.0 } else { 1.0 }).collect();
         let is_output: Vec<f64> = is_data.iter().map(|mask| 1.0 - mask).collect();
-        goal = weighted_sum([(&target(pair.x_r, &sigma), &is_output), (&goal, &is_data)]);
+        goal = weighted_sum([(&target(pair.x_r, &sigma).await?, &is_output), (&goal, &is_data)]);
     }
-    let output = online(pair.x_t, pair.t);
-    metric.loss(difference(&output, &goal, clip), weights)
+    let output = online(pair.x_t, pair.t).await?;
+    Ok(metric.loss(difference(&output, &goal, clip), weights))
     // ANCHOR_END: consistency-loss
 }
 
 #[cfg(test)]
 pub(super) mod tests {
+    use pollster::block_on;
+
     use super::*;
     use crate::train::images::tests::images;
 
     /// The denoiser and the consistency function of data that is one point y.
-    pub fn point_mass(y: &Images) -> impl Fn(&Images, &[f64]) -> Images {
-        move |_: &Images, _: &[f64]| y.clone()
+    pub fn point_mass(y: &Images) -> impl AsyncFn(&Images, &[f64]) -> Result<Images> {
+        async move |_: &Images, _: &[f64]| Ok(y.clone())
     }
 
     /// Checks a loss's gradient against finite differences at every element.
@@ -269,9 +275,9 @@ pub(super) mod tests {
         let (x_t, x_r) = (perturb(&y, &z, &t), perturb(&y, &z, &r));
         let pair = Pair { x_t: &x_t, t: &t, x_r: &x_r, r: &r };
         // A target network whose output is 7 everywhere: where r = 0 it must not enter the loss.
-        let sevens = |x: &Images, _: &[f64]| Images::filled(x.shape, 7.0);
+        let sevens = async |x: &Images, _: &[f64]| Ok(Images::filled(x.shape, 7.0));
         let loss = |weights: [f64; 3]| {
-            consistency_loss(point_mass(&y), sevens, &pair, &weights, Metric::SquaredL2, false).value
+            block_on(consistency_loss(point_mass(&y), sevens, &pair, &weights, Metric::SquaredL2, false)).unwrap().value
         };
         assert_eq!(loss([1.0, 1.0, 0.0]), 0.0);
         let expected: f32 = y.part(2..3).values.iter().map(|y| (y - 7.0).powi(2)).sum::<f32>() / 16.0;
@@ -296,7 +302,9 @@ pub(super) mod tests {
         // A target beyond ±1 is clamped to ±1.
         let far = row([-1.7, -1.7, -0.9, 1.2, 1.2, 0.9]);
         let pair = Pair { x_t: &output, t: &[2.0], x_r: &output, r: &[1.0] };
-        let loss = consistency_loss(point_mass(&output), point_mass(&far), &pair, &[1.0], Metric::SquaredL2, true);
+        let loss =
+            block_on(consistency_loss(point_mass(&output), point_mass(&far), &pair, &[1.0], Metric::SquaredL2, true))
+                .unwrap();
         assert!((loss.value - squares).abs() < 1e-6, "found {}, expected {squares}", loss.value);
         assert_eq!((loss.gradient.values[0], loss.gradient.values[3]), (0.0, 0.0));
     }

@@ -1,9 +1,9 @@
 //! The network and its gradient, on one of this crate's backends.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 
 use crate::cpu::{CpuGraph, Tape};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::gpu::{Gpu, GpuGradient};
 use crate::model::config::UNetConfig;
 use crate::model::unet::UNet;
@@ -27,48 +27,58 @@ impl TrainedNetwork {
     }
 
     pub(super) fn on_gpu(config: &UNetConfig, gpu: &Gpu) -> Self {
-        let [recorded, plain] = [(); 2].map(|()| RefCell::new(None));
-        Self::Gpu(Box::new(OnGpu {
-            gpu: gpu.clone(),
-            config: config.clone(),
-            recorded,
-            plain,
-            fault: RefCell::new(None),
-        }))
-    }
-
-    /// The first error that the device has reported since the last call. What was computed since is not a number.
-    pub(super) fn check(&self) -> Result<()> {
-        match self {
-            Self::Cpu(_) => Ok(()),
-            Self::Gpu(network) => network.fault.take().map_or(Ok(()), Err),
-        }
+        let [recorded, plain] = [(); 2].map(|()| Cell::new(None));
+        Self::Gpu(Box::new(OnGpu { gpu: gpu.clone(), config: config.clone(), recorded, plain }))
     }
 
     /// F(x, t), (B, C, H, W).
-    pub(super) fn forward(&self, weights: &[f32], sample: &[f32], time: &[f32], labels: &[u32]) -> Vec<f32> {
+    pub(super) async fn forward(
+        &self,
+        weights: &[f32],
+        sample: &[f32],
+        time: &[f32],
+        labels: &[u32],
+    ) -> Result<Vec<f32>> {
         match self {
-            Self::Cpu(graph) => graph.forward(weights, sample, time, labels),
-            Self::Gpu(network) => network.forward(false, weights, sample, time, labels),
+            Self::Cpu(graph) => Ok(graph.forward(weights, sample, time, labels)),
+            Self::Gpu(network) => {
+                let plain = network.plain.take().map_or_else(|| network.forward_only(), Ok)?;
+                let mut plain = Returned { network: Some(plain), to: &network.plain };
+                plain.forward(weights, sample, time, labels).await
+            }
         }
     }
 
     /// [`Self::forward`] with a record for [`Self::gradient`].
-    pub(super) fn record(&self, weights: &[f32], sample: &[f32], time: &[f32], labels: &[u32]) -> (Vec<f32>, Record) {
+    pub(super) async fn record(
+        &self,
+        weights: &[f32],
+        sample: &[f32],
+        time: &[f32],
+        labels: &[u32],
+    ) -> Result<(Vec<f32>, Record)> {
         match self {
             Self::Cpu(graph) => {
                 let (output, tape) = graph.record(weights, sample, time, labels);
-                (output, Record::Cpu(tape))
+                Ok((output, Record::Cpu(tape)))
             }
-            Self::Gpu(network) => (network.forward(true, weights, sample, time, labels), Record::Gpu),
+            Self::Gpu(network) => {
+                let recorded = network.recorded.take().map_or_else(|| network.with_gradient(), Ok)?;
+                let mut recorded = Returned { network: Some(recorded), to: &network.recorded };
+                Ok((recorded.forward(weights, sample, time, labels).await?, Record::Gpu))
+            }
         }
     }
 
     /// The gradient of the weights, flat, for ∂L/∂F of the last recorded forward.
-    pub(super) fn gradient(&self, weights: &[f32], record: Record, outer: &[f32]) -> Vec<f32> {
+    pub(super) async fn gradient(&self, weights: &[f32], record: Record, outer: &[f32]) -> Result<Vec<f32>> {
         match (self, record) {
-            (Self::Cpu(graph), Record::Cpu(tape)) => graph.gradient(weights, tape, outer),
-            (Self::Gpu(network), Record::Gpu) => network.gradient(weights.len(), outer),
+            (Self::Cpu(graph), Record::Cpu(tape)) => Ok(graph.gradient(weights, tape, outer)),
+            (Self::Gpu(network), Record::Gpu) => {
+                let recorded = network.recorded.take().expect("a forward was recorded");
+                let mut recorded = Returned { network: Some(recorded), to: &network.recorded };
+                recorded.network.as_mut().expect("taken at the end").gradient(outer).await
+            }
             _ => unreachable!("a record is of the network that made it"),
         }
     }
@@ -79,40 +89,36 @@ impl TrainedNetwork {
 pub(super) struct OnGpu {
     gpu: Gpu,
     config: UNetConfig,
-    recorded: RefCell<Option<GpuGradient>>,
-    plain: RefCell<Option<GpuGradient>>,
-    fault: RefCell<Option<Error>>,
+    recorded: Cell<Option<GpuGradient>>,
+    plain: Cell<Option<GpuGradient>>,
 }
 
 impl OnGpu {
-    fn forward(&self, is_recorded: bool, weights: &[f32], sample: &[f32], time: &[f32], labels: &[u32]) -> Vec<f32> {
-        let mut slot = if is_recorded { self.recorded.borrow_mut() } else { self.plain.borrow_mut() };
-        let made = match slot.take() {
-            Some(network) => Ok(network),
-            None if is_recorded => GpuGradient::new(&self.gpu, &self.config),
-            None => GpuGradient::forward_only(&self.gpu, &self.config),
-        };
-        let result = made.and_then(|network| {
-            let network = slot.insert(network);
-            network.load(weights);
-            pollster::block_on(network.forward(sample, time, labels))
-        });
-        self.settle(result, sample.len())
+    fn forward_only(&self) -> Result<GpuGradient> {
+        GpuGradient::forward_only(&self.gpu, &self.config)
     }
 
-    fn gradient(&self, count: usize, outer: &[f32]) -> Vec<f32> {
-        let result = match self.recorded.borrow_mut().as_mut() {
-            Some(network) if self.fault.borrow().is_none() => pollster::block_on(network.gradient(outer)),
-            _ => Ok(vec![f32::NAN; count]),
-        };
-        self.settle(result, count)
+    fn with_gradient(&self) -> Result<GpuGradient> {
+        GpuGradient::new(&self.gpu, &self.config)
     }
+}
 
-    /// Keeps an error for the end of the iteration: losses are functions of images, which cannot fail.
-    fn settle(&self, result: Result<Vec<f32>>, count: usize) -> Vec<f32> {
-        result.unwrap_or_else(|error| {
-            self.fault.borrow_mut().get_or_insert(error);
-            vec![f32::NAN; count]
-        })
+/// A network that goes back to its place at the end of a call.
+struct Returned<'a> {
+    network: Option<GpuGradient>,
+    to: &'a Cell<Option<GpuGradient>>,
+}
+
+impl Returned<'_> {
+    async fn forward(&mut self, weights: &[f32], sample: &[f32], time: &[f32], labels: &[u32]) -> Result<Vec<f32>> {
+        let network = self.network.as_mut().expect("taken at the end");
+        network.load(weights);
+        network.forward(sample, time, labels).await
+    }
+}
+
+impl Drop for Returned<'_> {
+    fn drop(&mut self) {
+        self.to.set(self.network.take());
     }
 }

@@ -2,40 +2,55 @@
 //!
 //! The denoiser D is a closure (x, σ) ↦ image with one noise level per sample.
 
+use crate::error::Result;
 use crate::train::images::{Images, weighted_sum};
 
 /// One Heun step from t down to r > 0 (Karras et al. 2022, Algorithm 1; the solver Φ of Song et al. 2023, Algorithm 2).
-pub fn heun_step(denoiser: impl Fn(&Images, &[f64]) -> Images, x_t: &Images, t: &[f64], r: &[f64]) -> Images {
+pub async fn heun_step(
+    denoiser: impl AsyncFn(&Images, &[f64]) -> Result<Images>,
+    x_t: &Images,
+    t: &[f64],
+    r: &[f64],
+) -> Result<Images> {
     // ANCHOR: heun
     let ones = vec![1.0; t.len()];
-    let slope = |x: &Images, sigma: &[f64]| {
+    let slope = async |x: &Images, sigma: &[f64]| -> Result<Images> {
         let inverse: Vec<f64> = sigma.iter().map(|s| 1.0 / s).collect();
         let negative: Vec<f64> = inverse.iter().map(|s| -s).collect();
-        weighted_sum([(x, &inverse), (&denoiser(x, sigma), &negative)])
+        Ok(weighted_sum([(x, &inverse), (&denoiser(x, sigma).await?, &negative)]))
     };
     let step: Vec<f64> = r.iter().zip(t).map(|(r, t)| r - t).collect();
     let half: Vec<f64> = step.iter().map(|step| step / 2.0).collect();
-    let at_t = slope(x_t, t);
+    let at_t = slope(x_t, t).await?;
     let euler = weighted_sum([(x_t, &ones), (&at_t, &step)]);
-    let at_r = slope(&euler, r);
-    weighted_sum([(x_t, &ones), (&at_t, &half), (&at_r, &half)])
+    let at_r = slope(&euler, r).await?;
+    Ok(weighted_sum([(x_t, &ones), (&at_t, &half), (&at_r, &half)]))
     // ANCHOR_END: heun
 }
 
 /// One Euler step from t down to r ≥ 0; at r = 0 the result is D(x_t, t).
-pub fn euler_step(denoiser: impl Fn(&Images, &[f64]) -> Images, x_t: &Images, t: &[f64], r: &[f64]) -> Images {
+pub async fn euler_step(
+    denoiser: impl AsyncFn(&Images, &[f64]) -> Result<Images>,
+    x_t: &Images,
+    t: &[f64],
+    r: &[f64],
+) -> Result<Images> {
     let kept: Vec<f64> = r.iter().zip(t).map(|(r, t)| r / t).collect();
     let replaced: Vec<f64> = kept.iter().map(|kept| 1.0 - kept).collect();
-    weighted_sum([(x_t, &kept), (&denoiser(x_t, t), &replaced)])
+    Ok(weighted_sum([(x_t, &kept), (&denoiser(x_t, t).await?, &replaced)]))
 }
 
 /// Integrates from x at the first of `sigmas` to 0: Heun steps between neighbours, an Euler step from the last to 0.
-pub fn integrate(denoiser: impl Fn(&Images, &[f64]) -> Images, mut x: Images, sigmas: &[f64]) -> Images {
+pub async fn integrate(
+    denoiser: impl AsyncFn(&Images, &[f64]) -> Result<Images>,
+    mut x: Images,
+    sigmas: &[f64],
+) -> Result<Images> {
     let batch = x.shape[0];
     for pair in sigmas.windows(2) {
-        x = heun_step(&denoiser, &x, &vec![pair[0]; batch], &vec![pair[1]; batch]);
+        x = heun_step(&denoiser, &x, &vec![pair[0]; batch], &vec![pair[1]; batch]).await?;
     }
-    denoiser(&x, &vec![*sigmas.last().expect("at least one level"); batch])
+    denoiser(&x, &vec![*sigmas.last().expect("at least one level"); batch]).await
 }
 
 /// Integrates from x at the first of `sigmas` to 0 by DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2), one call per level.
@@ -43,16 +58,20 @@ pub fn integrate(denoiser: impl Fn(&Images, &[f64]) -> Images, mut x: Images, si
 ///
 /// With λ = −ln σ, x_{i+1} = σ_{i+1}/σ_i·x_i + (1 − σ_{i+1}/σ_i)·D̃, where D̃ extrapolates the last two outputs of D to the
 /// middle of the step in λ. Equal levels that follow one another are one step of length 0.
-pub fn multistep(denoiser: impl Fn(&Images, &[f64]) -> Images, mut x: Images, sigmas: &[f64]) -> (Vec<Images>, Images) {
+pub async fn multistep(
+    denoiser: impl AsyncFn(&Images, &[f64]) -> Result<Images>,
+    mut x: Images,
+    sigmas: &[f64],
+) -> Result<(Vec<Images>, Images)> {
     let batch = x.shape[0];
     let all = |factor: f64| vec![factor; batch];
     let mut states = Vec::with_capacity(sigmas.len());
     let mut before: Option<(Images, f64)> = None;
     for (i, &sigma) in sigmas.iter().enumerate() {
-        let output = denoiser(&x, &all(sigma));
+        let output = denoiser(&x, &all(sigma)).await?;
         let Some(next) = sigmas.get(i + 1) else {
             states.push(x);
-            return (states, output);
+            return Ok((states, output));
         };
         let (kept, step) = (next / sigma, (sigma / next).ln());
         // D̃ = D + (D − D before)·ahead
@@ -72,6 +91,8 @@ pub fn multistep(denoiser: impl Fn(&Images, &[f64]) -> Images, mut x: Images, si
 mod tests {
     use std::cell::Cell;
 
+    use pollster::block_on;
+
     use super::*;
     use crate::consistency::schedule::karras_sigma;
     use crate::model::config::SchedulerConfig;
@@ -80,9 +101,9 @@ mod tests {
     use crate::train::losses::{Metric, Pair, consistency_loss, perturb};
 
     /// The denoiser of Gaussian data N(0, s²): s²/(s² + σ²)·x.
-    fn gaussian(s2: f64) -> impl Fn(&Images, &[f64]) -> Images {
-        move |x: &Images, sigma: &[f64]| {
-            weighted_sum([(x, &sigma.iter().map(|s| s2 / (s2 + s * s)).collect::<Vec<_>>())])
+    fn gaussian(s2: f64) -> impl AsyncFn(&Images, &[f64]) -> Result<Images> {
+        async move |x: &Images, sigma: &[f64]| {
+            Ok(weighted_sum([(x, &sigma.iter().map(|s| s2 / (s2 + s * s)).collect::<Vec<_>>())]))
         }
     }
 
@@ -91,7 +112,7 @@ mod tests {
         // For one data point the trajectories are straight lines: x_r = y + r·z.
         let (y, z) = (images(1, 2), images(2, 2));
         let (t, r) = ([80.0, 0.5], [2.0, 0.002]);
-        let x_r = heun_step(point_mass(&y), &perturb(&y, &z, &t), &t, &r);
+        let x_r = block_on(heun_step(point_mass(&y), &perturb(&y, &z, &t), &t, &r)).unwrap();
         let error = largest_difference(&x_r, &perturb(&y, &z, &r));
         // f32 holds 80·z to about 1e-5; the step from 80 to 2 multiplies the Euler guess's rounding by 78/2/2.
         assert!(error < 1e-3, "off by {error}");
@@ -101,7 +122,7 @@ mod tests {
     fn euler_ends_on_the_denoisers_output_and_follows_a_straight_trajectory() {
         let (y, z) = (images(1, 2), images(2, 2));
         let (t, r) = ([80.0, 0.5], [0.0, 0.002]);
-        let x_r = euler_step(point_mass(&y), &perturb(&y, &z, &t), &t, &r);
+        let x_r = block_on(euler_step(point_mass(&y), &perturb(&y, &z, &t), &t, &r)).unwrap();
         assert_eq!(x_r.part(0..1), y.part(0..1), "r = 0 is the output");
         let error = largest_difference(&x_r, &perturb(&y, &z, &r));
         assert!(error < 1e-6, "off by {error}");
@@ -116,34 +137,38 @@ mod tests {
             let x = images(3, 1);
             let (t, r) = (1.0, 1.0 - h);
             let exact = weighted_sum([(&x, &[((s2 + r * r) / (s2 + t * t)).sqrt()])]);
-            largest_difference(&heun_step(gaussian(s2), &x, &[t], &[r]), &exact)
+            largest_difference(&block_on(heun_step(gaussian(s2), &x, &[t], &[r])).unwrap(), &exact)
         };
         let ratio = error(0.1) / error(0.05);
         assert!((7.0..9.5).contains(&ratio), "error ratio {ratio}, expected about 8");
     }
 
     /// The relative error of a solver on data N(0, ¼), on `steps` Karras levels, and the calls of the denoiser that it took:
-    /// D = ¼/(¼ + σ²)·x, and the ODE takes x at σ to x·½/√(¼ + σ²) at 0.
-    fn error_on_gaussian_data(
-        solve: impl Fn(&dyn Fn(&Images, &[f64]) -> Images, Images, &[f64]) -> Images,
-        steps: usize,
-    ) -> (f32, usize) {
+    /// the ODE takes x at σ to x·½/√(¼ + σ²) at 0.
+    fn error_on_gaussian_data(is_multistep: bool, steps: usize) -> (f32, usize) {
         let calls = Cell::new(0);
-        let denoiser = |x: &Images, sigma: &[f64]| {
+        let denoiser = async |x: &Images, sigma: &[f64]| {
             calls.set(calls.get() + 1);
-            gaussian(0.25)(x, sigma)
+            gaussian(0.25)(x, sigma).await
         };
         let levels = SchedulerConfig { num_train_timesteps: steps, ..Default::default() };
         let sigmas: Vec<f64> = (0..steps).map(|i| karras_sigma(&levels, i)).collect();
-        let found = solve(&denoiser, Images::filled([1, 1, 2, 2], 80.0), &sigmas).values[0];
+        let x = Images::filled([1, 1, 2, 2], 80.0);
+        let end = if is_multistep {
+            let (states, end) = block_on(multistep(denoiser, x, &sigmas)).unwrap();
+            assert_eq!(states.len(), steps);
+            end
+        } else {
+            block_on(integrate(denoiser, x, &sigmas)).unwrap()
+        };
         let expected = 80.0 * 0.5 / (0.25f32 + 6400.0).sqrt();
-        ((found / expected - 1.0).abs(), calls.get())
+        ((end.values[0] / expected - 1.0).abs(), calls.get())
     }
 
     #[test]
     fn the_ode_of_gaussian_data_is_integrated_to_second_order() {
         let error = |steps: usize| {
-            let (error, calls) = error_on_gaussian_data(|d, x, sigmas| integrate(d, x, sigmas), steps);
+            let (error, calls) = error_on_gaussian_data(false, steps);
             assert_eq!(calls, 2 * steps - 1);
             error
         };
@@ -156,12 +181,7 @@ mod tests {
     #[test]
     fn multistep_is_of_second_order_at_one_call_a_level() {
         let error = |steps: usize| {
-            let solve = |d: &dyn Fn(&Images, &[f64]) -> Images, x: Images, sigmas: &[f64]| {
-                let (states, end) = multistep(d, x, sigmas);
-                assert_eq!(states.len(), steps);
-                end
-            };
-            let (error, calls) = error_on_gaussian_data(solve, steps);
+            let (error, calls) = error_on_gaussian_data(true, steps);
             assert_eq!(calls, steps);
             error
         };
@@ -183,11 +203,11 @@ mod tests {
         let (t, r) = (&levels[1..], &levels[..4]);
         for seed in 0..400 {
             let x_t = images(seed, batch);
-            let x_r = heun_step(gaussian(s2), &x_t, t, r);
+            let x_r = block_on(heun_step(gaussian(s2), &x_t, t, r)).unwrap();
             let pair = Pair { x_t: &x_t, t, x_r: &x_r, r };
-            let online = |x: &Images, _: &[f64]| weighted_sum([(x, &a)]);
-            let target = |x: &Images, _: &[f64]| weighted_sum([(x, &[1.0, a[0], a[1], a[2]])]);
-            let loss = consistency_loss(online, target, &pair, &[1.0; 4], Metric::SquaredL2, false);
+            let online = async |x: &Images, _: &[f64]| Ok(weighted_sum([(x, &a)]));
+            let target = async |x: &Images, _: &[f64]| Ok(weighted_sum([(x, &[1.0, a[0], a[1], a[2]])]));
+            let loss = block_on(consistency_loss(online, target, &pair, &[1.0; 4], Metric::SquaredL2, false)).unwrap();
             for (i, a) in a.iter_mut().enumerate() {
                 let (x, g) = (x_t.part(i..i + 1), loss.gradient.part(i..i + 1));
                 *a -= 0.8 * x.values.iter().zip(&g.values).map(|(x, g)| f64::from(x * g)).sum::<f64>();

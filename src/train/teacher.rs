@@ -1,5 +1,6 @@
 //! The EDM denoiser that is distilled: guidance, and sampling by integration of its ODE.
 
+#[cfg(not(target_arch = "wasm32"))]
 use std::path::Path;
 
 use crate::consistency::rng::Generator;
@@ -7,7 +8,9 @@ use crate::consistency::schedule::{Scalings, karras_sigma};
 use crate::error::{Error, Result};
 use crate::model::config::{SchedulerConfig, UNetConfig};
 use crate::model::unet::NO_CLASS;
-use crate::train::denoiser::{Denoiser, Engine};
+use crate::train::denoiser::Denoiser;
+#[cfg(not(target_arch = "wasm32"))]
+use crate::train::denoiser::Engine;
 use crate::train::images::{Images, weighted_sum};
 use crate::train::ode::integrate;
 
@@ -55,6 +58,7 @@ impl Teacher {
     ///
     /// # Errors
     /// Those of [`Denoiser::read`], and [`Error::Input`] for a guide of another shape.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn read(folder: &Path, guide: Option<&Path>, engine: &Engine) -> Result<Self> {
         let (denoiser, weights) = Denoiser::read(folder, engine)?;
         let guide = guide.map(|guide| Denoiser::read(guide, engine)).transpose()?;
@@ -87,28 +91,31 @@ impl Teacher {
     /// D(x, σ), (B, C, H, W), under `guidance`: two network calls for guided samples, one for others.
     ///
     /// Each call's output is clamped to ±1 if the scheduler clips, as D is a mean of images in [−1, 1].
-    pub fn guided(&self, x: &Images, sigma: &[f64], labels: &[u32], guidance: &Guidance) -> Images {
+    ///
+    /// # Errors
+    /// [`Error::Gpu`], of a GPU alone.
+    pub async fn guided(&self, x: &Images, sigma: &[f64], labels: &[u32], guidance: &Guidance) -> Result<Images> {
         let clip = |output| self.denoiser.clip(output);
-        let mut output = clip(self.denoiser.call(&self.weights, Scalings::edm, x, sigma, labels));
+        let mut output = clip(self.denoiser.call(&self.weights, Scalings::edm, x, sigma, labels).await?);
         // One call for all from the first to the last guided sample: levels in training ascend.
         let is_guided = |s: &f64| guidance.at(*s) != 1.0;
         let (Some(first), Some(last)) = (sigma.iter().position(is_guided), sigma.iter().rposition(is_guided)) else {
-            return output;
+            return Ok(output);
         };
         let span = first..last + 1;
         let (sigma, labels) = (&sigma[span.clone()], &labels[span.clone()]);
         let x = x.part(span.clone());
         let worse = match &self.guide {
-            Some((guide, weights)) => guide.call(weights, Scalings::edm, &x, sigma, labels),
+            Some((guide, weights)) => guide.call(weights, Scalings::edm, &x, sigma, labels).await?,
             None => {
                 let no_classes = vec![NO_CLASS; labels.len()];
-                self.denoiser.call(&self.weights, Scalings::edm, &x, sigma, &no_classes)
+                self.denoiser.call(&self.weights, Scalings::edm, &x, sigma, &no_classes).await?
             }
         };
         let guided = clip(guidance.apply(&output.part(span.clone()), &clip(worse), sigma));
         let len = output.sample_len();
         output.values[span.start * len..span.end * len].copy_from_slice(&guided.values);
-        output
+        Ok(output)
     }
 
     /// Draws one sample per label with Karras et al. 2022, Algorithm 1, without churn: `steps` Karras levels from σ_max to
@@ -118,8 +125,8 @@ impl Teacher {
     /// ignores. Returns (B, C, H, W) in about [−1, 1].
     ///
     /// # Errors
-    /// [`Error::Input`] for fewer than two steps, no label, or a label that is not below the number of classes.
-    pub fn sample(&self, labels: &[u32], steps: usize, guidance: &Guidance, seed: u64) -> Result<Vec<f32>> {
+    /// [`Error::Input`] for fewer than two steps, no label, or a label that is not below the number of classes; [`Error::Gpu`], of a GPU alone.
+    pub async fn sample(&self, labels: &[u32], steps: usize, guidance: &Guidance, seed: u64) -> Result<Vec<f32>> {
         let denoiser = &self.denoiser;
         if steps < 2 {
             return Err(Error::Input(format!("expected at least 2 steps, found {steps}")));
@@ -135,7 +142,8 @@ impl Teacher {
         let sigmas: Vec<f64> = (0..steps).map(|i| karras_sigma(&levels, i)).collect();
         let z = Images::normal(denoiser.shape(labels.len()), &mut Generator::new(seed));
         let x = weighted_sum([(&z, &vec![levels.sigma_max; labels.len()])]);
-        Ok(integrate(|x, sigma| self.guided(x, sigma, labels, guidance), x, &sigmas).values)
+        let guided = async |x: &Images, sigma: &[f64]| self.guided(x, sigma, labels, guidance).await;
+        Ok(integrate(guided, x, &sigmas).await?.values)
     }
 }
 

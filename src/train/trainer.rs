@@ -1,6 +1,6 @@
 //! A run's settings and state, and one iteration of it.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 
 use crate::consistency::rng::Generator;
 use crate::consistency::schedule::Scalings;
@@ -99,7 +99,7 @@ pub struct Trainer {
     matrices: Matrices,
     critic_matrices: Matrices,
     /// The trajectories that are learnt from, and their number in the run.
-    trajectories: RefCell<Option<(u64, Trajectories)>>,
+    trajectories: Cell<Option<(u64, Trajectories)>>,
 }
 
 impl Trainer {
@@ -143,7 +143,7 @@ impl Trainer {
             critic.optimizer.step = state.optimizer.step;
             state.critic = Some(critic);
         }
-        let trajectories = RefCell::new(None);
+        let trajectories = Cell::new(None);
         let critic_loss = None;
         Ok(Self { denoiser, settings, state, teacher, critic_loss, matrices, critic_matrices, trajectories })
     }
@@ -157,7 +157,7 @@ impl Trainer {
     ///
     /// # Errors
     /// [`Error::Input`] when the loss is not finite and [`Error::Gpu`] when the device fails; the weights are then as before.
-    pub fn step(&mut self, batch: &Batch, generator: &mut Generator, progress: f64) -> Result<f32> {
+    pub async fn step(&mut self, batch: &Batch, generator: &mut Generator, progress: f64) -> Result<f32> {
         let shape = self.denoiser.shape(batch.labels.len());
         let y = Images::new(shape, batch.images.clone());
         let z = Images::normal(shape, generator);
@@ -166,8 +166,7 @@ impl Trainer {
             let dropped = |_: &&mut u32| generator.uniform_f64() < self.settings.class_dropout;
             labels.iter_mut().filter(dropped).for_each(|label| *label = NO_CLASS);
         }
-        let Evaluation { loss, recorded, comparison } = self.loss(&y, &z, &labels, generator, progress);
-        self.check()?;
+        let Evaluation { loss, recorded, comparison } = self.loss(&y, &z, &labels, generator, progress).await?;
         self.critic_loss = comparison.as_ref().map(|c| c.loss);
         let step = self.state.optimizer.step;
         if let Some(bad) = [Some(loss.value), self.critic_loss].into_iter().flatten().find(|v| !v.is_finite()) {
@@ -175,8 +174,10 @@ impl Trainer {
         }
         let lr = self.learning_rate(progress);
         let is_trained = comparison.is_none() || step >= CRITIC_WARM_UP;
-        let gradient = is_trained.then(|| self.denoiser.gradient(&self.state.weights, recorded, &loss.gradient));
-        self.denoiser.check()?;
+        let gradient = match is_trained {
+            true => Some(self.denoiser.gradient(&self.state.weights, recorded, &loss.gradient).await?),
+            false => None,
+        };
         let state = &mut self.state;
         if let (Some(comparison), Some(critic)) = (&comparison, &mut state.critic) {
             let lr = self.settings.critic_learning_rate * lr / self.settings.learning_rate;
@@ -193,13 +194,6 @@ impl Trainer {
         Ok(loss.value)
     }
 
-    /// The first error of the networks' devices since the last check.
-    fn check(&self) -> Result<()> {
-        let guide =
-            self.teacher.iter().flat_map(|t| std::iter::once(&t.denoiser).chain(t.guide.as_ref().map(|(d, _)| d)));
-        std::iter::once(&self.denoiser).chain(guide).try_for_each(Denoiser::check)
-    }
-
     /// The learning rate at `progress`.
     pub fn learning_rate(&self, progress: f64) -> f64 {
         let left = (1.0 - progress).max(0.0);
@@ -209,43 +203,50 @@ impl Trainer {
         self.settings.learning_rate * left / self.settings.decay
     }
 
-    fn loss(&self, y: &Images, z: &Images, labels: &[u32], generator: &mut Generator, progress: f64) -> Evaluation {
+    async fn loss(
+        &self,
+        y: &Images,
+        z: &Images,
+        labels: &[u32],
+        generator: &mut Generator,
+        progress: f64,
+    ) -> Result<Evaluation> {
         let recipe = &self.settings.recipe;
         let scheduler = &self.denoiser.scheduler;
         let clip = scheduler.clip_denoised;
         if let (&Recipe::Trajectories { calls, uses, first }, Some(teacher)) = (recipe, &self.teacher) {
-            return self.trajectory_loss(teacher, calls, uses, first, generator);
+            return self.trajectory_loss(teacher, calls, uses, first, generator).await;
         }
         let levels = recipe.levels(scheduler, progress, generator, labels.len());
         let (t, r) = (levels.t.as_slice(), levels.r.as_slice());
-        let record =
-            |scalings, x: &Images, s: &[f64]| self.denoiser.record(&self.state.weights, scalings, x, s, labels);
+        let theta = self.state.weights.as_slice();
         let x_t = perturb(y, z, t);
         let x_r = match (recipe, &self.teacher) {
             (Recipe::Edm { .. }, _) => {
-                let (output, recorded) = record(Scalings::edm, &x_t, t);
+                let (output, recorded) = self.denoiser.record(theta, Scalings::edm, &x_t, t, labels).await?;
                 let loss = edm_loss(&output, y, t, scheduler.sigma_data, clip);
-                return Evaluation { loss, recorded, comparison: None };
+                return Ok(Evaluation { loss, recorded, comparison: None });
             }
             (_, Some(teacher)) => {
-                let guided = |x: &Images, s: &[f64]| teacher.guided(x, s, labels, &self.settings.guidance);
+                let guided = async |x: &Images, s: &[f64]| teacher.guided(x, s, labels, &self.settings.guidance).await;
                 match (recipe, &self.state.critic) {
                     (Recipe::Dmd { .. }, Some(critic)) => {
-                        let (samples, recorded) = record(Scalings::new, &x_t, t);
+                        let (samples, recorded) = self.denoiser.record(theta, Scalings::new, &x_t, t, labels).await?;
                         // The critic has the teacher's architecture.
                         let comparison =
-                            compare(&teacher.denoiser, &critic.weights, guided, &samples, labels, generator);
-                        return Evaluation { loss: comparison.matching_loss(), recorded, comparison: Some(comparison) };
+                            compare(&teacher.denoiser, &critic.weights, guided, &samples, labels, generator).await?;
+                        let loss = comparison.matching_loss();
+                        return Ok(Evaluation { loss, recorded, comparison: Some(comparison) });
                     }
-                    (Recipe::Cd { .. }, _) => heun_step(guided, &x_t, t, r),
+                    (Recipe::Cd { .. }, _) => heun_step(guided, &x_t, t, r).await?,
                     // ECT's r may be 0, where Heun's second evaluation divides by 0.
-                    _ => euler_step(guided, &x_t, t, r),
+                    _ => euler_step(guided, &x_t, t, r).await?,
                 }
             }
             _ => perturb(y, z, r),
         };
-        let held = self.state.target.as_ref().unwrap_or(&self.state.weights);
-        let target = |x: &Images, s: &[f64]| self.denoiser.call(held, Scalings::new, x, s, labels);
+        let held = self.state.target.as_deref().unwrap_or(theta);
+        let target = async |x: &Images, s: &[f64]| self.denoiser.call(held, Scalings::new, x, s, labels).await;
         let metric = match recipe {
             Recipe::Ect { .. } => Metric::L2,
             _ => Metric::SquaredL2,
@@ -253,41 +254,45 @@ impl Trainer {
         let pair = Pair { x_t: &x_t, t, x_r: &x_r, r };
         let weights = recipe.weights(&levels, scheduler.sigma_data);
         let mut tape = None;
-        let online = |x: &Images, s: &[f64]| {
-            let (output, recorded) = record(Scalings::new, x, s);
+        let online = async |x: &Images, s: &[f64]| {
+            let (output, recorded) = self.denoiser.record(theta, Scalings::new, x, s, labels).await?;
             tape = Some(recorded);
-            output
+            Ok(output)
         };
-        let loss = consistency_loss(online, target, &pair, &weights, metric, clip);
-        Evaluation { loss, recorded: tape.expect("the loss calls f"), comparison: None }
+        let loss = consistency_loss(online, target, &pair, &weights, metric, clip).await?;
+        Ok(Evaluation { loss, recorded: tape.expect("the loss calls f"), comparison: None })
     }
 
     /// The loss of states of the trajectories of this iteration, which the teacher solves for `uses` iterations at once; data is
     /// not used. They are a function of the run's seed and their number, as a resumed run needs.
-    fn trajectory_loss(
+    async fn trajectory_loss(
         &self,
         teacher: &Teacher,
         calls: usize,
         uses: usize,
         first: f64,
         generator: &mut Generator,
-    ) -> Evaluation {
+    ) -> Result<Evaluation> {
         let Denoiser { config, scheduler, .. } = &self.denoiser;
         let number = self.state.optimizer.step / uses as u64;
-        let mut kept = self.trajectories.borrow_mut();
-        if kept.as_ref().is_none_or(|(of, _)| *of != number) {
-            let shape = self.denoiser.shape(self.settings.batch);
-            let denoiser =
-                |x: &Images, s: &[f64], labels: &[u32]| teacher.guided(x, s, labels, &self.settings.guidance);
-            let mut own = Generator::new(mix(!self.settings.seed, number));
-            let made = Trajectories::solve(denoiser, shape, calls, config.num_class_embeds, scheduler, &mut own);
-            kept.replace((number, made));
-        }
-        let (_, trajectories) = kept.as_ref().expect("made just before");
+        let kept = self.trajectories.take().filter(|(of, _)| *of == number);
+        let trajectories = match kept {
+            Some((_, trajectories)) => trajectories,
+            None => {
+                let shape = self.denoiser.shape(self.settings.batch);
+                let denoiser = async |x: &Images, s: &[f64], labels: &[u32]| {
+                    teacher.guided(x, s, labels, &self.settings.guidance).await
+                };
+                let mut own = Generator::new(mix(!self.settings.seed, number));
+                Trajectories::solve(denoiser, shape, calls, config.num_class_embeds, scheduler, &mut own).await?
+            }
+        };
         let (x, t) = trajectories.draw(first, scheduler.sigma_data, generator);
-        let (output, recorded) = self.denoiser.record(&self.state.weights, Scalings::new, &x, &t, &trajectories.labels);
+        let (theta, labels) = (&self.state.weights, &trajectories.labels);
+        let (output, recorded) = self.denoiser.record(theta, Scalings::new, &x, &t, labels).await?;
         let loss = picture_loss(&output, &trajectories.end, scheduler.clip_denoised);
-        Evaluation { loss, recorded, comparison: None }
+        self.trajectories.set(Some((number, trajectories)));
+        Ok(Evaluation { loss, recorded, comparison: None })
     }
 }
 

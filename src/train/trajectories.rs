@@ -6,6 +6,7 @@
 
 use crate::consistency::rng::Generator;
 use crate::consistency::schedule::karras_sigma;
+use crate::error::Result;
 use crate::model::config::SchedulerConfig;
 use crate::train::images::{Images, weighted_sum};
 use crate::train::ode::multistep;
@@ -30,14 +31,14 @@ impl Trajectories {
     ///
     /// The levels between the first and the last are moved by a random share of a step, so that all are learnt in time.
     /// Classes, of which there are `classes`, are uniform.
-    pub(super) fn solve(
-        denoiser: impl Fn(&Images, &[f64], &[u32]) -> Images,
+    pub(super) async fn solve(
+        denoiser: impl AsyncFn(&Images, &[f64], &[u32]) -> Result<Images>,
         shape: [usize; 4],
         calls: usize,
         classes: Option<usize>,
         scheduler: &SchedulerConfig,
         generator: &mut Generator,
-    ) -> Self {
+    ) -> Result<Self> {
         let batch = shape[0];
         let mut labels = vec![0; batch];
         if let Some(classes) = classes {
@@ -46,8 +47,9 @@ impl Trajectories {
         let noise = Images::normal(shape, generator);
         let sigmas = levels(scheduler, calls, generator.uniform_f64());
         let x = weighted_sum([(&noise, &vec![sigmas[0]; batch])]);
-        let (states, end) = multistep(|x, s| denoiser(x, s, &labels), x, &sigmas);
-        Self { labels, sigmas, states, end }
+        let of_labels = async |x: &Images, s: &[f64]| denoiser(x, s, &labels).await;
+        let (states, end) = multistep(of_labels, x, &sigmas).await?;
+        Ok(Self { labels, sigmas, states, end })
     }
 
     /// A state of each trajectory, and its level: the first of a share `first` of them, of the others any that is learnt.
@@ -84,11 +86,12 @@ mod tests {
 
     /// The trajectories of Gaussian data N(0, ¼): x_0 = x·½/√(¼ + σ²).
     fn of_gaussian(calls: usize) -> Trajectories {
-        let denoiser = |x: &Images, s: &[f64], _: &[u32]| {
-            weighted_sum([(x, &s.iter().map(|s| 0.25 / (0.25 + s * s)).collect::<Vec<_>>())])
+        let denoiser = async |x: &Images, s: &[f64], _: &[u32]| {
+            Ok(weighted_sum([(x, &s.iter().map(|s| 0.25 / (0.25 + s * s)).collect::<Vec<_>>())]))
         };
         let (scheduler, mut generator) = (SchedulerConfig::default(), Generator::new(1));
-        Trajectories::solve(denoiser, [6, 1, 4, 4], calls, Some(3), &scheduler, &mut generator)
+        let solved = Trajectories::solve(denoiser, [6, 1, 4, 4], calls, Some(3), &scheduler, &mut generator);
+        pollster::block_on(solved).unwrap()
     }
 
     #[test]

@@ -2,9 +2,12 @@
 
 use std::collections::HashMap;
 
+#[cfg(not(target_arch = "wasm32"))]
 use crate::checkpoint::folder::ModelFolder;
+use crate::checkpoint::stream::WeightStream;
+use crate::checkpoint::tensor::Arrival;
 use crate::consistency::rng::Generator;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::unet::Parameter;
 
 /// How many numbers `parameters` have together.
@@ -28,25 +31,61 @@ pub(super) fn parts<'a>(
     })
 }
 
-/// Puts weights by their names into one slice.
-///
-/// # Panics
-/// When one is absent; readers refuse such files.
-pub(super) fn in_order(parameters: &[Parameter], mut by_name: HashMap<String, Vec<f32>>) -> Vec<f32> {
-    parameters.iter().flat_map(|p| by_name.remove(&p.name).expect("each weight was read")).collect()
+/// Weights that arrive in pieces of safetensors files.
+pub struct WeightReader {
+    stream: WeightStream,
+    by_name: HashMap<String, Vec<f32>>,
+}
+
+impl WeightReader {
+    /// A reader of exactly `parameters`, from one file if `single_file`, else from several.
+    pub fn new(parameters: &[Parameter], single_file: bool) -> Self {
+        Self { stream: WeightStream::new(parameters, single_file, |_| None), by_name: HashMap::new() }
+    }
+
+    /// Takes the next bytes of the current file.
+    ///
+    /// # Errors
+    /// [`Error::Weights`](crate::Error::Weights) for what does not fit.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<()> {
+        self.stream.push(bytes, &mut |arrival| {
+            if let Arrival::Rows(rows) = arrival {
+                self.by_name.entry(rows.name.to_owned()).or_default().extend(rows.to_f32());
+            }
+            Ok(())
+        })
+    }
+
+    /// Ends the current file.
+    ///
+    /// # Errors
+    /// [`Error::Weights`](crate::Error::Weights) when it was too short.
+    pub fn end_file(&mut self) -> Result<()> {
+        self.stream.end_file()
+    }
+
+    /// All weights, in the order of `parameters`.
+    ///
+    /// # Errors
+    /// [`Error::Weights`](crate::Error::Weights) when some are missing.
+    pub fn finish(mut self, parameters: &[Parameter]) -> Result<Vec<f32>> {
+        self.stream.finish()?;
+        Ok(parameters.iter().flat_map(|p| self.by_name.remove(&p.name).unwrap_or_default()).collect())
+    }
 }
 
 /// Reads the weights of a model.
 ///
 /// # Errors
 /// Those of [`ModelFolder::read_weights`].
+#[cfg(not(target_arch = "wasm32"))]
 pub(super) fn read(folder: &ModelFolder, parameters: &[Parameter]) -> Result<Vec<f32>> {
     let mut by_name = HashMap::<String, Vec<f32>>::new();
     folder.read_weights(parameters, |_, _| {}, &mut |name, values| {
         by_name.entry(name.to_owned()).or_default().extend(values);
-        Ok::<(), Error>(())
+        Ok(())
     })?;
-    Ok(in_order(parameters, by_name))
+    Ok(parameters.iter().flat_map(|p| by_name.remove(&p.name).unwrap_or_default()).collect())
 }
 
 /// Random weights with the distributions of PyTorch's layers: weight and bias U(−1/√fan_in, 1/√fan_in), norms 1 and 0,

@@ -109,6 +109,7 @@ impl Stage {
                 clippy(&["--lib", "--no-default-features", "--features", "cpu"])?;
                 clippy(&wasm::LIBRARY)?;
                 clippy(&wasm::LIBRARY_CPU)?;
+                clippy(&wasm::LIBRARY_TRAIN)?;
                 // A workspace of its own, whose targets only a nightly compiler can run.
                 let fuzz = ["check", "--manifest-path", "fuzz/Cargo.toml", "--target-dir"];
                 run(cargo().args(fuzz).arg(&project.target))?;

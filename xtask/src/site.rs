@@ -25,6 +25,9 @@ const PKG: &str = "pkg";
 /// The folder of the code that only browsers without WebGPU download, which the budget leaves out.
 const CPU: &str = "pkg-cpu";
 
+/// The folder of the code that trains, which the page downloads when that is wanted, and which the budget leaves out.
+const TRAIN: &str = "pkg-train";
+
 /// The folder of the library's sources, which lie at the root of the site, next to those of the page.
 const LIBRARY: &str = "library";
 
@@ -34,6 +37,7 @@ pub fn build(project: &Project) -> Result<()> {
     let www = project.root.join("www");
     wasm::build(project, &www.join(PKG))?;
     wasm::build_cpu(project, &www.join(CPU))?;
+    wasm::build_train(project, &www.join(TRAIN))?;
 
     let dist = project.root.join(DIST);
     remove(&dist)?;
@@ -56,7 +60,7 @@ pub fn build(project: &Project) -> Result<()> {
 pub fn check(project: &Project) -> Result<()> {
     run(tools::biome(project)?.args(["ci", "--error-on-warnings"]))?;
     let www = project.root.join("www");
-    wasm::declare(project, &www.join(PKG), &www.join(CPU))?;
+    wasm::declare(project, &www.join(PKG), &www.join(CPU), &www.join(TRAIN))?;
     let tests = project.root.join("tests/web");
     tools::npm_packages(project, &tests)?;
     for folder in [www, tests] {
@@ -138,7 +142,7 @@ fn weigh(dist: &Path) -> Result<()> {
     files.sort();
 
     println!("{:>9} {:>9}", "bytes", "brotli");
-    let (mut runtime, mut controls, mut cpu) = (0, 0, 0);
+    let (mut runtime, mut controls, mut cpu, mut train) = (0, 0, 0, 0);
     for path in files {
         let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let compressed = compressed_size(&bytes)?;
@@ -146,6 +150,7 @@ fn weigh(dist: &Path) -> Result<()> {
         println!("{:>9} {compressed:>9} {}", bytes.len(), name.display());
         let sum = match () {
             () if name.starts_with(CPU) => &mut cpu,
+            () if name.starts_with(TRAIN) => &mut train,
             () if name.starts_with(PAGE) => &mut controls,
             () => &mut runtime,
         };
@@ -153,6 +158,7 @@ fn weigh(dist: &Path) -> Result<()> {
     }
     println!("{:>9} {runtime:>9} together, of at most {BUDGET}, and {controls} for the page's controls", "");
     println!("{:>9} {cpu:>9} in place of pkg without WebGPU", "");
+    println!("{:>9} {train:>9} where a page trains", "");
     ensure!(
         runtime <= BUDGET,
         "the code that samples is too heavy: {runtime} bytes after brotli, at most {BUDGET} allowed"

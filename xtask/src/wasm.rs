@@ -1,4 +1,4 @@
-//! From the library's source to `www/pkg/` and `www/pkg-cpu/`: cargo, wasm-bindgen, wasm-opt.
+//! From the library's source to `www/pkg/`, `www/pkg-cpu/` and `www/pkg-train/`: cargo, wasm-bindgen, wasm-opt.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,9 @@ pub const LIBRARY: [&str; 6] = ["--lib", "--target", TARGET, "--no-default-featu
 
 /// Cargo's arguments for the same library on the CPU, for browsers without WebGPU.
 pub const LIBRARY_CPU: [&str; 6] = ["--lib", "--target", TARGET, "--no-default-features", "--features", "web-cpu"];
+
+/// Cargo's arguments for the library that trains too.
+pub const LIBRARY_TRAIN: [&str; 6] = ["--lib", "--target", TARGET, "--no-default-features", "--features", "web-train"];
 
 /// Cargo's arguments for the benchmark's module.
 const BURN: [&str; 6] = ["--lib", "--target", TARGET, "--no-default-features", "--features", "bench"];
@@ -43,20 +46,26 @@ fn check_float_formatting(module: &Path) -> Result<()> {
 
 /// Builds the library that computes on the CPU, with vector instructions, and leaves the same things in `pkg`.
 pub fn build_cpu(project: &Project, pkg: &Path) -> Result<()> {
-    bind(project, &compile_cpu(project)?, pkg, SPEED)
+    bind(project, &compile_fast(project, LIBRARY_CPU)?, pkg, SPEED)
 }
 
-/// Leaves the same things as [`build`] and [`build_cpu`] in `pkg` and `cpu`, without the time that wasm-opt takes: enough to
-/// check the types of what imports them.
-pub fn declare(project: &Project, pkg: &Path, cpu: &Path) -> Result<()> {
+/// Builds the library that trains, with vector instructions, and leaves the same things in `pkg`.
+pub fn build_train(project: &Project, pkg: &Path) -> Result<()> {
+    bind(project, &compile_fast(project, LIBRARY_TRAIN)?, pkg, SPEED)
+}
+
+/// Leaves the same things as [`build`], [`build_cpu`] and [`build_train`] in `pkg`, `cpu` and `train`, without the time that
+/// wasm-opt takes: enough to check the types of what imports them.
+pub fn declare(project: &Project, pkg: &Path, cpu: &Path, train: &Path) -> Result<()> {
     generate(&compile(project)?, pkg, true)?;
-    generate(&compile_cpu(project)?, cpu, true)
+    generate(&compile_fast(project, LIBRARY_CPU)?, cpu, true)?;
+    generate(&compile_fast(project, LIBRARY_TRAIN)?, train, true)
 }
 
-/// Leaves the same things as [`declare`], whose scripts name no file: who starts a module says where it is.
+/// Leaves the first two of [`declare`], whose scripts name no file: who starts a module says where it is.
 pub fn placeless(project: &Project, pkg: &Path, cpu: &Path) -> Result<()> {
     generate(&compile(project)?, pkg, false)?;
-    generate(&compile_cpu(project)?, cpu, false)
+    generate(&compile_fast(project, LIBRARY_CPU)?, cpu, false)
 }
 
 /// Compiles the library for the browser; returns the folder of the module.
@@ -66,11 +75,11 @@ fn compile(project: &Project) -> Result<PathBuf> {
     Ok(project.target.join(TARGET).join("wasm"))
 }
 
-/// Compiles the library for browsers without WebGPU; returns the folder of the module.
-fn compile_cpu(project: &Project) -> Result<PathBuf> {
+/// Compiles a library that computes on the CPU; returns the folder of the module.
+fn compile_fast(project: &Project, library: [&str; 6]) -> Result<PathBuf> {
     tools::wasm_target(project)?;
     let vectors = format!("target.{TARGET}.rustflags=[\"-Ctarget-feature=+simd128\"]");
-    run(project.command("cargo").arg("build").args(LIBRARY_CPU).args(["--profile", "wasm-cpu", "--config", &vectors]))?;
+    run(project.command("cargo").arg("build").args(library).args(["--profile", "wasm-cpu", "--config", &vectors]))?;
     Ok(project.target.join(TARGET).join("wasm-cpu"))
 }
 

@@ -8,7 +8,8 @@ use consistency_sampler::file::check_writable;
 use consistency_sampler::image::png::encode_grid;
 use consistency_sampler::model::config::UNetConfig;
 use consistency_sampler::train::classifier::{Classifier, FEATURES};
-use consistency_sampler::train::data::{Flatness, Source, animals, check_class_names};
+use consistency_sampler::train::data::{Flatness, Source};
+use consistency_sampler::train::data_folder::{animals, check_class_names};
 use consistency_sampler::train::dataset::Dataset;
 use consistency_sampler::train::denoiser::Engine;
 use consistency_sampler::train::evaluation::{Moments, copies, frechet_distance};
@@ -416,7 +417,7 @@ fn samples(
         let mut images = match sampler {
             Sampler::Consistency(pipeline) => pollster::block_on(pipeline.sample(&request))?,
             Sampler::Edm(teacher, steps, guidance) => {
-                teacher.sample(labels, *steps, guidance, arguments.seed_of(index))?
+                pollster::block_on(teacher.sample(labels, *steps, guidance, arguments.seed_of(index)))?
             }
         };
         // To the range of 8-bit images.

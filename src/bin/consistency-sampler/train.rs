@@ -14,12 +14,14 @@ use consistency_sampler::file::{read, read_text};
 use consistency_sampler::image::png::write_grid;
 use consistency_sampler::model::config::{SchedulerConfig, UNetConfig};
 use consistency_sampler::model::unet::Parameter;
-use consistency_sampler::train::checkpoint::{read_record, read_state, write_model, write_state};
-use consistency_sampler::train::data::{Source, check_class_names, has_class_folders};
+use consistency_sampler::train::checkpoint::Saved;
+use consistency_sampler::train::data::Source;
+use consistency_sampler::train::data_folder::{check_class_names, has_class_folders};
 use consistency_sampler::train::dataset::Batch;
 use consistency_sampler::train::denoiser::{Denoiser, Engine};
 use consistency_sampler::train::objective::{CtSchedule, Recipe, Weighting};
 use consistency_sampler::train::record::Record;
+use consistency_sampler::train::run_folder::{read_record, read_state, write_model, write_state};
 use consistency_sampler::train::teacher::Teacher;
 use consistency_sampler::train::trainer::{Settings, State, Trainer};
 use consistency_sampler::train::weights::{count, initial_weights};
@@ -508,7 +510,7 @@ impl Run<'_> {
             if self.arguments.flip {
                 mirror_half(&mut batch, data.shape(), &mut generator);
             }
-            let loss = self.trainer.step(&batch, &mut generator, progress)?;
+            let loss = pollster::block_on(self.trainer.step(&batch, &mut generator, progress))?;
             self.trainer.state.seconds += iteration.elapsed().as_secs_f64();
 
             let step = self.trainer.state.optimizer.step;
@@ -556,7 +558,9 @@ impl Run<'_> {
 
     fn save(&mut self) -> Result<()> {
         let state = &self.trainer.state;
-        write_state(&self.arguments.state_file(), state, &self.parameters, self.critic.as_deref(), &self.record)?;
+        let (parameters, critic) = (&self.parameters, self.critic.as_deref());
+        let saved = Saved { state, parameters, critic, record: &self.record, teacher: None };
+        write_state(&self.arguments.state_file(), &saved)?;
         let unet = self.trainer.denoiser.unet();
         let (names, unet_json, scheduler_json) = (&self.class_names, &self.unet_json, &self.scheduler_json);
         let removed = write_model(&self.arguments.output, names, unet_json, scheduler_json, unet, &state.ema)?;
