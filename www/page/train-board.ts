@@ -3,12 +3,12 @@
 import { byId, element, type Facts, factRows, innerWidthOf, paint, pixelScale } from "./dom.js";
 import { many } from "./format.js";
 import { clock, curveWords, drawCurve } from "./loss-curve.js";
-import type { FromTrainer, Progress, Run } from "./train-messages.js";
+import type { FromTrainer, Phase, Progress, Run } from "./train-messages.js";
 import { NAMES } from "./train-plan.js";
 
-/** About how wide a sample is on the screen, in CSS pixels, and how many there are beside one another at least. */
-const WIDTH = 96;
-const FEWEST = 3;
+/** The most that a sample is wide on the screen, and the least between two, in CSS pixels. */
+const WIDTH = 128;
+const GAP = 10;
 
 type Message<T extends FromTrainer["type"]> = Extract<FromTrainer, { type: T }>;
 
@@ -54,7 +54,7 @@ export class TrainBoard {
     if (!run) return;
     this.#progress = progress;
     const { phase, spent, iteration, ended } = progress;
-    const sum = (some: Run["phases"]) => some.reduce((sum, { seconds }) => sum + seconds, 0);
+    const sum = (some: Phase[]) => some.reduce((sum, { seconds }) => sum + seconds, 0);
     const [elapsed, total] = [sum(run.phases.slice(0, phase)) + spent, sum(run.phases)];
     byId<HTMLProgressElement>("train-done").value = Math.min(elapsed / total, 1);
     Object.assign(this.#facts, {
@@ -93,9 +93,13 @@ export class TrainBoard {
   /** Gives samples and curve the room that there is. */
   fit(): void {
     if (!this.#run || byId("train-board").offsetParent === null) return;
-    const { size } = this.#run;
-    const room = Math.min(WIDTH, innerWidthOf(byId("train-well")) / FEWEST - 10);
-    for (const canvas of sheet.querySelectorAll("canvas")) canvas.style.width = `${size * pixelScale(room, size)}px`;
+    const { size, shown } = this.#run;
+    // As many beside one another as below one another, or two more.
+    const columns = shown.length > 9 ? 5 : 3;
+    const room = Math.min(WIDTH, innerWidthOf(byId("train-well")) / columns - GAP);
+    const width = size * pixelScale(room, size);
+    sheet.style.maxWidth = `${columns * (width + GAP)}px`;
+    for (const canvas of sheet.querySelectorAll("canvas")) canvas.style.width = `${width}px`;
     this.#drawCurve();
   }
 

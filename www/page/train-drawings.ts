@@ -23,10 +23,9 @@ export class Drawings {
   #shape: Shape = { size: 28, channels: 1 };
   #colour: Colour = [255, 255, 255];
   #place = byId("drawings");
-  #onChange: () => void;
+  #onChange = () => {};
 
   constructor(onChange: () => void) {
-    this.#onChange = onChange;
     byId("add-drawing").addEventListener("click", () => {
       this.#add();
       this.#drawings.at(-1)?.place.querySelector("canvas")?.focus();
@@ -34,6 +33,7 @@ export class Drawings {
     byId("pen").addEventListener("change", (event) => this.#choose((event.target as HTMLInputElement).value));
     for (let i = 0; i < FIRST; i++) this.#add();
     this.#renderPens();
+    this.#onChange = onChange;
   }
 
   /** The pictures are for a network of other ones. */

@@ -54,7 +54,7 @@ export interface Run {
   batch: number;
   /** By how many pixels an image is moved at random. */
   shift: number;
-  phases: Phase[];
+  phases: [Phase, ...Phase[]];
 }
 
 /** Losses in the order of time, fewer than there were iterations: each point is the mean of some that follow one another. */

@@ -9,13 +9,13 @@ export interface Shape {
   channels: number;
 }
 
-export type Width = "small" | "medium";
+export type Width = "tiny" | "small" | "medium";
 
 /** The channels of each level; each halves the picture's sides. */
 const CHANNELS: Record<number, Record<Width, number[]>> = {
-  28: { small: [16, 24, 32], medium: [32, 48, 64] },
-  32: { small: [24, 32, 48], medium: [32, 64, 96] },
-  64: { small: [16, 24, 48, 64], medium: [24, 48, 96, 128] },
+  28: { tiny: [8, 16, 16], small: [16, 24, 32], medium: [32, 48, 64] },
+  32: { tiny: [16, 16, 32], small: [24, 32, 48], medium: [32, 64, 96] },
+  64: { tiny: [8, 16, 32, 48], small: [16, 24, 48, 64], medium: [24, 48, 96, 128] },
 };
 
 /** How many levels, from the last one on, attend. */

@@ -17,7 +17,7 @@ const MOST_HALVINGS = 3;
 /** The most seconds that an iteration counts for: a computer may have slept meanwhile. */
 const LONGEST = 30;
 /** The noise of the samples. */
-const NOISE = 1;
+const NOISE = 1n;
 /** How the samples of a phase are made: network calls, or levels of the denoiser's path. */
 const CALLS: Record<Recipe, number> = { edm: 12, ect: 2, trajectories: 2 };
 const LOCK = "consistency-sampler-training";
@@ -33,9 +33,11 @@ let going = false;
 let looping = false;
 /** Calls of the module, one at a time. */
 let turn: Promise<unknown> = Promise.resolve();
-/** When there is something to do again, in milliseconds; `kept` in seconds of the run. */
+/** When there is something to do again, in milliseconds. */
 const due = { samples: 0, report: 0 };
+/** Seconds of training since a state was kept. */
 let unkept = 0;
+/** Whether the page was told that the browser keeps nothing. */
 let refused = false;
 /** Iterations since the last report. */
 let speed = { since: 0, iterations: 0, imagesPerSecond: 0 };
@@ -118,7 +120,8 @@ async function resume(begun: number): Promise<void> {
   }
   ({ run, data } = found);
   last = found;
-  await restore();
+  await open();
+  restore();
   ready();
 }
 
@@ -131,29 +134,29 @@ function ready(): void {
   } else go();
 }
 
-/** Makes the network of the run's phase. */
+/** Makes the network as it is at the run's beginning, but for initial weights that follow. */
 async function open(): Promise<void> {
   const module = await failing("network", "the WebAssembly module that trains", async () => {
     const module = await import("../pkg-train/consistency_sampler.js");
-    await module.default({ module_or_path: new URL("../pkg-train/consistency_sampler_bg.wasm", import.meta.url) });
+    await module.default();
     return module;
   });
-  const { recipe } = phaseOf();
+  const [{ recipe, learningRate }] = run.phases;
   const { unet, scheduler, seed, batch, shift } = run;
   const adapter = run.device === "gpu" && (await navigator.gpu?.requestAdapter().catch(() => null));
   const device = adapter ? "gpu" : "cpu";
-  const settings = { device, unet, scheduler, seed, batch, learningRate: rate(), recipe, shift };
-  training = await module.Training.create(JSON.stringify(settings));
+  training = await module.Training.create(
+    JSON.stringify({ device, unet, scheduler, seed, batch, learningRate, recipe, shift }),
+  );
   if (data.kind === "images") training.addImages(data.pixels, data.labels);
   else training.useAnimals(data.masks, data.width, data.parts);
 }
 
 /** Puts the network back to the last state. */
-async function restore(): Promise<void> {
-  training?.free();
+function restore(): void {
   progress = structuredClone(last.progress);
-  await open();
   training.restore(last.state);
+  training.setLearningRate(rate());
 }
 
 function phaseOf() {
@@ -246,7 +249,7 @@ async function advance(): Promise<void> {
 }
 
 /** The loss is not finite: the last kept state and half the learning rate. */
-async function backOff(reason: string): Promise<void> {
+function backOff(reason: string): void {
   const halvings = progress.halvings + 1;
   if (halvings > MOST_HALVINGS) {
     throw final(
@@ -254,7 +257,7 @@ async function backOff(reason: string): Promise<void> {
     );
   }
   last.progress.halvings = halvings;
-  await restore();
+  restore();
   post({ type: "note", text: `${reason}: back to the last kept state, with half the learning rate (${rate()})` });
 }
 

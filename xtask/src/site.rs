@@ -28,6 +28,9 @@ const CPU: &str = "pkg-cpu";
 /// The folder of the code that trains, which the page downloads when that is wanted, and which the budget leaves out.
 const TRAIN: &str = "pkg-train";
 
+/// The masks that animals are composed of, and where on the site the page that trains finds them.
+const ANIMALS: [&str; 2] = ["tests/goldens/animals", "data/animals"];
+
 /// The folder of the library's sources, which lie at the root of the site, next to those of the page.
 const LIBRARY: &str = "library";
 
@@ -45,6 +48,10 @@ pub fn build(project: &Project) -> Result<()> {
     others.retain(|file| file.file_name() != Some("tsconfig.json".as_ref()));
     copy_files(&www, &dist, others)?;
     compile(project, &www, &dist, scripts)?;
+    let [masks, copies] = ANIMALS;
+    for name in ["masks.png", "parts.json", "LICENSE"] {
+        copy_file(&project.root.join(masks).join(name), &dist.join(copies).join(name))?;
+    }
     let models = models(&project.root.join("weights"))?;
     for model in &models {
         let folder = dist.join("weights").join(model.file_name().expect("a directory entry has a name"));
