@@ -35,14 +35,14 @@ function halved(points: Point[]): Point[] {
   return joined;
 }
 
-/** The curve of a phase, each point the mean of those before it, nearer ones weighing more. */
+/** The curve of a phase, each point the mean of those around it. */
 export function smoothed(points: Point[], phase: number): Point[] {
   const own = points.filter((point) => point.phase === phase);
-  const memory = 1 - 1 / Math.max(1, Math.min(12, own.length / 8));
-  let [sum, weight] = [0, 0];
-  return own.map((point) => {
-    sum = memory * sum + point.loss;
-    weight = memory * weight + 1;
-    return { ...point, loss: sum / weight };
+  const reach = Math.min(10, Math.floor(own.length / 12));
+  return own.map((point, i) => {
+    // As many on either side, so that the ends do not lag.
+    const aside = Math.min(reach, i, own.length - 1 - i);
+    const near = own.slice(i - aside, i + aside + 1);
+    return { ...point, loss: near.reduce((sum, { loss }) => sum + loss, 0) / near.length };
   });
 }

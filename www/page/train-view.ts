@@ -108,6 +108,8 @@ export class TrainView {
     document.addEventListener("visibilitychange", () => {
       if (document.hidden) this.#shown?.session.keep();
     });
+    // What was chosen before this script came, if anything was.
+    fields.shape.value = SHAPES[fields.source.value];
     this.#offerKept();
   }
 
