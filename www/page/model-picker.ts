@@ -169,7 +169,7 @@ export function describe(info: ModelInfo): void {
 }
 
 /** A model's name without what leads to it: the last folder of an address, a hub id as it is. */
-const shortName = (name: string) => (/^https?:/.test(name) && name.split("/").at(-2)) || name;
+export const shortName = (name: string) => (/^https?:/.test(name) && name.split("/").at(-2)) || name;
 
 function onProgress({ stage, bytes, total, bytesPerSecond, secondsLeft, retry }: LoadProgress): void {
   const bar = byId<HTMLProgressElement>("bar");

@@ -3,6 +3,7 @@
 import { byId, element, type Facts, factRows, innerWidthOf, paint, pixelScale } from "./dom.js";
 import { many } from "./format.js";
 import { clock, curveWords, drawCurve } from "./loss-curve.js";
+import { shortName } from "./model-picker.js";
 import type { FromTrainer, Phase, Progress, Run } from "./train-messages.js";
 import { NAMES } from "./train-plan.js";
 
@@ -28,7 +29,10 @@ export class TrainBoard {
   show(run: Run): void {
     this.#run = run;
     this.#progress = null;
-    this.#facts = { "Learns from": run.about, "Begins with": run.from ?? "random weights" };
+    this.#facts = {
+      "Learns from": run.about,
+      "Begins with": run.from === null ? "random weights" : shortName(run.from),
+    };
     byId("train-facts").replaceChildren(...factRows(this.#facts));
     sheet.replaceChildren();
     byId("train-caption").textContent = "Samples come here every few seconds";
