@@ -27,6 +27,27 @@ pub fn animals(folder: &Path, size: usize) -> Result<Option<Animals>> {
     }
 }
 
+/// A size for the pictures of a folder: MNIST's 28, 64 for animals, else the largest of 64, 48, 32 and 28 that nine of ten
+/// pictures have in both directions, or, of smaller ones, the largest multiple of 4.
+///
+/// # Errors
+/// Those of [`Source::open`]; [`Error::Input`] for pictures of less than 8 pixels.
+pub fn natural_size(folder: &Path) -> Result<usize> {
+    let sides = match Kind::of(folder)? {
+        Kind::Mnist(_) => return Ok(28),
+        Kind::Masks => return Ok(64),
+        Kind::Images => image_folder::some_sides(folder)?,
+    };
+    // A folder without pictures is refused when it is read.
+    let most = sides.get(sides.len() / 10).copied().unwrap_or(64);
+    match [64, 48, 32, 28].into_iter().find(|&size| size <= most).unwrap_or(most / 4 * 4) {
+        0..8 => {
+            Err(Error::Input(format!("{}: expected pictures of 8×8 pixels or more, found {most}", folder.display())))
+        }
+        size => Ok(size),
+    }
+}
+
 /// Checks that a model which knows the names of its classes has those of the data, each at its label.
 ///
 /// # Errors
@@ -69,9 +90,10 @@ impl Source {
     /// Reads a folder: the masks of animals (`masks.png`, `parts.json`), MNIST's IDX files (`train-images-idx3-ubyte`, …,
     /// compressed or not, in the folder or in `raw/` or `MNIST/raw/` below it), or images.
     ///
-    /// An image folder holds PNGs and JPEGs of one size, grey or RGB (alpha is composed on black); each sub-folder is a
+    /// An image folder holds PNGs and JPEGs, grey or RGB (alpha is composed on black), which are cut to the square in their middle
+    /// and scaled to `size`; with a `size` of 0 they must have one size. Each sub-folder is a
     /// class, in alphabetical order, and images in the folder itself make one class. Animals are composed at `size` × `size`
-    /// pixels; all else has the size of its files.
+    /// pixels; MNIST has 28.
     ///
     /// # Errors
     /// [`Error::Io`] for unreadable files, [`Error::Input`] for what they hold.
@@ -79,7 +101,7 @@ impl Source {
         Ok(match Kind::of(folder)? {
             Kind::Masks => Self::Animals(Box::new(Animals::open(folder, size)?)),
             Kind::Mnist(folder) => Self::Images(mnist::read(&folder, mnist::Split::Train)?),
-            Kind::Images => Self::Images(image_folder::read(folder)?),
+            Kind::Images => Self::Images(image_folder::read(folder, size)?),
         })
     }
 
@@ -97,7 +119,7 @@ impl Source {
             Kind::Mnist(folder) => {
                 Ok((mnist::read(&folder, mnist::Split::Train)?, mnist::read(&folder, mnist::Split::Test)?))
             }
-            Kind::Images => match image_folder::read(folder)? {
+            Kind::Images => match image_folder::read(folder, size)? {
                 all if all.len() >= 10 => Ok(all.hold_out()),
                 few => {
                     let found = few.len();

@@ -12,7 +12,10 @@ use crate::file;
 use crate::image::png::{Rgba, decode_rgba};
 use crate::train::dataset::Dataset;
 
-/// Reads a folder of PNGs and JPEGs of one size; alpha is composed on black.
+/// Reads a folder of PNGs and JPEGs; alpha is composed on black.
+///
+/// Pictures of another size than `side` × `side` are cut to the square in their middle and scaled by areas; those with a shorter
+/// side below `side` are left out. With a `side` of 0 all must have one size.
 ///
 /// Each sub-folder is a class, in alphabetical order; images in the folder itself make one class, `all`. The set is grey if
 /// every file is, else grey images become three equal channels. What systems and programs leave in folders (names that
@@ -22,7 +25,7 @@ use crate::train::dataset::Dataset;
 /// # Errors
 /// [`Error::Io`] for unreadable files, [`Error::Input`] for a folder without images, a class without images, whose absence
 /// would change the labels of others, images beside classes, damaged files, or images of different sizes.
-pub fn read(folder: &Path) -> Result<Dataset> {
+pub fn read(folder: &Path, side: usize) -> Result<Dataset> {
     let top = Listing::of(folder)?;
     let mut subs = top.folders.iter().map(|sub| Ok((sub, Listing::of(sub)?))).collect::<Result<Vec<_>>>()?;
     let mut left_out = top.others.clone();
@@ -65,20 +68,91 @@ pub fn read(folder: &Path) -> Result<Dataset> {
         }
     };
     let mut all = Dataset::new([0; 3], vec![]);
+    let within = |path: &PathBuf| path.strip_prefix(folder).unwrap_or(path).display().to_string();
+    all.left_out = left_out.iter().map(|path| format!("{} (neither PNG nor JPEG)", within(path))).collect();
     for (label, (name, files)) in classes.into_iter().enumerate() {
+        let before = all.len();
         for file in files {
-            add(&mut all, &file, label as u32)?;
+            let image = read_image(&file)?;
+            let (width, height) = (image.width, image.height);
+            match image.fitted(side) {
+                Some(image) => add(&mut all, &image, &file, label as u32)?,
+                None => all.left_out.push(format!("{} ({width}×{height} pixels)", within(&file))),
+            }
+        }
+        if all.len() == before {
+            let (count, last) = (all.left_out.len(), all.left_out.last().map_or("", String::as_str));
+            let m =
+                format!("{name}: expected a picture of {side}×{side} pixels or more, found none of {count}: {last}");
+            return Err(Error::Input(format!("{}: {m}", folder.display())));
         }
         all.classes.push(name);
     }
-    let within = |path: &PathBuf| path.strip_prefix(folder).unwrap_or(path).display().to_string();
-    all.left_out = left_out.iter().map(within).collect();
     Ok(all)
 }
 
-/// Adds the image of a file.
-fn add(all: &mut Dataset, file: &Path, label: u32) -> Result<()> {
-    let image = read_image(file)?;
+impl Rgba {
+    /// The square in the middle at `side` × `side` pixels, each the mean of the area that it covers; none where the picture is
+    /// smaller. A `side` of 0 leaves it as it is.
+    fn fitted(self, side: usize) -> Option<Self> {
+        let (width, height) = (self.width, self.height);
+        let square = width.min(height);
+        if side == 0 || (width, height) == (side, side) {
+            return Some(self);
+        }
+        if square < side {
+            return None;
+        }
+        let (left, top) = ((width - square) / 2, (height - square) / 2);
+        // For each new row or column those that it covers, with the share of each.
+        let covered = |i: usize| {
+            let [from, to] = [i, i + 1].map(|edge| edge as f64 * square as f64 / side as f64);
+            (from as usize..(to.ceil() as usize).min(square))
+                .map(move |at| (at, to.min(at as f64 + 1.0) - from.max(at as f64)))
+        };
+        let mean = |y: usize, x: usize| {
+            let mut sums = [0.0; 4];
+            for (row, high) in covered(y) {
+                for (column, wide) in covered(x) {
+                    let pixel = self.pixels[(top + row) * width + left + column];
+                    // Colours count as much as they are seen.
+                    let alpha = f64::from(pixel[3]) * high * wide;
+                    (0..3).for_each(|c| sums[c] += f64::from(pixel[c]) * alpha);
+                    sums[3] += alpha;
+                }
+            }
+            let area = (square as f64 / side as f64).powi(2);
+            let colour = |c: usize| (sums[c] / sums[3].max(1e-9)).round() as u8;
+            [colour(0), colour(1), colour(2), (sums[3] / area).round() as u8]
+        };
+        let pixels = (0..side).flat_map(|y| (0..side).map(move |x| (y, x))).map(|(y, x)| mean(y, x)).collect();
+        Some(Self { width: side, height: side, grey: self.grey, pixels })
+    }
+}
+
+/// The shorter sides of some of a folder's pictures, ascending.
+///
+/// # Errors
+/// Those of [`read`].
+pub fn some_sides(folder: &Path) -> Result<Vec<usize>> {
+    const SOME: usize = 100;
+    let top = Listing::of(folder)?;
+    let mut images = top.images;
+    for sub in &top.folders {
+        images.extend(Listing::of(sub)?.images);
+    }
+    let step = images.len().div_ceil(SOME).max(1);
+    let mut sides = Vec::new();
+    for path in images.iter().step_by(step) {
+        let image = read_image(path)?;
+        sides.push(image.width.min(image.height));
+    }
+    sides.sort_unstable();
+    Ok(sides)
+}
+
+/// Adds an image, which a file holds.
+fn add(all: &mut Dataset, image: &Rgba, file: &Path, label: u32) -> Result<()> {
     if all.labels.is_empty() {
         all.shape = [if image.grey { 1 } else { 3 }, image.height, image.width];
     }
@@ -196,23 +270,72 @@ mod tests {
     }
 
     #[test]
+    fn pictures_are_cut_to_their_middle_and_scaled_by_areas() {
+        let grey = |width: usize, values: &[u8]| Rgba {
+            width,
+            height: values.len() / width,
+            grey: true,
+            pixels: values.iter().map(|&v| [v, v, v, 255]).collect(),
+        };
+        let values = |image: Option<Rgba>| image.map(|i| i.pixels.iter().map(|p| p[0]).collect::<Vec<_>>());
+        // 4×2: the middle is 2×2.
+        assert_eq!(values(grey(4, &[9, 10, 20, 9, 9, 30, 40, 9]).fitted(1)), Some(vec![25]));
+        assert_eq!(values(grey(4, &[9, 10, 20, 9, 9, 30, 40, 9]).fitted(2)), Some(vec![10, 20, 30, 40]));
+        // 3 pixels to 2: each covers one and a half.
+        assert_eq!(values(grey(3, &[0, 90, 180, 0, 90, 180, 0, 90, 180]).fitted(2)), Some(vec![30, 150, 30, 150]));
+        assert_eq!(values(grey(4, &[0; 8]).fitted(3)), None);
+        // What is not seen has no colour.
+        let clear = Rgba {
+            width: 2,
+            height: 2,
+            grey: false,
+            pixels: vec![[200, 0, 0, 255], [0, 99, 0, 0], [200, 0, 0, 255], [0; 4]],
+        };
+        assert_eq!(clear.fitted(1).unwrap().pixels, [[200, 0, 0, 128]]);
+    }
+
+    #[test]
+    fn pictures_that_are_too_small_are_named_and_a_class_of_them_is_refused() {
+        let folder = scratch("small");
+        for (class, width) in [("a", 3), ("a", 1), ("b", 4)] {
+            std::fs::create_dir_all(folder.join(class)).unwrap();
+            let mut encoder =
+                png::Encoder::new(File::create(folder.join(format!("{class}/{width}.png"))).unwrap(), width, 3);
+            encoder.set_color(png::ColorType::Grayscale);
+            encoder.write_header().unwrap().write_image_data(&vec![7; 3 * width as usize]).unwrap();
+        }
+        let data = read(&folder, 2).unwrap();
+        assert_eq!(
+            (data.len(), data.shape, data.left_out.as_slice()),
+            (2, [1, 2, 2], &["a/1.png (1×3 pixels)".into()][..])
+        );
+        assert_eq!(some_sides(&folder), Ok(vec![1, 3, 3]));
+        let refused = read(&folder, 4).unwrap_err().to_string();
+        assert!(
+            refused.ends_with("a: expected a picture of 4×4 pixels or more, found none of 2: a/3.png (3×3 pixels)"),
+            "{refused}"
+        );
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
     fn sub_folders_are_classes() {
         let folder = scratch("folders");
-        assert!(read(&folder).unwrap_err().to_string().contains("found neither"));
+        assert!(read(&folder, 0).unwrap_err().to_string().contains("found neither"));
         for (class, rgba) in [("b", [255, 0, 0, 255, 0, 255, 0, 0]), ("a", [0, 0, 255, 255, 255, 255, 255, 51])] {
             std::fs::create_dir(folder.join(class)).unwrap();
             png(&folder.join(class).join("1.png"), png::ColorType::Rgba, 2, &rgba);
         }
-        let data = read(&folder).unwrap();
+        let data = read(&folder, 0).unwrap();
         assert_eq!((data.len(), data.shape, data.classes.as_slice()), (2, [3, 1, 2], &["a".into(), "b".into()][..]));
         // Planes of R, G and B; a transparent pixel is black.
         assert_eq!(bytes(&data), [0.0, 51.0, 0.0, 51.0, 255.0, 51.0, 255.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
         png(&folder.join("b/2.png"), png::ColorType::Rgb, 1, &[1, 2, 3]);
         assert!(
-            read(&folder).unwrap_err().to_string().contains("expected 2×1 pixels as in the first image, found 1×1")
+            read(&folder, 0).unwrap_err().to_string().contains("expected 2×1 pixels as in the first image, found 1×1")
         );
         png(&folder.join("c.png"), png::ColorType::Rgb, 1, &[1, 2, 3]);
-        assert!(read(&folder).unwrap_err().to_string().contains("found 1 beside them"));
+        assert!(read(&folder, 0).unwrap_err().to_string().contains("found 1 beside them"));
         std::fs::remove_dir_all(folder).unwrap();
     }
 
@@ -223,10 +346,10 @@ mod tests {
             std::fs::create_dir(folder.join(class)).unwrap();
             png(&folder.join(class).join("1.png"), png::ColorType::Grayscale, 2, &[7, 9]);
         }
-        let data = read(&folder).unwrap();
+        let data = read(&folder, 0).unwrap();
         assert_eq!((data.shape, bytes(&data)), ([1, 1, 2], vec![7.0, 9.0, 7.0, 9.0]));
         png(&folder.join("b/0.png"), png::ColorType::Rgb, 2, &[1, 2, 3, 4, 5, 6]);
-        let data = read(&folder).unwrap();
+        let data = read(&folder, 0).unwrap();
         let grey = [7.0, 9.0].repeat(3);
         assert_eq!(
             (data.shape, bytes(&data)),
@@ -249,18 +372,21 @@ mod tests {
             png(&folder.join(litter).join("1.png"), png::ColorType::Grayscale, 1, &[7]);
         }
         [".DS_Store", "desktop.ini"].iter().for_each(|name| std::fs::write(folder.join(name), "").unwrap());
-        let data = read(&folder).unwrap();
+        let data = read(&folder, 0).unwrap();
         assert_eq!((data.len(), &data.classes, &data.left_out), (2, &vec!["a".into(), "b".into()], &vec![]));
 
         std::fs::write(folder.join("labels.csv"), "").unwrap();
         std::fs::write(folder.join("a/x.webp"), "").unwrap();
         std::fs::create_dir(folder.join("b/more")).unwrap();
-        assert_eq!(read(&folder).unwrap().left_out, ["labels.csv", "a/x.webp", "b/more"]);
+        assert_eq!(
+            read(&folder, 0).unwrap().left_out,
+            ["labels.csv", "a/x.webp", "b/more"].map(|name| format!("{name} (neither PNG nor JPEG)"))
+        );
 
         // A class that is not read would give the next one its label.
         let empty = folder.join("aa");
         std::fs::create_dir(&empty).unwrap();
-        let refused = || read(&folder).unwrap_err().to_string();
+        let refused = || read(&folder, 0).unwrap_err().to_string();
         assert_eq!(refused(), format!("{}: expected images of the class, found none", empty.display()));
         std::fs::write(empty.join("x.webp"), "").unwrap();
         assert!(refused().ends_with("aa: expected images of the class, found none but files of other kinds (x.webp)"));
@@ -269,7 +395,7 @@ mod tests {
         let parts = scratch("parts");
         ["test/a", "train/a"].iter().for_each(|part| std::fs::create_dir_all(parts.join(part)).unwrap());
         let hint = format!("found neither: give the folder of the classes, perhaps {}", parts.join("train").display());
-        assert!(read(&parts).unwrap_err().to_string().ends_with(&hint));
+        assert!(read(&parts, 0).unwrap_err().to_string().ends_with(&hint));
         std::fs::remove_dir_all(parts).unwrap();
         std::fs::remove_dir_all(folder).unwrap();
     }
@@ -283,19 +409,19 @@ mod tests {
         });
         let folder = scratch("jpeg");
         std::fs::write(folder.join("1.JPEG"), &grey).unwrap();
-        let data = read(&folder).unwrap();
+        let data = read(&folder, 0).unwrap();
         assert_eq!((data.shape, bytes(&data)), ([1, 8, 8], vec![64.0; 64]));
         std::fs::write(folder.join("2.png"), &colour).unwrap();
-        let data = read(&folder).unwrap();
+        let data = read(&folder, 0).unwrap();
         assert_eq!(data.shape, [3, 8, 8]);
         let [grey_pixels, colour_pixels] = bytes(&data).as_chunks::<192>().0.to_vec().try_into().unwrap();
         assert_eq!(grey_pixels, [64.0; 192]);
         let expected = [200.0, 40.0, 90.0].map(|v| [v; 64]).concat();
         assert!(colour_pixels.iter().zip(expected).all(|(found, v)| (found - v).abs() <= 2.0), "{colour_pixels:?}");
         std::fs::write(folder.join("2.png"), "RIFF....WEBP").unwrap();
-        assert!(read(&folder).unwrap_err().to_string().ends_with("2.png: expected a PNG or JPEG, found neither"));
+        assert!(read(&folder, 0).unwrap_err().to_string().ends_with("2.png: expected a PNG or JPEG, found neither"));
         std::fs::write(folder.join("2.png"), &colour[..colour.len() - 12]).unwrap();
-        assert!(read(&folder).unwrap_err().to_string().contains("2.png: damaged JPEG: "));
+        assert!(read(&folder, 0).unwrap_err().to_string().contains("2.png: damaged JPEG: "));
         std::fs::remove_dir_all(folder).unwrap();
     }
 

@@ -239,8 +239,8 @@ impl Training {
 
     /// Samples of the averaged weights as RGBA bytes, one picture after another, one for each label, which a network without
     /// classes ignores. `calls` is 1 or 2 of a consistency function; a denoiser's ODE is solved on 12 levels.
-    pub async fn sample(&mut self, seed: u64, labels: &[u32], calls: usize) -> JsResult<Uint8ClampedArray> {
-        let images = self.draw(seed, labels, calls).await.map_err(to_js)?;
+    pub async fn sample(&mut self, seed: u32, labels: &[u32], calls: usize) -> JsResult<Uint8ClampedArray> {
+        let images = self.draw(seed.into(), labels, calls).await.map_err(to_js)?;
         let [_, channels, height, width] = self.trainer.denoiser.shape(1);
         Ok(Uint8ClampedArray::from(to_rgba(&images, channels, height * width).as_slice()))
     }

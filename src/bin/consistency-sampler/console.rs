@@ -20,7 +20,7 @@ pub fn note_left_out(names: &[String]) {
             more => format!(" and {more} more"),
         };
         let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
-        note(format_args!("left out, neither PNG nor JPEG: {shown}{more}"));
+        note(format_args!("left out: {shown}{more}"));
     }
 }
 

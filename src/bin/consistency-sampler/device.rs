@@ -27,7 +27,7 @@ pub struct ModelArguments {
 }
 
 /// How models by id are found.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct HubArguments {
     /// Ask no hub: a model by id is taken from the cache
     #[arg(long)]

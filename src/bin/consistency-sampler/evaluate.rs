@@ -42,7 +42,7 @@ pub struct Arguments {
     #[command(flatten)]
     precision: PrecisionArguments,
 
-    /// The training data: MNIST's IDX files, PNGs or JPEGs of one size with a sub-folder for each class, or the masks of animals
+    /// The training data: MNIST's IDX files, PNGs or JPEGs with a sub-folder for each class, or the masks of animals
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
 
@@ -84,11 +84,13 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     let folder = arguments.model.folder(&arguments.precision)?;
-    let (train, test) = Source::open_split(&arguments.data, folder.unet.sample_size[0])?;
+    let guidance = arguments.guidance.guidance()?;
+    check(arguments, &folder, &guidance)?;
+    let [height, width] = folder.unet.sample_size;
+    let (train, test) = Source::open_split(&arguments.data, if height == width { height } else { 0 })?;
     note(format_args!("data: {}; {} more to test", train.summary(), test.len()));
     note_left_out(&train.left_out);
-    let guidance = arguments.guidance.guidance()?;
-    check(arguments, &folder, &train, &guidance)?;
+    check_data(&folder, &train)?;
     check_class_names("--model", &folder, &train.classes)?;
     if let Some(report) = &arguments.report {
         arguments.model.check_output(&folder, "--report", report)?;
@@ -323,8 +325,8 @@ impl Arguments {
     }
 }
 
-/// Checks the arguments before anything is computed.
-fn check(arguments: &Arguments, folder: &ModelFolder, data: &Dataset, guidance: &Guidance) -> Result<()> {
+/// Checks the options before anything is read.
+fn check(arguments: &Arguments, folder: &ModelFolder, guidance: &Guidance) -> Result<()> {
     arguments.request(&folder.unet, 0, &[0]).schedule(&folder.scheduler)?;
     if arguments.edm_steps.is_some_and(|steps| steps < 2) {
         return Err(Error::Input(format!(
@@ -338,6 +340,11 @@ fn check(arguments: &Arguments, folder: &ModelFolder, data: &Dataset, guidance: 
     if arguments.samples < 2 {
         return Err(Error::Input(format!("--samples: expected at least 2, found {}", arguments.samples)));
     }
+    Ok(())
+}
+
+/// Checks that a model is one of the data.
+fn check_data(folder: &ModelFolder, data: &Dataset) -> Result<()> {
     let [height, width] = folder.unet.sample_size;
     let (expected, found) = ([folder.unet.in_channels, height, width], data.shape);
     if expected != found {

@@ -20,7 +20,10 @@ Example: half of the bytes
 
 #[cfg(feature = "train")]
 pub const TRAIN: &str = "\
-Example: an hour from a trained model, to be continued by the same command with --resume
+Example: a model of your pictures in an hour, a folder for each class; the same command with --resume goes on after a stop
+  consistency-sampler train --data pictures --output mine --minutes 60
+
+Example: one recipe, from a trained model
   consistency-sampler train --recipe ect --data mnist/ --init weights/mnist --output mine --minutes 60";
 
 #[cfg(feature = "train")]

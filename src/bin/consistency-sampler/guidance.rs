@@ -7,7 +7,7 @@ use consistency_sampler::train::record::Record;
 use consistency_sampler::train::teacher::Guidance;
 use consistency_sampler::{Error, Result};
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct GuidanceArguments {
     /// Strength of the denoiser's guidance; 1 is none. It extrapolates from the output without a class, for which the
     /// denoiser must have been trained with --class-dropout, or from the output of --guide

@@ -14,6 +14,8 @@ mod guidance;
 #[cfg(feature = "train")]
 mod losses;
 #[cfg(feature = "train")]
+mod plan;
+#[cfg(feature = "train")]
 mod report;
 mod sample;
 mod signals;

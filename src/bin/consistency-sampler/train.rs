@@ -1,6 +1,7 @@
 //! `consistency-sampler train`.
 
 use std::fs;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -13,10 +14,10 @@ use consistency_sampler::cpu::CpuUNet;
 use consistency_sampler::file::{read, read_text};
 use consistency_sampler::image::png::write_grid;
 use consistency_sampler::model::config::{SchedulerConfig, UNetConfig};
-use consistency_sampler::model::unet::Parameter;
+use consistency_sampler::model::unet::{Parameter, UNet};
 use consistency_sampler::train::checkpoint::Saved;
 use consistency_sampler::train::data::Source;
-use consistency_sampler::train::data_folder::{check_class_names, has_class_folders};
+use consistency_sampler::train::data_folder::{check_class_names, has_class_folders, natural_size};
 use consistency_sampler::train::dataset::Batch;
 use consistency_sampler::train::denoiser::{Denoiser, Engine};
 use consistency_sampler::train::objective::{CtSchedule, Recipe, Weighting};
@@ -33,6 +34,7 @@ use crate::device::{HubArguments, style};
 use crate::files::whole;
 use crate::guidance::GuidanceArguments;
 use crate::losses::Losses;
+use crate::plan;
 use crate::report::{Report, number};
 use crate::signals::Stop;
 
@@ -51,13 +53,17 @@ const SCHEDULER: &str = r#"{
 }
 "#;
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Arguments {
-    /// The objective
+    /// The objective [default: a denoiser, then its distillation, in --output]
     #[arg(long, value_enum)]
-    recipe: RecipeName,
+    recipe: Option<RecipeName>,
 
-    /// Training data: MNIST's IDX files, PNGs or JPEGs of one size with a sub-folder for each class, or the masks of animals
+    /// Height and width of the pictures, without --recipe [default: what fits the data: 28, 32, 48 or 64]
+    #[arg(long, value_name = "PIXELS", conflicts_with_all = ["recipe", "config"])]
+    size: Option<usize>,
+
+    /// Training data: MNIST's IDX files, PNGs or JPEGs with a sub-folder for each class, or the masks of animals
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
 
@@ -70,15 +76,19 @@ pub struct Arguments {
     output: PathBuf,
 
     /// A model to start from; its configuration is the new model's
-    #[arg(long, value_name = "MODEL", conflicts_with = "config")]
+    #[arg(long, value_name = "MODEL", conflicts_with = "config", requires = "recipe")]
     init: Option<PathBuf>,
 
     /// A unet/config.json to start from random weights
-    #[arg(long, value_name = "FILE", required_unless_present = "init")]
+    #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
+    /// The text of a configuration in place of a file
+    #[arg(skip)]
+    unet_json: Option<String>,
+
     /// The EDM denoiser to distil: by its whole trajectories (trajectories), Heun steps (cd), Euler steps in place of those of the data (ect), or its score (dmd)
-    #[arg(long, value_name = "MODEL")]
+    #[arg(long, requires = "recipe", value_name = "MODEL")]
     teacher: Option<PathBuf>,
 
     #[command(flatten)]
@@ -88,11 +98,11 @@ pub struct Arguments {
     guidance: GuidanceArguments,
 
     /// Share of the samples that are trained on without their class; 0.1 is enough for guidance of the denoiser
-    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    #[arg(long, requires = "recipe", value_name = "SHARE", default_value_t = 0.0)]
     class_dropout: f64,
 
     /// Learning rate of the critic (dmd) [default: three times --lr]
-    #[arg(long, value_name = "LR")]
+    #[arg(long, requires = "recipe", value_name = "LR")]
     critic_lr: Option<f64>,
 
     /// Backend of the network and its gradient
@@ -100,23 +110,23 @@ pub struct Arguments {
     device: DeviceName,
 
     /// Images per iteration
-    #[arg(long, value_name = "B", default_value_t = 64)]
+    #[arg(long, requires = "recipe", value_name = "B", default_value_t = 64)]
     batch: usize,
 
     /// Learning rate
-    #[arg(long, default_value_t = 1e-4)]
+    #[arg(long, requires = "recipe", default_value_t = 1e-4)]
     lr: f64,
 
     /// Optimizer of the hidden layers' matrices; RAdam updates the other weights
-    #[arg(long, value_enum, default_value_t = OptimizerName::Radam)]
+    #[arg(long, requires = "recipe", value_enum, default_value_t = OptimizerName::Radam)]
     optimizer: OptimizerName,
 
     /// Share of the run over which, at its end, the learning rate falls to 0
-    #[arg(long, value_name = "SHARE", default_value_t = 0.3)]
+    #[arg(long, requires = "recipe", value_name = "SHARE", default_value_t = 0.3)]
     decay: f64,
 
     /// Decay of the averaged weights
-    #[arg(long, default_value_t = 0.999)]
+    #[arg(long, requires = "recipe", default_value_t = 0.999)]
     ema: f64,
 
     /// Length of the run in minutes of training, summed over interruptions
@@ -140,39 +150,39 @@ pub struct Arguments {
     grid_every: u64,
 
     /// Mean of ln σ (edm, ect, dmd) [default: -1.2 for edm, -1.1 for ect, 2 for dmd]
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    #[arg(long, requires = "recipe", value_name = "P", allow_negative_numbers = true)]
     p_mean: Option<f64>,
 
     /// Standard deviation of ln σ (edm, ect, dmd) [default: 1.2 for edm, 2 for others]
-    #[arg(long, value_name = "P")]
+    #[arg(long, requires = "recipe", value_name = "P")]
     p_std: Option<f64>,
 
     /// q of the step mapping (ect)
-    #[arg(long, default_value_t = 2.0)]
+    #[arg(long, requires = "recipe", default_value_t = 2.0)]
     q: f64,
 
     /// First and last stage of the step mapping (ect)
-    #[arg(long, value_name = "FIRST,LAST", value_delimiter = ',', default_values_t = [0, 7])]
+    #[arg(long, requires = "recipe", value_name = "FIRST,LAST", value_delimiter = ',', default_values_t = [0, 7])]
     stages: Vec<usize>,
 
     /// Weight of a noise level in the loss (ect)
-    #[arg(long, value_enum, default_value_t = WeightingName::Gap)]
+    #[arg(long, requires = "recipe", value_enum, default_value_t = WeightingName::Gap)]
     weighting: WeightingName,
 
     /// μ of the target network (cd)
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, requires = "recipe", default_value_t = 0.0)]
     mu: f64,
 
     /// The teacher's calls for a trajectory (trajectories)
-    #[arg(long, value_name = "N", default_value_t = 16)]
+    #[arg(long, requires = "recipe", value_name = "N", default_value_t = 16)]
     calls: usize,
 
     /// Iterations that learn from the same trajectories (trajectories)
-    #[arg(long, value_name = "N", default_value_t = 6)]
+    #[arg(long, requires = "recipe", value_name = "N", default_value_t = 6)]
     uses: usize,
 
     /// Share of a batch that is noise at σ_max, where sampling begins (trajectories)
-    #[arg(long, value_name = "SHARE", default_value_t = 0.35)]
+    #[arg(long, requires = "recipe", value_name = "SHARE", default_value_t = 0.35)]
     first: f64,
 }
 
@@ -246,6 +256,10 @@ impl Length {
 }
 
 impl Arguments {
+    fn recipe_name(&self) -> Result<RecipeName> {
+        self.recipe.ok_or_else(|| Error::Input("expected --recipe, found none".into()))
+    }
+
     fn recipe(&self) -> Result<Recipe> {
         let (mean, deviation) = (self.p_mean, self.p_std);
         let &[first, last] = self.stages.as_slice() else {
@@ -285,7 +299,7 @@ impl Arguments {
                 return Err(Error::Input(format!("--{name}: expected at least 1, found 0")));
             }
         }
-        Ok(match self.recipe {
+        Ok(match self.recipe_name()? {
             RecipeName::Edm => Recipe::Edm { mean: mean.unwrap_or(-1.2), deviation: deviation.unwrap_or(1.2) },
             RecipeName::Cd => Recipe::Cd { mu: self.mu },
             RecipeName::Dmd => Recipe::Dmd { mean: mean.unwrap_or(2.0), deviation: deviation.unwrap_or(2.0) },
@@ -344,7 +358,7 @@ impl Arguments {
     /// What makes the run what it is, by the names of the options.
     fn record(&self, recipe: &Recipe) -> Record {
         let mut record = Record::default();
-        record.push("--recipe", value_name(&self.recipe));
+        record.push("--recipe", self.recipe.as_ref().map(value_name).unwrap_or_default());
         record.push("--batch", self.batch);
         record.push("--lr", self.lr);
         record.push("--optimizer", value_name(&self.optimizer));
@@ -382,6 +396,82 @@ impl Arguments {
 
 /// Returns the exit status: that of a run that was asked to stop is 128 + the signal.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let stopped = match arguments.recipe {
+        Some(_) => run_recipe(arguments, None)?,
+        None => run_plan(arguments)?,
+    };
+    Ok(stopped.map_or(ExitCode::SUCCESS, ExitCode::from))
+}
+
+/// Trains a denoiser in `--output`/denoiser, then distils it into `--output`. Returns the status of a run that was asked to stop.
+fn run_plan(arguments: &Arguments) -> Result<Option<u8>> {
+    const SIZES: RangeInclusive<usize> = 8..=256;
+    let config = arguments.config.as_deref().map(read_text).transpose()?;
+    let size = match (&config, arguments.size) {
+        (Some(config), _) => UNetConfig::parse(config)?.sample_size[0],
+        (None, None) => natural_size(&arguments.data)?,
+        (None, Some(size)) if SIZES.contains(&size) && size.is_multiple_of(4) => size,
+        (None, Some(size)) => {
+            return Err(Error::Input(format!("--size: expected a multiple of 4 from 8 to 256, found {size}")));
+        }
+    };
+    let data = Source::open(&arguments.data, size)?;
+    let minutes = arguments.minutes.unwrap_or(60.0);
+    let unet_json = config.unwrap_or_else(|| plan::network(data.shape(), data.classes().len(), minutes));
+    let weights = count(&UNet::new(&UNetConfig::parse(&unet_json)?).parameters());
+    let denoiser_folder = arguments.output.join("denoiser");
+    let share = |share: f64| Arguments {
+        minutes: arguments.minutes.map(|minutes| share * minutes),
+        iterations: arguments.iterations.map(|iterations| ((share * iterations as f64) as u64).max(1)),
+        batch: 32,
+        optimizer: OptimizerName::Muon,
+        decay: 0.5,
+        ema: 0.998,
+        config: None,
+        ..arguments.clone()
+    };
+    let mut denoiser = Arguments {
+        recipe: Some(RecipeName::Edm),
+        unet_json: Some(unet_json),
+        output: denoiser_folder.clone(),
+        lr: 1e-3,
+        p_mean: Some(-0.4),
+        p_std: Some(1.4),
+        ..share(plan::DENOISER_SHARE)
+    };
+    let mut student = Arguments {
+        recipe: Some(RecipeName::Trajectories),
+        init: Some(denoiser_folder.clone()),
+        teacher: Some(denoiser_folder),
+        lr: 5e-4,
+        ..share(1.0 - plan::DENOISER_SHARE)
+    };
+    // What was not begun cannot be resumed. A denoiser whose distillation has begun stays as it is.
+    student.resume &= student.state_file().exists();
+    denoiser.resume &= denoiser.state_file().exists();
+    student.check_output()?;
+    let length = |a: &Arguments| match (a.minutes, a.iterations) {
+        (Some(minutes), _) => format!("{minutes:.1} minutes"),
+        (None, iterations) => format!("{} iterations", iterations.unwrap_or(1)),
+    };
+    note(format_args!(
+        "plan: pictures of {size}×{size}, a network of {} weights; a denoiser for {}, in {}; its distillation for {}, in {}",
+        number(weights as f64),
+        length(&denoiser),
+        denoiser.output.display(),
+        length(&student),
+        student.output.display()
+    ));
+    if !student.resume
+        && let Some(status) = run_recipe(&denoiser, Some(&data))?
+    {
+        return Ok(Some(status));
+    }
+    run_recipe(&student, Some(&data))
+}
+
+/// Runs one recipe, on `data` if it was read already. Returns the status of a run that was asked to stop.
+fn run_recipe(arguments: &Arguments, data: Option<&Source>) -> Result<Option<u8>> {
     let recipe = arguments.recipe()?;
     let length = match (arguments.minutes, arguments.iterations) {
         (Some(m), _) => Length::Minutes(m),
@@ -402,18 +492,27 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     arguments.check_output()?;
     let open = |model: &Path| arguments.hub.open(model, Some(Precision::F32));
     let init = arguments.init.as_deref().map(open).transpose()?;
-    let (unet_json, scheduler_json) = match (&init, &arguments.config) {
-        (Some(folder), _) => (folder.unet_json().to_owned(), folder.scheduler_json().to_owned()),
-        (None, Some(file)) => (read_text(file)?, SCHEDULER.to_owned()),
-        (None, None) => return Err(Error::Input("expected --init or --config, found neither".into())),
+    let (unet_json, scheduler_json) = match (&init, &arguments.unet_json, &arguments.config) {
+        (Some(folder), ..) => (folder.unet_json().to_owned(), folder.scheduler_json().to_owned()),
+        (None, Some(text), _) => (text.clone(), SCHEDULER.to_owned()),
+        (None, None, Some(file)) => (read_text(file)?, SCHEDULER.to_owned()),
+        (None, None, None) => return Err(Error::Input("expected --init or --config, found neither".into())),
     };
     let config = UNetConfig::parse(&unet_json)?;
     let engine = arguments.device.open()?;
     let denoiser = Denoiser::new(&config, &SchedulerConfig::parse(&scheduler_json)?, &engine);
-    let data = Source::open(&arguments.data, config.sample_size[0])?;
+    let opened;
+    let data = match data {
+        Some(data) => data,
+        None => {
+            let [height, width] = config.sample_size;
+            opened = Source::open(&arguments.data, if height == width { height } else { 0 })?;
+            &opened
+        }
+    };
     note(format_args!("data: {}", data.summary()));
     note_left_out(data.left_out());
-    check_data(&data, &config)?;
+    check_data(data, &config)?;
 
     let state_file = arguments.state_file();
     let parameters = denoiser.unet().parameters();
@@ -430,7 +529,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut record = arguments.record(&recipe);
     record.push_config("unet/config.json", &unet_json)?;
     record.push_config("scheduler_config.json", &scheduler_json)?;
-    record.push_data(&data);
+    record.push_data(data);
     if let Some(teacher) = &teacher {
         record.push_weights("--teacher", &teacher.denoiser.unet().parameters(), &teacher.weights);
         if let Some((guide, weights)) = &teacher.guide {
@@ -464,7 +563,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         parameters,
         critic,
     };
-    run.train(&data)
+    run.train(data)
 }
 
 /// A run with its files.
@@ -483,7 +582,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn train(&mut self, data: &Source) -> Result<ExitCode> {
+    fn train(&mut self, data: &Source) -> Result<Option<u8>> {
         let bar = ProgressBar::new(1000).with_style(style("{msg} {wide_bar} {percent}% of the run, {elapsed}"));
         let (begin, first) = (Instant::now(), self.trainer.state.optimizer.step);
         self.show_data(data)?;
@@ -502,7 +601,7 @@ impl Run<'_> {
                 bar.finish_and_clear();
                 let (output, step) = (self.arguments.output.display(), self.trainer.state.optimizer.step);
                 note(format_args!("{output}: stopped and saved at iteration {step}; --resume continues"));
-                return Ok(ExitCode::from(status));
+                return Ok(Some(status));
             }
             let iteration = Instant::now();
             let mut generator = self.trainer.generator();
@@ -553,7 +652,7 @@ impl Run<'_> {
         let (output, state) = (self.arguments.output.display(), &self.trainer.state);
         let (steps, seconds) = (state.optimizer.step, state.seconds);
         print(format_args!("{output}: {steps} iterations in {seconds:.0} s of training"))?;
-        Ok(ExitCode::SUCCESS)
+        Ok(None)
     }
 
     fn save(&mut self) -> Result<()> {
