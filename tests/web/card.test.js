@@ -6,12 +6,12 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "nod
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterEach, beforeEach, test } from "node:test";
-import { crc32 } from "node:zlib";
 
 import { launchWithoutWebGpu, newPage } from "./browser.js";
 import { assertAccessible, finished, look, LOOKS, SCREENSHOTS } from "./page.js";
 import { GOLDENS } from "./server.js";
 import { useSite } from "./setup.js";
+import { unzip } from "./zip.js";
 
 /** SHA-256 of the weights that the command line's `convert` writes; tests/convert.rs has it from there. */
 const CONVERSIONS = JSON.parse(readFileSync(path.join(import.meta.dirname, "../conversions.json"), "utf8"));
@@ -68,23 +68,6 @@ const privateFiles = (name) =>
     await walk(await (await navigator.storage.getDirectory()).getDirectoryHandle(name), "");
     return files;
   }, name);
-
-/** The members of an archive by their paths; each has the CRC that the archive says. */
-function unzip(bytes) {
-  const files = {};
-  let at = 0;
-  for (; bytes.readUInt32LE(at) === 0x04034b50; ) {
-    const [crc, size, name] = [bytes.readUInt32LE(at + 14), bytes.readUInt32LE(at + 18), bytes.readUInt16LE(at + 26)];
-    const begin = at + 30 + name;
-    const data = bytes.subarray(begin, begin + size);
-    assert.equal(crc32(data), crc);
-    files[bytes.subarray(at + 30, begin).toString()] = data;
-    at = begin + size;
-  }
-  assert.equal(bytes.readUInt32LE(bytes.length - 6), at, "the end names the place of the directory");
-  assert.equal(bytes.readUInt16LE(bytes.length - 12), Object.keys(files).length);
-  return files;
-}
 
 /** Asserts that files are those that the command line makes of a golden checkpoint. */
 function assertConverted(files, model, precision) {

@@ -8,6 +8,9 @@ const HEIGHT = 190;
 /** Room for the numbers at the left and below, and above. */
 const [LEFT, BELOW, ABOVE] = [52, 26, 18];
 
+/** About how wide a letter is. */
+const LETTER = 7.4;
+
 /** Draws the curve; `names` are those of the phases. */
 export function drawCurve(place: HTMLElement, { points }: Curve, names: string[]): void {
   const lines = names.map((_, phase) => smoothed(points, phase));
@@ -42,7 +45,9 @@ export function drawCurve(place: HTMLElement, { points }: Curve, names: string[]
     const own = points.filter((point) => point.phase === phase);
     image.append(svg("path", { class: "single", d: path(own).join("") }));
     image.append(svg("path", { class: "curve", d: path(line).join("") }));
-    image.append(text([x(first.at) + 4, ABOVE - 5], "start", names[phase] ?? ""));
+    const name = names[phase] ?? "";
+    const fits = x(first.at) + 4 + name.length * LETTER < width - 8;
+    image.append(text([fits ? x(first.at) + 4 : width - 8, ABOVE - 5], fits ? "start" : "end", name));
   });
 }
 

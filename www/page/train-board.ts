@@ -59,13 +59,15 @@ export class TrainBoard {
     this.#progress = progress;
     const { phase, spent, iteration, ended } = progress;
     const sum = (some: Phase[]) => some.reduce((sum, { seconds }) => sum + seconds, 0);
-    const [elapsed, total] = [sum(run.phases.slice(0, phase)) + spent, sum(run.phases)];
-    byId<HTMLProgressElement>("train-done").value = Math.min(elapsed / total, 1);
+    // An iteration may end after its phase does.
+    const within = Math.min(spent, run.phases[phase]?.seconds ?? 0);
+    const [elapsed, total] = [sum(run.phases.slice(0, phase)) + within, sum(run.phases)];
+    byId<HTMLProgressElement>("train-done").value = elapsed / total;
     Object.assign(this.#facts, {
       Iterations: `${iteration.toLocaleString("en")} in this phase`,
       Speed: going && imagesPerSecond ? `${imagesPerSecond.toPrecision(3)} images per second` : null,
       Elapsed: clock(elapsed),
-      Left: ended ? null : clock(Math.max(total - elapsed, 0)),
+      Left: ended ? null : clock(total - elapsed),
     });
     byId("train-facts").replaceChildren(...factRows(this.#facts));
     for (const [i, item] of [...phases.children].entries()) {

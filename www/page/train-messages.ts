@@ -107,7 +107,8 @@ export type FromTrainer =
   | { type: "progress"; progress: Progress; imagesPerSecond: number; going: boolean }
   /** RGBA of the pictures that show how far the network is. */
   | { type: "samples"; pixels: Uint8ClampedArray<ArrayBuffer>; recipe: Recipe; calls: number }
-  | { type: "kept" }
+  /** `kept`: the browser has it as it is now. */
+  | { type: "paused"; kept: boolean }
   | { type: "note"; text: string }
   /** diffusion_pytorch_model.safetensors. */
   | { type: "weights"; bytes: Bytes }

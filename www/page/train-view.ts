@@ -41,6 +41,8 @@ const HINTS = {
 };
 /** The pictures of a new network that suit a source. */
 const SHAPES: Record<Source, string> = { animals: "32,3", pictures: "32,3", drawings: "28,1" };
+/** Said until the first iteration is over, which waits for the GPU's programs. */
+const READYING = "Making the device ready";
 /** How many classes are named. */
 const MOST_NAMES = 4;
 
@@ -171,7 +173,7 @@ export class TrainView {
       animals: "Faces of 14 kinds, composed of parts without end; 21 KB are fetched.",
       pictures: this.#collection
         ? `${describe(this.#collection)}. The middle square of each is scaled to the network's size.`
-        : "Choose or drop pictures, or a folder of them; its sub-folders are classes.",
+        : "Open or drop pictures, or a folder of them; its sub-folders are classes.",
       drawings: `${many(this.#drawings.count, "drawing")} so far. They are moved by up to ${SHIFT} pixels while the network learns.`,
     }[source];
     byId("second-hint").textContent = HINTS[fields.second.value];
@@ -255,13 +257,16 @@ export class TrainView {
     switch (message.type) {
       case "ready":
         this.#board.ready(message);
-        this.#say("");
+        this.#say(READYING);
         break;
       case "progress":
         this.#follow(message.progress, message);
         break;
       case "samples":
         this.#board.paint(message);
+        break;
+      case "paused":
+        if (!this.#shown?.session.going) this.#say(message.kept ? "Paused, and kept in this browser" : "Paused");
         break;
       case "note":
         this.#note(message.text);
@@ -281,6 +286,7 @@ export class TrainView {
     const recipe = shown.run.phases[progress.phase]?.recipe ?? "edm";
     if (progress.ended && !before?.ended) this.#say("The run is over: use its model, or save it");
     else if (before && before.phase !== progress.phase) this.#say(`Phase ${progress.phase + 1}: ${NAMES[recipe]}`);
+    else if (message && before && before.iteration < progress.iteration) this.#unsay(READYING);
     this.#renderToggle();
   }
 
@@ -292,7 +298,7 @@ export class TrainView {
     }
     if (session.going) session.pause();
     else session.go();
-    this.#say(session.going ? "" : "Paused, and kept in this browser");
+    this.#say(session.going ? "" : "Pausing");
     this.#renderToggle();
   }
 
@@ -407,6 +413,10 @@ export class TrainView {
 
   #say(words: string): void {
     byId("train-status").textContent = words;
+  }
+
+  #unsay(words: string): void {
+    if (byId("train-status").textContent === words) this.#say("");
   }
 
   /** Says what happened, and leaves it there. */

@@ -17,7 +17,7 @@ const MOST_HALVINGS = 3;
 /** The most seconds that an iteration counts for: a computer may have slept meanwhile. */
 const LONGEST = 30;
 /** The noise of the samples. */
-const NOISE = 1n;
+const NOISE = 1;
 /** How the samples of a phase are made: network calls, or levels of the denoiser's path. */
 const CALLS: Record<Recipe, number> = { edm: 12, ect: 2, trajectories: 2 };
 const LOCK = "consistency-sampler-training";
@@ -37,6 +37,8 @@ let turn: Promise<unknown> = Promise.resolve();
 const due = { samples: 0, report: 0 };
 /** Seconds of training since a state was kept. */
 let unkept = 0;
+/** Whether a step was made since the network was: the first one waits until the GPU's programs are compiled. */
+let warm = false;
 /** Whether the page was told that the browser keeps nothing. */
 let refused = false;
 /** Iterations since the last report. */
@@ -83,11 +85,12 @@ async function act(message: ToTrainer): Promise<void> {
     case "pause":
       going = false;
       report();
-      return store();
+      return post({ type: "paused", kept: await store() });
     case "go":
       return go();
     case "keep":
-      return store();
+      await store();
+      return;
     case "export": {
       const bytes = training.weightsFile() as Uint8Array<ArrayBuffer>;
       return post({ type: "weights", bytes }, [bytes.buffer]);
@@ -156,6 +159,7 @@ async function open(): Promise<void> {
 function restore(): void {
   progress = structuredClone(last.progress);
   training.restore(last.state);
+  warm = false;
   training.setLearningRate(rate());
 }
 
@@ -205,7 +209,8 @@ async function iterate(): Promise<void> {
   const phase = phaseOf();
   try {
     const loss = await training.step(Math.min(progress.spent / phase.seconds, 1));
-    spend(began);
+    if (warm) spend(began);
+    warm = true;
     progress.iteration++;
     speed.iterations++;
     const before = run.phases.slice(0, progress.phase).reduce((sum, { seconds }) => sum + seconds, 0);
@@ -238,7 +243,8 @@ async function advance(): Promise<void> {
     progress.phase++;
     Object.assign(progress, { spent: 0, iteration: 0 });
     breakCurve(progress.curve);
-    training.nextPhase(next.recipe as Exclude<Recipe, "edm">, rate());
+    training.nextPhase(next.recipe, rate());
+    warm = false;
   } else {
     going = false;
     progress.ended = true;
@@ -271,22 +277,23 @@ async function sample(): Promise<void> {
   due.samples = now + Math.max(SAMPLING.least, SAMPLING.times * (now - began));
 }
 
-/** Keeps the run as it is now. */
-async function store(): Promise<void> {
+/** Keeps the run as it is now; false where the browser does not. */
+async function store(): Promise<boolean> {
   const state = training.state() as Uint8Array<ArrayBuffer>;
   last = { state, progress: structuredClone(progress) };
   unkept = 0;
-  await trying(() => keep({ ...last, time: Date.now() }));
+  return trying(() => keep({ ...last, time: Date.now() }));
 }
 
 /** A browser that stores nothing does not end the run. */
-async function trying(action: () => Promise<unknown>): Promise<void> {
+async function trying(action: () => Promise<unknown>): Promise<boolean> {
   try {
     await action();
-    post({ type: "kept" });
+    return true;
   } catch (error) {
     if (!refused) post({ type: "note", text: `This browser does not keep the run: ${messageOf(error)}` });
     refused = true;
+    return false;
   }
 }
 
