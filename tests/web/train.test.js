@@ -165,3 +165,103 @@ test("three drawings become a model that is paused, kept over a reload, saved an
   const saved = (await sheet(page)).map(greys);
   assert.ok(ofTheirClass(saved.slice(0, 9), drawings) >= 6, "samples of the saved model");
 });
+
+test("a folder's sub-folders are classes, and what cannot be read is named", async () => {
+  const blue = { width: 40, height: 30, data: Buffer.alloc(40 * 30 * 4, Buffer.from([20, 40, 200, 255])) };
+  await openTrain();
+  assert.match(await page.locator("#base-hint").textContent(), /^No model is loaded yet$|^$/);
+  const png = Buffer.from(
+    await page.evaluate(async ({ width, height }) => {
+      const canvas = new OffscreenCanvas(width, height);
+      canvas.getContext("2d").fillRect(0, 0, width, height);
+      return [...new Uint8Array(await (await canvas.convertToBlob()).arrayBuffer())];
+    }, blue),
+  );
+  const put = (name, bytes) => {
+    mkdirSync(path.join(folder, "zoo", path.dirname(name)), { recursive: true });
+    writeFileSync(path.join(folder, "zoo", name), bytes);
+  };
+  for (const name of ["owls/a.png", "owls/b.png", "bats/c.png", "owls/.d.png"]) put(name, png);
+  put("owls/broken.png", Buffer.from("no picture"));
+  put("notes.txt", Buffer.from("text"));
+  await page.getByLabel("Open a folder").setInputFiles(path.join(folder, "zoo"));
+  await page.getByText("4 pictures: bats 1, owls 3.").waitFor();
+  await radio("Tiny").check();
+  await button("Train").click();
+  await page.locator("#train-notes").filter({ hasText: "Left out, for this browser reads no picture in them: zoo/notes.txt, zoo/owls/broken.png" }).waitFor();
+  await page.getByRole("img", { name: "Sample of owls" }).first().waitFor();
+  assert.equal(await fact("Learns from"), "3 pictures in 2 classes");
+  await button("Stop").click();
+  await button("Forget it").click();
+  await page.locator("#kept-run").waitFor({ state: "hidden" });
+
+  put("e.png", png);
+  await page.getByLabel("Open a folder").setInputFiles(path.join(folder, "zoo"));
+  const error = "expected each picture in a sub-folder, its class, found zoo/e.png beside bats, owls";
+  await page.locator("#error").filter({ hasText: error }).waitFor();
+});
+
+/** A module that trains nothing: its loss is 1 at the first iteration and less at each other; `faults` fail some. */
+const FAKE = (faults) => `
+export default async function init() {}
+export class Training {
+  static async create(settings) { return Object.assign(new Training(), { rate: JSON.parse(settings).learningRate }); }
+  weightCount = 7; device = "fake"; iteration = 0;
+  addImages() {}
+  useAnimals(masks, width, parts) { if (masks.length !== 2048 * 896 || width !== 2048 || !parts) throw new Error("masks"); }
+  async step() {
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    const fault = (${faults})(this);
+    if (fault) throw new Error(fault);
+    return 1 / ++this.iteration;
+  }
+  setLearningRate(rate) { this.rate = rate; }
+  async sample(seed, labels) { return new Uint8ClampedArray(labels.length * 4 * 32 * 32); }
+  weightsFile() { return new Uint8Array(8); }
+  state() { return Uint8Array.of(this.iteration); }
+  restore([iteration]) { this.iteration = iteration; }
+  free() {}
+}`;
+
+/** Opens the tab with that module. */
+async function openFake(faults) {
+  server.routes.set("/pkg-train/consistency_sampler.js", { type: "text/javascript", body: FAKE(faults) });
+  await openTrain();
+  await button("Train").click();
+}
+
+const notes = () => page.locator("#train-notes li").allInnerTexts();
+
+test("a loss that is not finite halves the learning rate, three times", async () => {
+  await openFake("({ iteration, rate }) => iteration === 3 && rate > 1e-4 && 'expected a finite loss, found NaN'");
+  await page.locator("#error").filter({ hasText: "the run is stopped" }).waitFor();
+  const back = "expected a finite loss, found NaN: back to the last kept state, with half the learning rate";
+  assert.deepEqual(await notes(), [7.5e-4, 3.75e-4, 1.875e-4].map((rate) => `${back} (${rate})`));
+  assert.equal(
+    await page.locator("#error").textContent(),
+    "Training: expected a finite loss, found NaN, with an eighth of the learning rate too: the run is stopped at its last kept state",
+  );
+  // What it was is kept, and can be gone on with.
+  await button("Go on with the run of").waitFor();
+  assert.deepEqual(
+    server.log.map(({ path }) => path).filter((path) => /data\//.test(path)).sort(),
+    ["/data/animals/masks.png", "/data/animals/parts.json"],
+  );
+});
+
+test("a worker whose device fails is replaced, and goes on from the last kept state", async () => {
+  await openFake("({ iteration }) => iteration === 5 && 'the GPU device was lost'");
+  await page.locator("#train-notes li").first().waitFor();
+  assert.equal((await notes())[0], "the GPU device was lost: going on from the last kept state");
+  await page.locator("#error").filter({ hasText: "Training: the GPU device was lost" }).waitFor();
+  assert.equal((await notes()).length, 3, "it is not replaced without end");
+
+  // One that works again.
+  server.routes.set("/pkg-train/consistency_sampler.js", { type: "text/javascript", body: FAKE("() => ''") });
+  await button("Go on with the run of").click();
+  await page.locator("#train-facts").filter({ hasText: /Iterations\s*[1-9]\d+ in this phase/ }).waitFor();
+  await openTab(page, "Sample");
+  await openTab(page, "Train");
+  await button("Stop").click();
+  await button("Go on with the run of").waitFor();
+});

@@ -43,6 +43,8 @@ const HINTS = {
 const SHAPES: Record<Source, string> = { animals: "32,3", pictures: "32,3", drawings: "28,1" };
 /** Said until the first iteration is over, which waits for the GPU's programs. */
 const READYING = "Making the device ready";
+/** How long Stop waits for the state to be kept, in milliseconds. */
+const PATIENCE = 10_000;
 /** How many classes are named. */
 const MOST_NAMES = 4;
 
@@ -185,6 +187,7 @@ export class TrainView {
   async #begin(): Promise<void> {
     if (this.#shown || this.#opening) return;
     this.#opening = true;
+    this.#clearNotes();
     await this.#trying(async () => {
       const source = fields.source.value;
       const shape = this.#shape();
@@ -231,6 +234,7 @@ export class TrainView {
 
   async #resume(): Promise<void> {
     if (this.#shown || this.#opening) return;
+    this.#clearNotes();
     await this.#trying(async () => {
       const found = await keptSummary();
       if (!found) throw new Error("expected a kept run to go on with, found none");
@@ -306,8 +310,9 @@ export class TrainView {
   async #stop(): Promise<void> {
     const { session } = this.#shown ?? {};
     session?.pause();
-    // The answer to this comes when the state is kept.
-    await session?.weights().catch(() => {});
+    // The answer to this comes when the state is kept; a device may be too busy to answer.
+    const patience = new Promise((resolve) => setTimeout(resolve, PATIENCE));
+    await Promise.race([session?.weights().catch(() => {}), patience]);
     if (session && session === this.#shown?.session) this.#leave();
   }
 
@@ -417,6 +422,11 @@ export class TrainView {
 
   #unsay(words: string): void {
     if (byId("train-status").textContent === words) this.#say("");
+  }
+
+  #clearNotes(): void {
+    byId("train-notes").replaceChildren();
+    byId("train-notes").hidden = true;
   }
 
   /** Says what happened, and leaves it there. */
