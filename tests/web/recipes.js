@@ -23,7 +23,7 @@ const run = (cwd, program, ...args) => execFileSync(program, args, { cwd, stdio:
 
 /** The files of dist/ that a page needs. */
 function sampler(folder) {
-  cpSync(DIST, folder, { recursive: true, filter: (file) => !/\/(page|index\.html|embed\.\w+|_headers|animals)$/.test(file) });
+  cpSync(DIST, folder, { recursive: true, filter: (file) => !/\/(page|pkg-train|data|index\.html|embed\.\w+|_headers|animals)$/.test(file) });
 }
 
 /** The model alone, for those who have the scripts from the npm package. */

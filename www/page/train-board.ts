@@ -32,6 +32,9 @@ export class TrainBoard {
     this.#facts = {
       "Learns from": run.about,
       "Begins with": run.from === null ? "random weights" : shortName(run.from),
+      // These come later, and have their places.
+      Network: null,
+      "Runs on": null,
     };
     byId("train-facts").replaceChildren(...factRows(this.#facts));
     sheet.replaceChildren();

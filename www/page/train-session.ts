@@ -69,6 +69,18 @@ export class Session {
     });
   }
 
+  /** The page is left: its worker must not keep others from going on with the run while the page lies in a cache. */
+  suspend(): void {
+    this.#worker.terminate();
+    this.#refuse("the page was left");
+  }
+
+  /** The page is back from the cache. */
+  wake(): void {
+    this.#worker = this.#start();
+    this.#send({ type: "resume", begun: this.#begun });
+  }
+
   end(): void {
     this.#worker.terminate();
     this.#refuse("the run has ended");
@@ -119,8 +131,7 @@ export class Session {
       return;
     }
     this.#tell({ type: "note", text: `${message.message}: going on from the last kept state` });
-    this.#worker = this.#start();
-    this.#send({ type: "resume", begun: this.#begun });
+    this.wake();
   }
 
   #refuse(reason: string): void {

@@ -112,6 +112,8 @@ export class TrainView {
     document.addEventListener("visibilitychange", () => {
       if (document.hidden) this.#shown?.session.keep();
     });
+    addEventListener("pagehide", () => this.#shown?.session.suspend());
+    addEventListener("pageshow", ({ persisted }) => persisted && this.#shown?.session.wake());
     // What was chosen before this script came, if anything was.
     fields.shape.value = SHAPES[fields.source.value];
     this.#offerKept();

@@ -19,8 +19,9 @@ const SAMPLER: &str = "sampler";
 /// The model that the chapters draw with.
 const MODEL: &str = "weights/mnist";
 
-/// Files of the site that the element does not need.
-const PAGE: [&str; 5] = ["index.html", "embed.html", "embed.js", "embed.css", "_headers"];
+/// Files and folders of the site that the element does not need.
+const PAGE: [&str; 8] =
+    ["page", "pkg-train", "data", "index.html", "embed.html", "embed.js", "embed.css", "_headers"];
 
 /// Files outside `docs/`, without `.md`, that a chapter is: a link to the one leads to the other.
 const CHAPTERS: [(&str, &str); 9] = [
@@ -106,7 +107,7 @@ fn without_zoom(html: &str) -> String {
 /// Copies the scripts, the modules and the model.
 fn add_sampler(dist: &Path, sampler: &Path) -> Result<()> {
     let needed = |file: &Path| {
-        let page = file.starts_with("page") || PAGE.iter().any(|name| file == Path::new(name));
+        let page = PAGE.iter().any(|name| file.starts_with(name));
         !page && (!file.starts_with("weights") || file.starts_with(MODEL))
     };
     let mut files = site::files(dist)?;
