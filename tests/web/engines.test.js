@@ -103,6 +103,32 @@ for (const { name, open, processor, skip } of ENGINES) {
       await shoot(tab, `engine-${name}-animals`);
     });
 
+    test("a model is trained, kept over a reload and used", { skip: name === "firefox-webgpu" && "on the CPU, as without WebGPU" }, async () => {
+      const text = (id) => `document.querySelector("#${id}").textContent`;
+      await tab.goto(`${server.origin}/?view=train&device=cpu`);
+      await waitFor(tab, text("source-hint"));
+      await tab.value(`{
+        const form = document.querySelector("#train-form");
+        form.elements.source.value = "drawings";
+        form.elements.width.value = "tiny";
+        form.elements.minutes.value = "0.2";
+        form.querySelector("[value=drawings]").dispatchEvent(new Event("change", { bubbles: true }));
+        document.querySelector("#drawings canvas").dispatchEvent(new KeyboardEvent("keydown", { key: " " }));
+      }`);
+      await tab.click("#train");
+      await waitFor(tab, `/Denoiser: .* now/.test(${text("loss-words")})`);
+      await tab.click("#train-toggle");
+      await waitFor(tab, `${text("train-status")} === "Paused, and kept in this browser"`);
+      await tab.goto(`${server.origin}/?view=train&device=cpu&again`);
+      await waitFor(tab, `document.querySelector("#train-resume")?.checkVisibility()`);
+      await tab.click("#train-resume");
+      await waitFor(tab, `/The run is over/.test(${text("train-status")})`);
+      assert.match(await tab.value(text("train-facts")), /Runs onCPU/);
+      await shoot(tab, `engine-${name}-train`);
+      await tab.click("#train-use");
+      await waitFor(tab, status(/^10 images in .* with 2 network calls$/));
+    });
+
     test("the element draws the same digits", async () => {
       await tab.goto(`${server.origin}/${EMBED}`);
       const inside = `document.querySelector("consistency-sampler")?.shadowRoot`;

@@ -20,8 +20,7 @@ const SAMPLER: &str = "sampler";
 const MODEL: &str = "weights/mnist";
 
 /// Files and folders of the site that the element does not need.
-const PAGE: [&str; 8] =
-    ["page", "pkg-train", "data", "index.html", "embed.html", "embed.js", "embed.css", "_headers"];
+const PAGE: [&str; 8] = ["page", "pkg-train", "data", "index.html", "embed.html", "embed.js", "embed.css", "_headers"];
 
 /// Files outside `docs/`, without `.md`, that a chapter is: a link to the one leads to the other.
 const CHAPTERS: [(&str, &str); 9] = [
