@@ -1,6 +1,6 @@
 //! Both passes made ready for one batch size: buffers, bind groups, and the encoding of a step.
 
-use std::time::Instant;
+use web_time::Instant;
 
 use super::super::device::{Buffer, Gpu, Launch, Role, Slice};
 use super::super::memory::MemoryPlan;
