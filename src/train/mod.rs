@@ -6,7 +6,7 @@
 //! - [`denoiser`]: the U-Net under its scalings, with gradients, which `network` computes; [`teacher`]: a denoiser under guidance.
 //! - [`objective`]: objectives and their noise levels; `losses`: the losses, each beside its equation; [`dmd`]:
 //!   distribution matching; `trajectories`: regression on a teacher's; `ode`: steps of the probability-flow ODE.
-//! - [`trainer`]: one iteration; [`optimizer`]: RAdam, Muon, moving averages; [`weights`]: the flat weights; [`images`]: a batch.
+//! - [`session`]: a run on pictures in memory, in two phases. [`trainer`]: one iteration; [`optimizer`]: RAdam, Muon, moving averages; [`weights`]: the flat weights; [`images`]: a batch.
 //! - [`checkpoint`]: a run as bytes; `run_folder`: as files; [`record`]: what it was begun with.
 //! - `classifier`, `evaluation`: measures of samples.
 //!
@@ -40,6 +40,7 @@ pub mod optimizer;
 pub mod record;
 #[cfg(all(feature = "train", not(target_arch = "wasm32")))]
 pub mod run_folder;
+pub mod session;
 pub mod teacher;
 pub mod trainer;
 mod trajectories;
