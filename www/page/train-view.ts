@@ -43,6 +43,7 @@ const HINTS = {
 const SHAPES: Record<Source, string> = { animals: "32,3", pictures: "32,3", drawings: "28,1" };
 /** Said until the first iteration is over, which waits for the GPU's programs. */
 const READYING = "Making the device ready";
+const OVER = "The run is over: use its model, or save it";
 /** How long Stop waits for the state to be kept, in milliseconds. */
 const PATIENCE = 10_000;
 /** How many classes are named. */
@@ -263,7 +264,7 @@ export class TrainView {
     switch (message.type) {
       case "ready":
         this.#board.ready(message);
-        this.#say(READYING);
+        if (!this.#shown?.progress?.ended) this.#say(READYING);
         break;
       case "progress":
         this.#follow(message.progress, message);
@@ -290,7 +291,7 @@ export class TrainView {
     shown.progress = progress;
     this.#board.follow(progress, message);
     const recipe = shown.run.phases[progress.phase]?.recipe ?? "edm";
-    if (progress.ended && !before?.ended) this.#say("The run is over: use its model, or save it");
+    if (progress.ended && !before?.ended) this.#say(OVER);
     else if (before && before.phase !== progress.phase) this.#say(`Phase ${progress.phase + 1}: ${NAMES[recipe]}`);
     else if (message && before && before.iteration < progress.iteration) this.#unsay(READYING);
     this.#renderToggle();
