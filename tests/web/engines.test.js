@@ -107,14 +107,14 @@ for (const { name, open, processor, skip } of ENGINES) {
       const text = (id) => `document.querySelector("#${id}").textContent`;
       await tab.goto(`${server.origin}/?view=train&device=cpu`);
       await waitFor(tab, text("source-hint"));
-      await tab.value(`{
+      await tab.value(`(() => {
         const form = document.querySelector("#train-form");
         form.elements.source.value = "drawings";
         form.elements.width.value = "tiny";
         form.elements.minutes.value = "0.2";
         form.querySelector("[value=drawings]").dispatchEvent(new Event("change", { bubbles: true }));
         document.querySelector("#drawings canvas").dispatchEvent(new KeyboardEvent("keydown", { key: " " }));
-      }`);
+      })()`);
       await tab.click("#train");
       await waitFor(tab, `/Denoiser: .* now/.test(${text("loss-words")})`);
       await tab.click("#train-toggle");

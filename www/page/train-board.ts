@@ -68,7 +68,7 @@ export class TrainBoard {
     byId<HTMLProgressElement>("train-done").value = elapsed / total;
     Object.assign(this.#facts, {
       Iterations: `${iteration.toLocaleString("en")} in this phase`,
-      Speed: going && imagesPerSecond ? `${imagesPerSecond.toPrecision(3)} images per second` : null,
+      Speed: going && imagesPerSecond ? `${imagesPerSecond.toPrecision(3)} images/s` : null,
       Elapsed: clock(elapsed),
       Left: ended ? null : clock(total - elapsed),
     });
