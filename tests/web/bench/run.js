@@ -39,6 +39,8 @@ const server = await serveBench({
   "/burn/": path.join(values.folder, "burn"),
   "/models/": path.join(values.folder, "models"),
   "/onnxruntime/": values.onnxruntime,
+  // In single precision, as all runtimes read them; the site has them in half.
+  "/weights/": path.join(import.meta.dirname, "../../../weights"),
 });
 try {
   const measured = await measure(server, {
