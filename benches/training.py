@@ -1,6 +1,6 @@
 """Images per second of EDM pretraining: this crate's `train` beside PyTorch's diffusers, in turn, on this machine.
 
-    cargo build --release --features cli,train && python benches/training.py --data mnist/ [--rounds 3] [--batch 64] [--devices cpu,flex]
+    cargo build --release --features cli,train && python benches/training.py --data mnist/ [--rounds 3] [--batch 64] [--devices cpu,gpu]
 
 Both train the network of --model with RAdam at a constant rate and an average of the weights; PyTorch takes random images, since it is
 the network that is timed. A round's first iterations warm up and do not count. Needs the packages of
@@ -75,7 +75,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--iterations", type=int, default=8)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--devices", default="cpu,flex")
+    parser.add_argument("--devices", default="cpu")
     options = parser.parse_args()
     found = {name: [] for name in [*options.devices.split(","), "PyTorch"]}
     for _ in range(options.rounds):
