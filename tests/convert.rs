@@ -11,6 +11,8 @@ use common::*;
 /// The least signal-to-noise ratio of pictures in [0, 1], in decibels, at which a change cannot be seen.
 const PSNR: f64 = 40.0;
 
+const F32: &str = "unet/diffusion_pytorch_model.safetensors";
+
 fn scratch(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let _ = std::fs::remove_dir_all(&path);
@@ -117,6 +119,21 @@ fn existing_files_are_kept_and_values_beyond_half_precision_are_named() {
     let refused = error(&["convert", "--model", model, "--precision", "f16", "--output", to]);
     assert!(refused.contains("1000000 is too large for half precision, at most 65504"), "{refused}");
     assert!(!output.exists(), "a conversion that fails leaves nothing");
+}
+
+#[test]
+fn a_conversion_within_the_models_folder_is_compared_with_what_it_was_made_of() {
+    let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/mnist-shape");
+    let model = scratch("in-place");
+    for file in ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json", F32] {
+        std::fs::create_dir_all(model.join(file).parent().unwrap()).unwrap();
+        std::fs::copy(goldens.join(file), model.join(file)).unwrap();
+    }
+    let folder = model.to_str().unwrap();
+    let said = succeeds(&["convert", "--model", folder, "--precision", "int8", "--output", folder, "--device", "cpu"]);
+    let (_, rest) = said.split_once("PSNR ").unwrap();
+    let psnr: f64 = rest.split(' ').next().unwrap().parse().unwrap();
+    assert!((PSNR..200.0).contains(&psnr), "{said}");
 }
 
 #[test]

@@ -136,17 +136,29 @@ fn without_a_recipe_a_denoiser_is_trained_and_distilled() {
         |folder: &str| fs::read_to_string(model.join(folder).join("training/loss.csv")).unwrap().lines().count() - 1;
     assert_eq!((rows("denoiser"), rows("")), (3, 2));
     assert!(error(&[&fixed[..], &small].concat()).contains("holds a run: continue it with --resume"));
-    train(&["--size", "28", "--iterations", "10", "--resume"]);
+    train(&["--iterations", "10", "--resume"]);
     assert_eq!((rows("denoiser"), rows("")), (3, 4), "what is distilled stays as it is");
 
     let refused = |more: &[&str]| error(&[&fixed[..], more].concat());
-    assert_eq!(
-        refused(&["--iterations", "1", "--size", "30"]),
-        "--size: expected a multiple of 4 from 8 to 256, found 30"
-    );
+    assert_eq!(refused(&["--iterations", "12", "--resume", "--size", "32"]), "--size: the run has 28, found 32");
+    // Minutes in place of iterations change nothing in the network.
+    train(&["--minutes", "0.0001", "--resume"]);
+    assert_eq!(refused(&["--iterations", "1"]), "--iterations: expected at least 2 without --recipe, found 1");
+    assert_eq!(refused(&["--minutes", "-1"]), "--minutes: expected a positive number, found -1");
+    let guidance = refused(&["--iterations", "2", "--guidance", "2"]);
+    assert_eq!(guidance, "--guidance: expected --recipe too, found none");
+    let other = dir.join("other");
+    let fixed = ["train", "--data", str(&data), "--output", str(&other), "--iterations", "2"];
+    let size = error(&[&fixed[..], &["--size", "30"]].concat());
+    assert_eq!(size, "--size: expected a multiple of 4 from 8 to 256, found 30");
+    let with_size = [&fixed[..], &["--size", "28", "--lr", "1"]].concat();
+    assert_eq!(run(&with_size).status.code(), Some(2), "--lr needs --recipe");
+    fs::create_dir_all(&other).unwrap();
+    fs::write(other.join("training"), "").unwrap();
+    let blocked = error(&fixed);
     assert!(
-        run(&[&fixed[..], &["--iterations", "1", "--lr", "1"]].concat()).status.code() == Some(2),
-        "--lr needs --recipe"
+        blocked.starts_with("--output: expected a folder at ") && blocked.ends_with("training, found a file"),
+        "{blocked}"
     );
 }
 
@@ -341,7 +353,9 @@ fn a_run_that_is_asked_to_stop_is_saved_and_a_second_request_ends_it_at_once() {
         let output = format!("run{name}");
         let mut child = start(&output, &["--iterations", "1000000"]);
         wait_for_begin(&mut child);
-        signal(&child, name);
+        // Twice at once, as `timeout` does, is once.
+        let twice = format!("kill {name} {0} && kill {name} {0}", child.id());
+        assert!(Command::new("sh").args(["-c", &twice]).status().unwrap().success());
         let ended = child.wait_with_output().unwrap();
         let said = String::from_utf8(ended.stderr).unwrap();
         assert_eq!(ended.status.code(), Some(status), "{said}");
@@ -351,20 +365,20 @@ fn a_run_that_is_asked_to_stop_is_saved_and_a_second_request_ends_it_at_once() {
         succeed(&words(&train_on(&dir, "data", &output, &["--iterations", &two_more, "--resume"])));
         assert_eq!(last(&output), step + 2);
     }
-    // Iterations of a second or more, so that the second request comes before the first is answered.
+    // Iterations of several seconds, so that the second request comes before the first is answered.
     let mut arguments = train_on(&dir, "data", "twice", &["--iterations", "1000000"]);
     let at = arguments.iter().position(|word| word == "--batch").unwrap();
-    arguments[at + 1] = "5000".into();
+    arguments[at + 1] = "30000".into();
     let mut command = Command::new(env!("CARGO_BIN_EXE_consistency-sampler"));
     let mut child = command.args(&arguments).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     wait_for_begin(&mut child);
-    // At once, by one shell: signals of two kinds, for those of one kind may become one.
-    let both = format!("kill -INT {0} && kill -TERM {0}", child.id());
-    assert!(Command::new("sh").args(["-c", &both]).status().unwrap().success());
+    signal(&child, "-INT");
+    std::thread::sleep(std::time::Duration::from_millis(1300));
+    signal(&child, "-TERM");
     let ended = child.wait_with_output().unwrap();
-    // The one that is handled second decides, and the system may hand out either first.
-    let status = ended.status.code();
-    assert!(matches!(status, Some(130 | 143)), "{status:?}: {}", String::from_utf8_lossy(&ended.stderr));
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(143), "{said}");
+    assert!(said.contains("stopping after this iteration"), "{said}");
     assert!(!String::from_utf8_lossy(&ended.stderr).contains("stopped and saved"));
     assert!(!dir.join("twice/training/state.safetensors").exists());
 }

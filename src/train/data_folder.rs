@@ -74,7 +74,10 @@ impl Kind {
     fn of(folder: &Path) -> Result<Self> {
         if !folder.is_dir() {
             let hint = match folder.parent() {
-                Some(parent) if folder.exists() => format!(": give the folder {}", parent.display()),
+                Some(parent) if folder.exists() => {
+                    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+                    format!(": give the folder {}", parent.display())
+                }
                 _ => String::new(),
             };
             return Err(Error::Io(format!("{}: expected a folder of training data{hint}", folder.display())));

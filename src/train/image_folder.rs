@@ -69,7 +69,8 @@ pub fn read(folder: &Path, side: usize) -> Result<Dataset> {
     };
     let mut all = Dataset::new([0; 3], vec![]);
     let within = |path: &PathBuf| path.strip_prefix(folder).unwrap_or(path).display().to_string();
-    all.left_out = left_out.iter().map(|path| format!("{} (neither PNG nor JPEG)", within(path))).collect();
+    let what = |path: &PathBuf| if path.is_dir() { "a folder" } else { "neither PNG nor JPEG" };
+    all.left_out = left_out.iter().map(|path| format!("{} ({})", within(path), what(path))).collect();
     for (label, (name, files)) in classes.into_iter().enumerate() {
         let before = all.len();
         for file in files {
@@ -92,6 +93,30 @@ pub fn read(folder: &Path, side: usize) -> Result<Dataset> {
 }
 
 impl Rgba {
+    /// The picture as EXIF's `orientation` says that it is seen: 1 as it is, 2 mirrored, 3 upside down, 4 both, 5 to 8 with rows and
+    /// columns exchanged.
+    fn turned(self, orientation: u16) -> Self {
+        let (width, height) = (self.width, self.height);
+        let is_exchanged = orientation >= 5;
+        let (new_width, new_height) = if is_exchanged { (height, width) } else { (width, height) };
+        let [flip_x, flip_y] = match orientation {
+            5 => [false, false],
+            2 | 8 => [true, false],
+            4 | 6 => [false, true],
+            3 | 7 => [true, true],
+            _ => return self,
+        };
+        let from = |y: usize, x: usize| {
+            let (y, x) = if is_exchanged { (x, y) } else { (y, x) };
+            let x = if flip_x { width - 1 - x } else { x };
+            let y = if flip_y { height - 1 - y } else { y };
+            self.pixels[y * width + x]
+        };
+        let pixels =
+            (0..new_height).flat_map(|y| (0..new_width).map(move |x| (y, x))).map(|(y, x)| from(y, x)).collect();
+        Self { width: new_width, height: new_height, grey: self.grey, pixels }
+    }
+
     /// The square in the middle at `side` × `side` pixels, each the mean of the area that it covers; none where the picture is
     /// smaller. A `side` of 0 leaves it as it is.
     fn fitted(self, side: usize) -> Option<Self> {
@@ -182,7 +207,7 @@ fn read_image(path: &Path) -> Result<Rgba> {
     image.map_err(|m| Error::Input(format!("{}: {m}", path.display())))
 }
 
-/// Decodes a JPEG as it is stored; the orientation that a camera notes is not applied.
+/// Decodes a JPEG, and turns it as its camera was held.
 fn decode_jpeg(bytes: &[u8]) -> std::result::Result<Rgba, String> {
     let damaged = |e: zune_jpeg::errors::DecodeErrors| format!("damaged JPEG: {e}");
     // Strict: a file that is cut off is an error, not a picture that ends in grey.
@@ -198,7 +223,29 @@ fn decode_jpeg(bytes: &[u8]) -> std::result::Result<Rgba, String> {
         true => values.iter().map(|&v| [v, v, v, 255]).collect(),
         false => values.as_chunks().0.iter().map(|&[r, g, b]| [r, g, b, 255]).collect(),
     };
-    Ok(Rgba { width, height, grey, pixels })
+    let orientation = decoder.exif().and_then(|exif| orientation(exif)).unwrap_or(1);
+    Ok(Rgba { width, height, grey, pixels }.turned(orientation))
+}
+
+/// The tag Orientation of EXIF data (a TIFF header and its first directory), 1 to 8.
+fn orientation(exif: &[u8]) -> Option<u16> {
+    let is_little = match exif.get(..4)? {
+        b"II*\0" => true,
+        b"MM\0*" => false,
+        _ => return None,
+    };
+    let u16_at = |at: usize| {
+        let bytes = exif.get(at..at + 2)?.try_into().ok()?;
+        Some(if is_little { u16::from_le_bytes(bytes) } else { u16::from_be_bytes(bytes) })
+    };
+    let u32_at = |at: usize| {
+        let (first, second) = (u32::from(u16_at(at)?), u32::from(u16_at(at + 2)?));
+        Some(if is_little { second << 16 | first } else { first << 16 | second } as usize)
+    };
+    let directory = u32_at(4)?;
+    let entries = usize::from(u16_at(directory)?);
+    let entry = (0..entries).map(|i| directory + 2 + 12 * i).find(|&at| u16_at(at) == Some(0x0112))?;
+    u16_at(entry + 8).filter(|value| (1..=8).contains(value))
 }
 
 /// What a folder holds, in alphabetical order.
@@ -217,6 +264,10 @@ impl Listing {
         paths.sort();
         let (folders, files): (Vec<_>, Vec<_>) = paths.into_iter().partition(|path| path.is_dir());
         let is_image = |path: &PathBuf| {
+            // What is no file, a pipe for instance, would never end. A missing one is an error when it is read.
+            if path.exists() && !path.is_file() {
+                return false;
+            }
             let endings = ["png", "jpg", "jpeg", "jpe", "jfif"];
             path.extension().is_some_and(|e| endings.iter().any(|ending| e.eq_ignore_ascii_case(ending)))
         };
@@ -267,6 +318,32 @@ mod tests {
     fn bytes(data: &Dataset) -> Vec<f32> {
         let all = data.batch(&(0..data.len()).collect::<Vec<_>>()).images;
         all.iter().map(|v| ((v + 1.0) * 127.5).round()).collect()
+    }
+
+    #[test]
+    fn pictures_are_turned_as_their_camera_was_held() {
+        // Of 2×3 pixels; as Pillow's ImageOps.exif_transpose turns them.
+        let expected: [(u16, usize, [u8; 6]); 8] = [
+            (1, 2, [1, 2, 3, 4, 5, 6]),
+            (2, 2, [2, 1, 4, 3, 6, 5]),
+            (3, 2, [6, 5, 4, 3, 2, 1]),
+            (4, 2, [5, 6, 3, 4, 1, 2]),
+            (5, 3, [1, 3, 5, 2, 4, 6]),
+            (6, 3, [5, 3, 1, 6, 4, 2]),
+            (7, 3, [6, 4, 2, 5, 3, 1]),
+            (8, 3, [2, 4, 6, 1, 3, 5]),
+        ];
+        for (orientation, width, values) in expected {
+            let pixels = (1..=6).map(|v| [v, v, v, 255]).collect();
+            let turned = Rgba { width: 2, height: 3, grey: true, pixels }.turned(orientation);
+            let found: Vec<u8> = turned.pixels.iter().map(|p| p[0]).collect();
+            assert_eq!((turned.width, found.as_slice()), (width, &values[..]), "orientation {orientation}");
+        }
+        let tiff = |start: &[u8], entry: &[u8]| [start, entry].concat();
+        let little = tiff(b"II*\0\x08\0\0\0\x01\0", b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0");
+        let big = tiff(b"MM\0*\0\0\0\x08\0\x01", b"\x01\x12\0\x03\0\0\0\x01\0\x08\0\0");
+        assert_eq!((orientation(&little), orientation(&big)), (Some(6), Some(8)));
+        assert_eq!((orientation(&little[..19]), orientation(b"II")), (None, None));
     }
 
     #[test]
@@ -380,7 +457,7 @@ mod tests {
         std::fs::create_dir(folder.join("b/more")).unwrap();
         assert_eq!(
             read(&folder, 0).unwrap().left_out,
-            ["labels.csv", "a/x.webp", "b/more"].map(|name| format!("{name} (neither PNG nor JPEG)"))
+            ["labels.csv (neither PNG nor JPEG)", "a/x.webp (neither PNG nor JPEG)", "b/more (a folder)"]
         );
 
         // A class that is not read would give the next one its label.

@@ -48,7 +48,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     print(format_args!("error of the weights: {all:.2e} of their size; the largest {error:.2e}, of {worst}"))?;
     if arguments.samples > 0 {
         let before = pictures(arguments, &folder)?;
-        let after = pictures(arguments, &ModelFolder::open(&arguments.output)?)?;
+        let after = pictures(arguments, &ModelFolder::open(&arguments.output)?.preferring(precision))?;
         let psnr = psnr(&before, &after);
         let count = arguments.samples;
         print(format_args!("{count} pictures of one call each: PSNR {psnr:.1} dB against the model before"))?;

@@ -91,6 +91,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     note(format_args!("data: {}; {} more to test", train.summary(), test.len()));
     note_left_out(&train.left_out);
     check_data(&folder, &train)?;
+    if train.classes.len() == 1 {
+        note(
+            "the data have one class, which a classifier learns nothing from: the Fréchet distance in its features means little",
+        );
+    }
     check_class_names("--model", &folder, &train.classes)?;
     if let Some(report) = &arguments.report {
         arguments.model.check_output(&folder, "--report", report)?;

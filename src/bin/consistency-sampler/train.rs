@@ -23,7 +23,7 @@ use consistency_sampler::train::denoiser::{Denoiser, Engine};
 use consistency_sampler::train::objective::{CtSchedule, Recipe, Weighting};
 use consistency_sampler::train::record::Record;
 use consistency_sampler::train::run_folder::{read_record, read_state, write_model, write_state};
-use consistency_sampler::train::teacher::Teacher;
+use consistency_sampler::train::teacher::{Guidance, Teacher};
 use consistency_sampler::train::trainer::{Settings, State, Trainer};
 use consistency_sampler::train::weights::{count, initial_weights};
 use consistency_sampler::{Error, Gpu, Pipeline, Precision, Request, Result};
@@ -59,8 +59,8 @@ pub struct Arguments {
     #[arg(long, value_enum)]
     recipe: Option<RecipeName>,
 
-    /// Height and width of the pictures, without --recipe [default: what fits the data: 28, 32, 48 or 64]
-    #[arg(long, value_name = "PIXELS", conflicts_with_all = ["recipe", "config"])]
+    /// Height and width of the pictures, without --recipe [default: what fits the data, 64 at most]
+    #[arg(long, value_name = "PIXELS", conflicts_with = "config")]
     size: Option<usize>,
 
     /// Training data: MNIST's IDX files, PNGs or JPEGs with a sub-folder for each class, or the masks of animals
@@ -130,7 +130,13 @@ pub struct Arguments {
     ema: f64,
 
     /// Length of the run in minutes of training, summed over interruptions
-    #[arg(long, value_name = "M", conflicts_with = "iterations", required_unless_present = "iterations")]
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        value_name = "M",
+        conflicts_with = "iterations",
+        required_unless_present = "iterations"
+    )]
     minutes: Option<f64>,
 
     /// Length of the run in iterations
@@ -161,8 +167,8 @@ pub struct Arguments {
     #[arg(long, requires = "recipe", default_value_t = 2.0)]
     q: f64,
 
-    /// First and last stage of the step mapping (ect)
-    #[arg(long, requires = "recipe", value_name = "FIRST,LAST", value_delimiter = ',', default_values_t = [0, 7])]
+    /// First and last stage of the step mapping (ect) [default: 0,7]
+    #[arg(long, requires = "recipe", value_name = "FIRST,LAST", value_delimiter = ',', default_values_t = [0, 7], hide_default_value = true)]
     stages: Vec<usize>,
 
     /// Weight of a noise level in the loss (ect)
@@ -329,9 +335,33 @@ impl Arguments {
         self.training("state.safetensors")
     }
 
+    /// Checks the options of a run without a recipe.
+    fn check_plan(&self) -> Result<()> {
+        let bad = |message: String| Err(Error::Input(message));
+        match (self.minutes, self.iterations) {
+            (Some(m), _) if !(m > 0.0 && m.is_finite()) => {
+                return bad(format!("--minutes: expected a positive number, found {m}"));
+            }
+            (None, Some(n @ ..2)) => {
+                return bad(format!("--iterations: expected at least 2 without --recipe, found {n}"));
+            }
+            _ => {}
+        }
+        if self.guidance.guidance()? != Guidance::NONE || self.guidance.guide().is_some() {
+            return bad("--guidance: expected --recipe too, found none".into());
+        }
+        Ok(())
+    }
+
     /// Checks that the run overwrites nothing but itself.
     fn check_output(&self) -> Result<()> {
         let (output, shown) = (whole(&self.output), self.output.display());
+        for name in ["", "training", "unet", "scheduler"] {
+            let path = if name.is_empty() { self.output.clone() } else { self.output.join(name) };
+            if path.exists() && !path.is_dir() {
+                return Err(Error::Input(format!("--output: expected a folder at {}, found a file", path.display())));
+            }
+        }
         if output.starts_with(whole(&self.data)) && has_class_folders(&self.data)? {
             let m = "would be read as a class: name a folder outside of --data";
             return Err(Error::Input(format!("--output: {shown} {m}")));
@@ -397,6 +427,9 @@ impl Arguments {
 /// Returns the exit status: that of a run that was asked to stop is 128 + the signal.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let stopped = match arguments.recipe {
+        Some(_) if arguments.size.is_some() => {
+            return Err(Error::Input("--size: expected no --recipe beside it, since the network has a size".into()));
+        }
         Some(_) => run_recipe(arguments, None)?,
         None => run_plan(arguments)?,
     };
@@ -406,9 +439,28 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 /// Trains a denoiser in `--output`/denoiser, then distils it into `--output`. Returns the status of a run that was asked to stop.
 fn run_plan(arguments: &Arguments) -> Result<Option<u8>> {
     const SIZES: RangeInclusive<usize> = 8..=256;
-    let config = arguments.config.as_deref().map(read_text).transpose()?;
+    arguments.check_plan()?;
+    let denoiser_folder = arguments.output.join("denoiser");
+    let is_begun = arguments.resume && arguments.state_file().exists();
+    // A run that goes on has the network that it was begun with.
+    let network = denoiser_folder.join("unet/config.json");
+    let config = match (&arguments.config, arguments.resume && network.exists()) {
+        (Some(file), _) => Some(read_text(file)?),
+        (None, true) => Some(read_text(&network)?),
+        (None, false) if is_begun => {
+            let m = format!("--resume: expected the denoiser of the run in {}, found none", denoiser_folder.display());
+            return Err(Error::Input(m));
+        }
+        (None, false) => None,
+    };
     let size = match (&config, arguments.size) {
-        (Some(config), _) => UNetConfig::parse(config)?.sample_size[0],
+        (Some(config), size) => {
+            let of_run = UNetConfig::parse(config)?.sample_size[0];
+            if let Some(size) = size.filter(|size| *size != of_run) {
+                return Err(Error::Input(format!("--size: the run has {of_run}, found {size}")));
+            }
+            of_run
+        }
         (None, None) => natural_size(&arguments.data)?,
         (None, Some(size)) if SIZES.contains(&size) && size.is_multiple_of(4) => size,
         (None, Some(size)) => {
@@ -416,10 +468,10 @@ fn run_plan(arguments: &Arguments) -> Result<Option<u8>> {
         }
     };
     let data = Source::open(&arguments.data, size)?;
+    note_data(&data);
     let minutes = arguments.minutes.unwrap_or(60.0);
     let unet_json = config.unwrap_or_else(|| plan::network(data.shape(), data.classes().len(), minutes));
-    let weights = count(&UNet::new(&UNetConfig::parse(&unet_json)?).parameters());
-    let denoiser_folder = arguments.output.join("denoiser");
+    let weights = number(count(&UNet::new(&UNetConfig::parse(&unet_json)?).parameters()) as f64);
     let share = |share: f64| Arguments {
         minutes: arguments.minutes.map(|minutes| share * minutes),
         iterations: arguments.iterations.map(|iterations| ((share * iterations as f64) as u64).max(1)),
@@ -450,15 +502,22 @@ fn run_plan(arguments: &Arguments) -> Result<Option<u8>> {
     student.resume &= student.state_file().exists();
     denoiser.resume &= denoiser.state_file().exists();
     student.check_output()?;
+    if !student.resume {
+        denoiser.check_output()?;
+    }
+    if arguments.resume && !student.resume && !denoiser.resume {
+        note("nothing to resume: the run begins");
+    }
     let length = |a: &Arguments| match (a.minutes, a.iterations) {
         (Some(minutes), _) => format!("{minutes:.1} minutes"),
         (None, iterations) => format!("{} iterations", iterations.unwrap_or(1)),
     };
+    let first = match student.resume {
+        true => format!("the denoiser in {}", denoiser.output.display()),
+        false => format!("a denoiser for {}, in {}", length(&denoiser), denoiser.output.display()),
+    };
     note(format_args!(
-        "plan: pictures of {size}×{size}, a network of {} weights; a denoiser for {}, in {}; its distillation for {}, in {}",
-        number(weights as f64),
-        length(&denoiser),
-        denoiser.output.display(),
+        "plan: pictures of {size}×{size}, a network of {weights} weights; {first}; its distillation for {}, in {}",
         length(&student),
         student.output.display()
     ));
@@ -498,7 +557,11 @@ fn run_recipe(arguments: &Arguments, data: Option<&Source>) -> Result<Option<u8>
         (None, None, Some(file)) => (read_text(file)?, SCHEDULER.to_owned()),
         (None, None, None) => return Err(Error::Input("expected --init or --config, found neither".into())),
     };
-    let config = UNetConfig::parse(&unet_json)?;
+    let config = UNetConfig::parse(&unet_json).map_err(|error| match (&arguments.config, error) {
+        // The file has another name than in a model.
+        (Some(file), Error::Config(m)) => Error::Config(m.replacen("unet/config.json", &file.display().to_string(), 1)),
+        (_, error) => error,
+    })?;
     let engine = arguments.device.open()?;
     let denoiser = Denoiser::new(&config, &SchedulerConfig::parse(&scheduler_json)?, &engine);
     let opened;
@@ -507,11 +570,10 @@ fn run_recipe(arguments: &Arguments, data: Option<&Source>) -> Result<Option<u8>
         None => {
             let [height, width] = config.sample_size;
             opened = Source::open(&arguments.data, if height == width { height } else { 0 })?;
+            note_data(&opened);
             &opened
         }
     };
-    note(format_args!("data: {}", data.summary()));
-    note_left_out(data.left_out());
     check_data(data, &config)?;
 
     let state_file = arguments.state_file();
@@ -793,6 +855,12 @@ fn mirror_half(batch: &mut Batch, [channels, height, width]: [usize; 3], generat
             image.chunks_exact_mut(width).for_each(<[f32]>::reverse);
         }
     }
+}
+
+/// Says what there is to learn from.
+fn note_data(data: &Source) {
+    note(format_args!("data: {}", data.summary()));
+    note_left_out(data.left_out());
 }
 
 fn check_data(data: &Source, config: &UNetConfig) -> Result<()> {
