@@ -38,7 +38,9 @@ const LIBRARY: &str = "library";
 pub fn build(project: &Project) -> Result<()> {
     tools::node_installed(project)?;
     let www = project.root.join("www");
-    wasm::build_all(project, &www.join(PKG), &www.join(CPU), &www.join(TRAIN))?;
+    wasm::build(project, &www.join(PKG))?;
+    wasm::build_cpu(project, &www.join(CPU))?;
+    wasm::build_train(project, &www.join(TRAIN))?;
 
     let dist = project.root.join(DIST);
     remove(&dist)?;

@@ -24,23 +24,8 @@ pub const LIBRARY_TRAIN: [&str; 6] = ["--lib", "--target", TARGET, "--no-default
 /// Cargo's arguments for the benchmark's module.
 const BURN: [&str; 6] = ["--lib", "--target", TARGET, "--no-default-features", "--features", "bench"];
 
-/// Builds the modules of the site, [`build`], [`build_cpu`] and [`build_train`], side by side: the last steps of each keep one core
-/// busy. Each has a profile of its own, so that no build waits for another's lock.
-pub fn build_all(project: &Project, pkg: &Path, cpu: &Path, train: &Path) -> Result<()> {
-    tools::wasm_target(project)?;
-    tools::wasm_opt(project)?;
-    std::thread::scope(|scope| {
-        let builds = [
-            scope.spawn(|| build(project, pkg)),
-            scope.spawn(|| build_cpu(project, cpu)),
-            scope.spawn(|| build_train(project, train)),
-        ];
-        builds.into_iter().try_for_each(|build| build.join().expect("a build ends without a panic"))
-    })
-}
-
 /// Builds the library for the browser and leaves JavaScript glue, type declarations and the module in `pkg`.
-fn build(project: &Project, pkg: &Path) -> Result<()> {
+pub fn build(project: &Project, pkg: &Path) -> Result<()> {
     let output = compile(project)?;
     check_float_formatting(&output.join(NAME).with_extension("wasm"))?;
     bind(project, &output, pkg, SIZE)
@@ -60,27 +45,27 @@ fn check_float_formatting(module: &Path) -> Result<()> {
 }
 
 /// Builds the library that computes on the CPU, with vector instructions, and leaves the same things in `pkg`.
-fn build_cpu(project: &Project, pkg: &Path) -> Result<()> {
-    bind(project, &compile_fast(project, LIBRARY_CPU, "wasm-cpu")?, pkg, SPEED)
+pub fn build_cpu(project: &Project, pkg: &Path) -> Result<()> {
+    bind(project, &compile_fast(project, LIBRARY_CPU)?, pkg, SPEED)
 }
 
 /// Builds the library that trains, with vector instructions, and leaves the same things in `pkg`.
-fn build_train(project: &Project, pkg: &Path) -> Result<()> {
-    bind(project, &compile_fast(project, LIBRARY_TRAIN, "wasm-train")?, pkg, SPEED)
+pub fn build_train(project: &Project, pkg: &Path) -> Result<()> {
+    bind(project, &compile_fast(project, LIBRARY_TRAIN)?, pkg, SPEED)
 }
 
 /// Leaves the same things as [`build`], [`build_cpu`] and [`build_train`] in `pkg`, `cpu` and `train`, without the time that
 /// wasm-opt takes: enough to check the types of what imports them.
 pub fn declare(project: &Project, pkg: &Path, cpu: &Path, train: &Path) -> Result<()> {
     generate(&compile(project)?, pkg, true)?;
-    generate(&compile_fast(project, LIBRARY_CPU, "wasm-cpu")?, cpu, true)?;
-    generate(&compile_fast(project, LIBRARY_TRAIN, "wasm-train")?, train, true)
+    generate(&compile_fast(project, LIBRARY_CPU)?, cpu, true)?;
+    generate(&compile_fast(project, LIBRARY_TRAIN)?, train, true)
 }
 
 /// Leaves the first two of [`declare`], whose scripts name no file: who starts a module says where it is.
 pub fn placeless(project: &Project, pkg: &Path, cpu: &Path) -> Result<()> {
     generate(&compile(project)?, pkg, false)?;
-    generate(&compile_fast(project, LIBRARY_CPU, "wasm-cpu")?, cpu, false)
+    generate(&compile_fast(project, LIBRARY_CPU)?, cpu, false)
 }
 
 /// Compiles the library for the browser; returns the folder of the module.
@@ -91,11 +76,11 @@ fn compile(project: &Project) -> Result<PathBuf> {
 }
 
 /// Compiles a library that computes on the CPU; returns the folder of the module.
-fn compile_fast(project: &Project, library: [&str; 6], profile: &str) -> Result<PathBuf> {
+fn compile_fast(project: &Project, library: [&str; 6]) -> Result<PathBuf> {
     tools::wasm_target(project)?;
     let vectors = format!("target.{TARGET}.rustflags=[\"-Ctarget-feature=+simd128\"]");
-    run(project.command("cargo").arg("build").args(library).args(["--profile", profile, "--config", &vectors]))?;
-    Ok(project.target.join(TARGET).join(profile))
+    run(project.command("cargo").arg("build").args(library).args(["--profile", "wasm-cpu", "--config", &vectors]))?;
+    Ok(project.target.join(TARGET).join("wasm-cpu"))
 }
 
 /// Builds the benchmark's module, which runs the U-Net on burn-wgpu, and leaves the same things in `pkg`.
