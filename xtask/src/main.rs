@@ -125,8 +125,15 @@ impl Args {
         match self.chore {
             Chore::Build => site::build(&project)?,
             Chore::Serve { port } => {
-                site::build(&project)?;
-                serve::serve(&project.root.join(site::DIST), port)?;
+                // The page is there a minute earlier than its tab Train.
+                site::build_without_training(&project)?;
+                std::thread::scope(|scope| {
+                    scope.spawn(|| match site::add_training(&project) {
+                        Ok(()) => println!("the tab Train has its module"),
+                        Err(error) => eprintln!("the tab Train has no module: {error:#}"),
+                    });
+                    serve::serve(&project.root.join(site::DIST), port)
+                })?;
             }
             Chore::Docs => docs::build(&project)?,
             Chore::Release { part } => release::release(&project, &part)?,

@@ -36,11 +36,25 @@ const LIBRARY: &str = "library";
 
 /// Compiles the library, assembles `dist/` afresh and weighs the code.
 pub fn build(project: &Project) -> Result<()> {
+    wasm::build_train(project, &project.root.join("www").join(TRAIN))?;
+    build_without_training(project)
+}
+
+/// Compiles the module that trains and adds it to `dist/`.
+pub fn add_training(project: &Project) -> Result<()> {
+    let (www, dist) = (project.root.join("www"), project.root.join(DIST));
+    wasm::build_train(project, &www.join(TRAIN))?;
+    let (scripts, others): (Vec<_>, Vec<_>) = files(&www.join(TRAIN))?.into_iter().partition(|file| is_script(file));
+    copy_files(&www, &dist, others)?;
+    compile(project, &www, &dist, scripts)
+}
+
+/// [`build`] with the module that trains as an earlier build has left it, if one has.
+pub fn build_without_training(project: &Project) -> Result<()> {
     tools::node_installed(project)?;
     let www = project.root.join("www");
     wasm::build(project, &www.join(PKG))?;
     wasm::build_cpu(project, &www.join(CPU))?;
-    wasm::build_train(project, &www.join(TRAIN))?;
 
     let dist = project.root.join(DIST);
     remove(&dist)?;
