@@ -35,7 +35,7 @@ fn session(engine: Engine) -> Session {
 }
 
 fn steps(session: &mut Session, count: usize) -> Vec<f32> {
-    (0..count).map(|k| block_on(session.step(k as f64 / count as f64, || 0.0)).unwrap()).collect()
+    (0..count).map(|k| block_on(session.step(k as f64 / count as f64)).unwrap()).collect()
 }
 
 /// Ten losses of a denoiser, then ten of its distillation.
@@ -95,7 +95,7 @@ fn pictures_of_another_size_and_unknown_labels_are_refused() {
     assert_eq!(error(session.add_images(&[0; 63], &[0])), "images: expected 64 bytes, found 63");
     assert_eq!(error(session.add_images(&[0; 64], &[2])), "labels: expected below 2, found 2");
     let mut empty = Session::new(&options(), Engine::Cpu).unwrap();
-    assert!(block_on(empty.step(0.0, || 0.0)).unwrap_err().to_string().contains("found none"));
+    assert!(block_on(empty.step(0.0)).unwrap_err().to_string().contains("found none"));
     let parts = include_str!("goldens/animals/parts.json");
     assert!(error(empty.use_animals(&[0; 4], 2, parts)).contains("masks.png: expected"));
 }

@@ -121,7 +121,7 @@ impl Places {
         let mut total = 0;
         let ranges = parameters.iter().map(|p| {
             let start = total;
-            total += p.shape.iter().product::<usize>();
+            total += p.count();
             (p.name.clone(), start..total)
         });
         Self { ranges: ranges.collect(), total }

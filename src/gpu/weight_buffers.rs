@@ -194,7 +194,7 @@ mod tests {
             .parameters()
             .into_iter()
             .map(|parameter| {
-                let mut values = vec![0.0; parameter.shape.iter().product()];
+                let mut values = vec![0.0; parameter.count()];
                 normals.randn(&mut values);
                 let fan_in: usize = parameter.shape[1..].iter().product();
                 values.iter_mut().for_each(|v| *v /= (fan_in as f32).sqrt());

@@ -344,7 +344,7 @@ impl UNet {
 
     /// Number of weights, over all parameters.
     pub fn parameter_count(&self) -> usize {
-        self.parameters().iter().map(|p| p.shape.iter().product::<usize>()).sum()
+        self.parameters().iter().map(Parameter::count).sum()
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::checkpoint::folder::ModelFolder;
 use crate::error::{Error, Result};
+use crate::model::config::UNetConfig;
 use crate::train::data::{Animals, Source};
 use crate::train::dataset::Dataset;
 use crate::train::{image_folder, mnist};
@@ -24,6 +25,25 @@ pub fn animals(folder: &Path, size: usize) -> Result<Option<Animals>> {
     match Kind::of(folder)? {
         Kind::Masks => Animals::open(folder, size).map(Some),
         _ => Ok(None),
+    }
+}
+
+/// The side that [`Source::open`] brings pictures to for a network; 0 where the network's are not square.
+pub fn side(config: &UNetConfig) -> usize {
+    let [height, width] = config.sample_size;
+    if height == width { height } else { 0 }
+}
+
+/// Checks that data of a shape (C, H, W) fit a network.
+///
+/// # Errors
+/// [`Error::Input`] with both shapes.
+pub fn check_shape(config: &UNetConfig, found: [usize; 3]) -> Result<()> {
+    let [height, width] = config.sample_size;
+    let expected = [config.in_channels, height, width];
+    match found == expected {
+        true => Ok(()),
+        false => Err(Error::Input(format!("--data: expected images [C,H,W] {expected:?}, found {found:?}"))),
     }
 }
 

@@ -13,7 +13,7 @@ use crate::model::config::{SchedulerConfig, UNetConfig};
 use crate::model::unet::{UNet, time_features};
 use crate::train::images::{Images, weighted_sum};
 use crate::train::network::{Record, TrainedNetwork};
-use crate::train::ode::multistep;
+use crate::train::ode::{karras_levels, multistep};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::train::weights;
 
@@ -95,17 +95,23 @@ impl Denoiser {
         self.network.forward(weights, x, &time_features(&self.config, times), labels).await
     }
 
-    /// Draws one sample per label, (B, C, H, W) in about [−1, 1], of an EDM denoiser: its ODE from noise of `seed` at the first
-    /// of `sigmas`, one call per level.
+    /// σ·z for `batch` images, z normal numbers from `seed`.
+    pub(super) fn noise(&self, batch: usize, sigma: f64, seed: u64) -> Images {
+        let z = Images::normal(self.shape(batch), &mut Generator::new(seed));
+        weighted_sum([(&z, &vec![sigma; batch])])
+    }
+
+    /// Draws one sample per label, (B, C, H, W) in about [−1, 1], of an EDM denoiser: its ODE from noise of `seed` on `levels`
+    /// Karras levels, one call per level.
     ///
     /// # Errors
     /// [`crate::Error::Gpu`], of a GPU alone.
-    pub async fn solve(&self, weights: &[f32], labels: &[u32], seed: u64, sigmas: &[f64]) -> Result<Vec<f32>> {
-        let noise = Images::normal(self.shape(labels.len()), &mut Generator::new(seed));
-        let x = weighted_sum([(&noise, &vec![sigmas[0]; labels.len()])]);
+    pub async fn solve(&self, weights: &[f32], labels: &[u32], seed: u64, levels: usize) -> Result<Vec<f32>> {
+        let sigmas = karras_levels(&self.scheduler, levels);
+        let x = self.noise(labels.len(), sigmas[0], seed);
         let denoiser =
             async |x: &Images, sigma: &[f64]| Ok(self.clip(self.call(weights, Scalings::edm, x, sigma, labels).await?));
-        Ok(multistep(denoiser, x, sigmas).await?.1.values)
+        Ok(multistep(denoiser, x, &sigmas).await?.1.values)
     }
 
     /// [`Self::call`], and what [`Self::gradient`] needs of it.

@@ -41,11 +41,7 @@ impl TrainedNetwork {
     ) -> Result<Vec<f32>> {
         match self {
             Self::Cpu(graph) => Ok(graph.forward(weights, sample, time, labels)),
-            Self::Gpu(network) => {
-                let plain = network.plain.take().map_or_else(|| network.forward_only(), Ok)?;
-                let mut plain = Returned { network: Some(plain), to: &network.plain };
-                plain.forward(weights, sample, time, labels).await
-            }
+            Self::Gpu(network) => network.forward(false, weights, sample, time, labels).await,
         }
     }
 
@@ -63,9 +59,8 @@ impl TrainedNetwork {
                 Ok((output, Record::Cpu(tape)))
             }
             Self::Gpu(network) => {
-                let recorded = network.recorded.take().map_or_else(|| network.with_gradient(), Ok)?;
-                let mut recorded = Returned { network: Some(recorded), to: &network.recorded };
-                Ok((recorded.forward(weights, sample, time, labels).await?, Record::Gpu))
+                let output = network.forward(true, weights, sample, time, labels).await?;
+                Ok((output, Record::Gpu))
             }
         }
     }
@@ -75,9 +70,10 @@ impl TrainedNetwork {
         match (self, record) {
             (Self::Cpu(graph), Record::Cpu(tape)) => Ok(graph.gradient(weights, tape, outer)),
             (Self::Gpu(network), Record::Gpu) => {
-                let recorded = network.recorded.take().expect("a forward was recorded");
-                let mut recorded = Returned { network: Some(recorded), to: &network.recorded };
-                recorded.network.as_mut().expect("taken at the end").gradient(outer).await
+                let mut recorded = network.recorded.take().expect("a forward was recorded");
+                let gradient = recorded.gradient(outer).await;
+                network.recorded.set(Some(recorded));
+                gradient
             }
             _ => unreachable!("a record is of the network that made it"),
         }
@@ -94,31 +90,24 @@ pub(super) struct OnGpu {
 }
 
 impl OnGpu {
-    fn forward_only(&self) -> Result<GpuGradient> {
-        GpuGradient::forward_only(&self.gpu, &self.config)
-    }
-
-    fn with_gradient(&self) -> Result<GpuGradient> {
-        GpuGradient::new(&self.gpu, &self.config)
-    }
-}
-
-/// A network that goes back to its place at the end of a call.
-struct Returned<'a> {
-    network: Option<GpuGradient>,
-    to: &'a Cell<Option<GpuGradient>>,
-}
-
-impl Returned<'_> {
-    async fn forward(&mut self, weights: &[f32], sample: &[f32], time: &[f32], labels: &[u32]) -> Result<Vec<f32>> {
-        let network = self.network.as_mut().expect("taken at the end");
+    /// F(x, t), recorded or not; the buffers are out of their place meanwhile.
+    async fn forward(
+        &self,
+        is_recorded: bool,
+        weights: &[f32],
+        sample: &[f32],
+        time: &[f32],
+        labels: &[u32],
+    ) -> Result<Vec<f32>> {
+        let place = if is_recorded { &self.recorded } else { &self.plain };
+        let mut network = match place.take() {
+            Some(network) => network,
+            None if is_recorded => GpuGradient::new(&self.gpu, &self.config)?,
+            None => GpuGradient::forward_only(&self.gpu, &self.config)?,
+        };
         network.load(weights);
-        network.forward(sample, time, labels).await
-    }
-}
-
-impl Drop for Returned<'_> {
-    fn drop(&mut self) {
-        self.to.set(self.network.take());
+        let output = network.forward(sample, time, labels).await;
+        place.set(Some(network));
+        output
     }
 }

@@ -141,6 +141,18 @@ impl Recipe {
     }
 }
 
+/// Timesteps of a sample in one or two calls. The second begins at the scheduler's level nearest to ECT's middle one, σ = 0.821 at
+/// σ_data = 0.5 (Geng et al. 2024).
+pub fn timesteps(scheduler: &SchedulerConfig, calls: usize) -> Vec<usize> {
+    if calls < 2 {
+        return vec![0];
+    }
+    let middle = 1.642 * scheduler.sigma_data;
+    let distance = |i: &usize| (karras_sigma(scheduler, *i).ln() - middle.ln()).abs();
+    let nearest = (1..scheduler.num_train_timesteps).min_by(|a, b| distance(a).total_cmp(&distance(b)));
+    vec![nearest.unwrap_or(1), 0]
+}
+
 /// The step mapping r(t) of Easy Consistency Tuning, Geng et al. 2024, with its sigmoid-adapted n(t).
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Gap {
@@ -267,6 +279,16 @@ mod tests {
         let config = SchedulerConfig { num_train_timesteps: s.levels(0.0), ..Default::default() };
         assert!((karras_sigma(&config, 0) - 80.0).abs() < 1e-9, "at the beginning the only pair is (80, 0.002)");
         assert!((karras_sigma(&config, 1) - 0.002).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_second_call_begins_at_the_middle_level() {
+        let scheduler = SchedulerConfig::default();
+        assert_eq!(timesteps(&scheduler, 1), [0]);
+        let found = timesteps(&scheduler, 2);
+        let sigma = karras_sigma(&scheduler, found[0]);
+        let neighbours = [found[0] - 1, found[0] + 1].map(|i| karras_sigma(&scheduler, i));
+        assert!(found[1] == 0 && neighbours[1] < 0.821 && 0.821 < neighbours[0], "{found:?}, σ = {sigma}");
     }
 
     #[test]

@@ -2,7 +2,9 @@
 //!
 //! The denoiser D is a closure (x, σ) ↦ image with one noise level per sample.
 
+use crate::consistency::schedule::karras_sigma;
 use crate::error::Result;
+use crate::model::config::SchedulerConfig;
 use crate::train::images::{Images, weighted_sum};
 
 /// One Heun step from t down to r > 0 (Karras et al. 2022, Algorithm 1; the solver Φ of Song et al. 2023, Algorithm 2).
@@ -38,6 +40,12 @@ pub async fn euler_step(
     let kept: Vec<f64> = r.iter().zip(t).map(|(r, t)| r / t).collect();
     let replaced: Vec<f64> = kept.iter().map(|kept| 1.0 - kept).collect();
     Ok(weighted_sum([(x_t, &kept), (&denoiser(x_t, t).await?, &replaced)]))
+}
+
+/// `count` Karras levels from σ_max to σ_min.
+pub fn karras_levels(scheduler: &SchedulerConfig, count: usize) -> Vec<f64> {
+    let scheduler = SchedulerConfig { num_train_timesteps: count, ..scheduler.clone() };
+    (0..count).map(|i| karras_sigma(&scheduler, i)).collect()
 }
 
 /// Integrates from x at the first of `sigmas` to 0: Heun steps between neighbours, an Euler step from the last to 0.
@@ -94,8 +102,6 @@ mod tests {
     use pollster::block_on;
 
     use super::*;
-    use crate::consistency::schedule::karras_sigma;
-    use crate::model::config::SchedulerConfig;
     use crate::train::images::tests::{images, largest_difference};
     use crate::train::losses::tests::point_mass;
     use crate::train::losses::{Metric, Pair, consistency_loss, perturb};
@@ -151,8 +157,7 @@ mod tests {
             calls.set(calls.get() + 1);
             gaussian(0.25)(x, sigma).await
         };
-        let levels = SchedulerConfig { num_train_timesteps: steps, ..Default::default() };
-        let sigmas: Vec<f64> = (0..steps).map(|i| karras_sigma(&levels, i)).collect();
+        let sigmas = karras_levels(&SchedulerConfig::default(), steps);
         let x = Images::filled([1, 1, 2, 2], 80.0);
         let end = if is_multistep {
             let (states, end) = block_on(multistep(denoiser, x, &sigmas)).unwrap();

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::checkpoint::tensor::Arrival;
 use crate::consistency::sampler::{ConsistencyFunction, Request};
-use crate::consistency::schedule::{Step, karras_sigma};
+use crate::consistency::schedule::Step;
 use crate::error::{Error, Result};
 use crate::model::config::{SchedulerConfig, UNetConfig};
 use crate::model::unet::Parameter;
@@ -17,11 +17,11 @@ use crate::train::checkpoint::{Saved, record_of, state_file, state_of, teacher_o
 use crate::train::data::{Animals, Source};
 use crate::train::dataset::Dataset;
 use crate::train::denoiser::{Denoiser, Engine};
-use crate::train::objective::{Recipe, Weighting};
+use crate::train::objective::{Recipe, Weighting, timesteps};
 use crate::train::record::Record;
 use crate::train::teacher::{Guidance, Teacher};
 use crate::train::trainer::{Settings, State, Trainer};
-use crate::train::weights::{count, initial_weights};
+use crate::train::weights::initial_weights;
 
 /// What a session is begun with.
 #[derive(Debug, Clone, Deserialize)]
@@ -108,8 +108,6 @@ pub struct Session {
     source: Option<Source>,
     parameters: Vec<Parameter>,
     phase: Phase,
-    /// The weights of the denoiser that is distilled.
-    teacher: Option<Vec<f32>>,
     shift: usize,
 }
 
@@ -147,7 +145,6 @@ impl Session {
             source: None,
             parameters,
             phase: options.recipe,
-            teacher: None,
             shift: options.shift,
         })
     }
@@ -164,7 +161,7 @@ impl Session {
 
     /// Number of weights of the network.
     pub fn weight_count(&self) -> usize {
-        count(&self.parameters)
+        self.trainer.denoiser.unet().parameter_count()
     }
 
     /// The averaged weights, iteration and time of the phase.
@@ -236,7 +233,7 @@ impl Session {
     pub fn next_phase(&mut self, phase: Phase, learning_rate: f64) -> Result<()> {
         let weights = self.trainer.state.ema.clone();
         let teacher = (phase == Phase::Trajectories).then(|| weights.clone());
-        self.begin_phase(phase, learning_rate, teacher, weights)
+        self.enter(phase, learning_rate, teacher, State::new(weights, &phase.recipe()))
     }
 
     /// Changes the learning rate.
@@ -260,35 +257,28 @@ impl Session {
         let mut record = Record::default();
         record.push("recipe", self.phase.name());
         record.push("learningRate", self.trainer.settings.learning_rate);
-        let (state, parameters, teacher) = (&self.trainer.state, self.parameters.as_slice(), self.teacher.as_deref());
+        let (state, parameters) = (&self.trainer.state, self.parameters.as_slice());
+        let teacher = self.trainer.teacher().map(|teacher| teacher.weights.as_slice());
         state_file(&Saved { state, parameters, critic: None, record: &record, teacher })
     }
 
-    /// Replaces the run by one of another phase with the same network.
-    fn begin_phase(
-        &mut self,
-        phase: Phase,
-        learning_rate: f64,
-        teacher: Option<Vec<f32>>,
-        weights: Vec<f32>,
-    ) -> Result<()> {
+    /// Replaces the run by one of a phase with the same network, in `state`; `teacher` are the weights of what is distilled.
+    fn enter(&mut self, phase: Phase, learning_rate: f64, teacher: Option<Vec<f32>>, state: State) -> Result<()> {
         let Trainer { denoiser, settings, .. } = &self.trainer;
         let again = || Denoiser::new(&denoiser.config, &denoiser.scheduler, &self.engine);
         let settings = Settings { recipe: phase.recipe(), learning_rate, ..settings.clone() };
-        let state = State::new(weights, &settings.recipe);
-        let of = |weights: &Vec<f32>| Teacher { denoiser: again(), weights: weights.clone(), guide: None };
-        self.trainer = Trainer::new(again(), settings, state, teacher.as_ref().map(of))?;
-        (self.phase, self.teacher) = (phase, teacher);
+        let teacher = teacher.map(|weights| Teacher { denoiser: again(), weights, guide: None });
+        self.trainer = Trainer::new(again(), settings, state, teacher)?;
+        self.phase = phase;
         Ok(())
     }
 
-    /// One iteration at `progress` of the phase, from 0 to 1. Returns the loss. `clock` is the time in seconds.
+    /// One iteration at `progress` of the phase, from 0 to 1. Returns the loss.
     ///
     /// # Errors
     /// [`Error::Input`] when there are no images or the loss is not finite, [`Error::Gpu`] when the device fails; the weights are
     /// then as before.
-    pub async fn step(&mut self, progress: f64, clock: impl Fn() -> f64) -> Result<f32> {
-        let begin = clock();
+    pub async fn step(&mut self, progress: f64) -> Result<f32> {
         let Some(source) = &self.source else {
             return Err(Error::Input("expected images to learn from, found none".into()));
         };
@@ -297,12 +287,7 @@ impl Session {
         if self.shift > 0 {
             batch.shift(source.shape(), self.shift, &mut generator);
         }
-        if self.trainer.denoiser.config.num_class_embeds.is_none() {
-            batch.labels.fill(0);
-        }
-        let loss = self.trainer.step(&batch, &mut generator, progress).await?;
-        self.trainer.state.seconds += clock() - begin;
-        Ok(loss)
+        self.trainer.step(&batch, &mut generator, progress).await
     }
 
     /// Samples of the averaged weights, (B, C, H, W) in [−1, 1], one for each label, which a network without classes ignores: by 1 or
@@ -312,22 +297,18 @@ impl Session {
     /// Those of [`Pipeline::sample`].
     pub async fn sample(&self, seed: u64, labels: &[u32], calls: usize) -> Result<Vec<f32>> {
         let Trainer { denoiser, state, .. } = &self.trainer;
-        let average = Average { denoiser, weights: &state.ema };
         if self.phase == Phase::Edm {
-            return average.solve(labels, seed).await;
+            return denoiser.solve(&state.ema, labels, seed, LEVELS).await;
         }
         let has_classes = denoiser.config.num_class_embeds.is_some();
-        // The second call begins at ECT's middle level, σ = 0.821 at σ_data = 0.5.
-        let middle = 1.642 * denoiser.scheduler.sigma_data;
-        let distance = |i: &usize| (karras_sigma(&denoiser.scheduler, *i).ln() - middle.ln()).abs();
-        let nearest = (1..denoiser.scheduler.num_train_timesteps).min_by(|a, b| distance(a).total_cmp(&distance(b)));
         let request = Request {
             noise: seed.into(),
             batch: labels.len(),
             class_labels: has_classes.then(|| labels.to_vec()),
-            timesteps: Some(if calls > 1 { vec![nearest.unwrap_or(1), 0] } else { vec![0] }),
+            timesteps: Some(timesteps(&denoiser.scheduler, calls)),
             ..Request::default()
         };
+        let average = Average { denoiser, weights: &state.ema };
         Pipeline::new(average, denoiser.scheduler.clone()).sample(&request).await
     }
 
@@ -343,9 +324,7 @@ impl Session {
         let phase = Phase::parse(entry("recipe").unwrap_or_default())?;
         let rate = entry("learningRate").and_then(|rate| rate.parse().ok());
         let rate = rate.unwrap_or(self.trainer.settings.learning_rate);
-        self.begin_phase(phase, rate, teacher, state.weights.clone())?;
-        self.trainer.state = state;
-        Ok(())
+        self.enter(phase, rate, teacher, state)
     }
 }
 
@@ -353,16 +332,6 @@ impl Session {
 struct Average<'a> {
     denoiser: &'a Denoiser,
     weights: &'a [f32],
-}
-
-impl Average<'_> {
-    /// The ends of the ODE of an EDM denoiser, from noise of `seed`.
-    async fn solve(&self, labels: &[u32], seed: u64) -> Result<Vec<f32>> {
-        let scheduler = &self.denoiser.scheduler;
-        let levels = SchedulerConfig { num_train_timesteps: LEVELS, ..scheduler.clone() };
-        let sigmas: Vec<f64> = (0..LEVELS).map(|i| karras_sigma(&levels, i)).collect();
-        self.denoiser.solve(self.weights, labels, seed, &sigmas).await
-    }
 }
 
 impl Network for Average<'_> {

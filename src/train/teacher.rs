@@ -3,16 +3,15 @@
 #[cfg(not(target_arch = "wasm32"))]
 use std::path::Path;
 
-use crate::consistency::rng::Generator;
-use crate::consistency::schedule::{Scalings, karras_sigma};
+use crate::consistency::schedule::Scalings;
 use crate::error::{Error, Result};
-use crate::model::config::{SchedulerConfig, UNetConfig};
+use crate::model::config::UNetConfig;
 use crate::model::unet::NO_CLASS;
 use crate::train::denoiser::Denoiser;
 #[cfg(not(target_arch = "wasm32"))]
 use crate::train::denoiser::Engine;
 use crate::train::images::{Images, weighted_sum};
-use crate::train::ode::integrate;
+use crate::train::ode::{integrate, karras_levels};
 
 /// Guidance between two noise levels (Kynkäänniemi et al. 2024): extrapolation of a denoiser's output from a worse one,
 /// that without a class (Ho & Salimans 2022) or of a weaker model (Karras et al. 2024).
@@ -138,10 +137,8 @@ impl Teacher {
         if let Some(bad) = labels.iter().find(|&&l| l >= classes) {
             return Err(Error::Input(format!("class labels must be below {classes}, found {bad}")));
         }
-        let levels = SchedulerConfig { num_train_timesteps: steps, ..denoiser.scheduler.clone() };
-        let sigmas: Vec<f64> = (0..steps).map(|i| karras_sigma(&levels, i)).collect();
-        let z = Images::normal(denoiser.shape(labels.len()), &mut Generator::new(seed));
-        let x = weighted_sum([(&z, &vec![levels.sigma_max; labels.len()])]);
+        let sigmas = karras_levels(&denoiser.scheduler, steps);
+        let x = denoiser.noise(labels.len(), sigmas[0], seed);
         let guided = async |x: &Images, sigma: &[f64]| self.guided(x, sigma, labels, guidance).await;
         Ok(integrate(guided, x, &sigmas).await?.values)
     }

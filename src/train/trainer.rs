@@ -148,6 +148,11 @@ impl Trainer {
         Ok(Self { denoiser, settings, state, teacher, critic_loss, matrices, critic_matrices, trajectories })
     }
 
+    /// What is distilled, if anything is.
+    pub fn teacher(&self) -> Option<&Teacher> {
+        self.teacher.as_ref()
+    }
+
     /// The generator of the next iteration's random numbers; a function of the seed and the iteration alone.
     pub fn generator(&self) -> Generator {
         Generator::new(mix(self.settings.seed, self.state.optimizer.step))

@@ -10,11 +10,6 @@ use crate::consistency::rng::Generator;
 use crate::error::Result;
 use crate::model::unet::Parameter;
 
-/// How many numbers `parameters` have together.
-pub fn count(parameters: &[Parameter]) -> usize {
-    parameters.iter().map(Parameter::count).sum()
-}
-
 /// Each parameter with its part of the weights.
 ///
 /// # Panics
@@ -31,16 +26,31 @@ pub(super) fn parts<'a>(
     })
 }
 
+/// Weights that arrive row by row, in any order.
+#[derive(Default)]
+struct ByName(HashMap<String, Vec<f32>>);
+
+impl ByName {
+    fn add(&mut self, name: &str, values: &[f32]) {
+        self.0.entry(name.to_owned()).or_default().extend(values);
+    }
+
+    /// In the order of `parameters`. The reader has seen to it that none is missing.
+    fn in_order(mut self, parameters: &[Parameter]) -> Vec<f32> {
+        parameters.iter().flat_map(|p| self.0.remove(&p.name).unwrap_or_default()).collect()
+    }
+}
+
 /// Weights that arrive in pieces of safetensors files.
 pub struct WeightReader {
     stream: WeightStream,
-    by_name: HashMap<String, Vec<f32>>,
+    weights: ByName,
 }
 
 impl WeightReader {
     /// A reader of exactly `parameters`, from one file if `single_file`, else from several.
     pub fn new(parameters: &[Parameter], single_file: bool) -> Self {
-        Self { stream: WeightStream::new(parameters, single_file, |_| None), by_name: HashMap::new() }
+        Self { stream: WeightStream::new(parameters, single_file, |_| None), weights: ByName::default() }
     }
 
     /// Takes the next bytes of the current file.
@@ -50,7 +60,7 @@ impl WeightReader {
     pub fn push(&mut self, bytes: &[u8]) -> Result<()> {
         self.stream.push(bytes, &mut |arrival| {
             if let Arrival::Rows(rows) = arrival {
-                self.by_name.entry(rows.name.to_owned()).or_default().extend(rows.to_f32());
+                self.weights.add(rows.name, &rows.to_f32());
             }
             Ok(())
         })
@@ -68,9 +78,9 @@ impl WeightReader {
     ///
     /// # Errors
     /// [`Error::Weights`](crate::Error::Weights) when some are missing.
-    pub fn finish(mut self, parameters: &[Parameter]) -> Result<Vec<f32>> {
+    pub fn finish(self, parameters: &[Parameter]) -> Result<Vec<f32>> {
         self.stream.finish()?;
-        Ok(parameters.iter().flat_map(|p| self.by_name.remove(&p.name).unwrap_or_default()).collect())
+        Ok(self.weights.in_order(parameters))
     }
 }
 
@@ -80,12 +90,12 @@ impl WeightReader {
 /// Those of [`ModelFolder::read_weights`].
 #[cfg(not(target_arch = "wasm32"))]
 pub(super) fn read(folder: &ModelFolder, parameters: &[Parameter]) -> Result<Vec<f32>> {
-    let mut by_name = HashMap::<String, Vec<f32>>::new();
+    let mut weights = ByName::default();
     folder.read_weights(parameters, |_, _| {}, &mut |name, values| {
-        by_name.entry(name.to_owned()).or_default().extend(values);
+        weights.add(name, values);
         Ok(())
     })?;
-    Ok(parameters.iter().flat_map(|p| by_name.remove(&p.name).unwrap_or_default()).collect())
+    Ok(weights.in_order(parameters))
 }
 
 /// Random weights with the distributions of PyTorch's layers: weight and bias U(−1/√fan_in, 1/√fan_in), norms 1 and 0,
@@ -96,7 +106,7 @@ pub(super) fn read(folder: &ModelFolder, parameters: &[Parameter]) -> Result<Vec
 pub fn initial_weights(parameters: &[Parameter], seed: u64) -> Vec<f32> {
     let mut generator = Generator::new(seed);
     let mut bound = 0.0; // 1/√fan_in of the preceding weight, for its bias
-    let mut weights = Vec::with_capacity(count(parameters));
+    let mut weights = Vec::with_capacity(parameters.iter().map(Parameter::count).sum());
     for parameter in parameters {
         let (name, shape) = (&parameter.name, &parameter.shape);
         let start = weights.len();

@@ -2,7 +2,6 @@
 
 use js_sys::Uint8ClampedArray;
 use wasm_bindgen::prelude::*;
-use web_time::Instant;
 
 use super::{JsResult, to_js};
 use crate::error::{Error, Result};
@@ -19,7 +18,6 @@ pub struct Training {
     device: String,
     /// Weights of the safetensors files that arrive.
     loading: Option<WeightReader>,
-    begun: Instant,
 }
 
 #[wasm_bindgen]
@@ -35,24 +33,6 @@ impl Training {
     #[wasm_bindgen(getter, js_name = weightCount)]
     pub fn weight_count(&self) -> usize {
         self.session.weight_count()
-    }
-
-    /// Iterations of the phase.
-    #[wasm_bindgen(getter)]
-    pub fn iteration(&self) -> f64 {
-        self.session.state().optimizer.step as f64
-    }
-
-    /// Seconds of training in the phase.
-    #[wasm_bindgen(getter)]
-    pub fn seconds(&self) -> f64 {
-        self.session.state().seconds
-    }
-
-    /// The name of the phase's recipe.
-    #[wasm_bindgen(getter)]
-    pub fn recipe(&self) -> String {
-        self.session.phase().name().to_owned()
     }
 
     /// The adapter, or "CPU".
@@ -99,8 +79,7 @@ impl Training {
     /// One iteration at `progress` of the phase, from 0 to 1. Returns the loss. Throws, with the weights as before, when the
     /// loss is not finite or the device fails.
     pub async fn step(&mut self, progress: f64) -> JsResult<f32> {
-        let begun = self.begun;
-        self.session.step(progress, || begun.elapsed().as_secs_f64()).await.map_err(to_js)
+        self.session.step(progress).await.map_err(to_js)
     }
 
     /// Begins the next phase, "ect" or "trajectories", from the averaged weights, which for "trajectories" are its teacher too.
@@ -152,6 +131,6 @@ impl Training {
                 (Engine::Gpu(Box::new(gpu)), name)
             }
         };
-        Ok(Self { session: Session::new(&options, engine)?, device, loading: None, begun: Instant::now() })
+        Ok(Self { session: Session::new(&options, engine)?, device, loading: None })
     }
 }

@@ -9,7 +9,7 @@ use consistency_sampler::image::png::encode_grid;
 use consistency_sampler::model::config::UNetConfig;
 use consistency_sampler::train::classifier::{Classifier, FEATURES};
 use consistency_sampler::train::data::{Flatness, Source};
-use consistency_sampler::train::data_folder::{animals, check_class_names};
+use consistency_sampler::train::data_folder::{animals, check_class_names, check_shape, side};
 use consistency_sampler::train::dataset::Dataset;
 use consistency_sampler::train::denoiser::Engine;
 use consistency_sampler::train::evaluation::{Moments, copies, frechet_distance};
@@ -86,8 +86,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let folder = arguments.model.folder(&arguments.precision)?;
     let guidance = arguments.guidance.guidance()?;
     check(arguments, &folder, &guidance)?;
-    let [height, width] = folder.unet.sample_size;
-    let (train, test) = Source::open_split(&arguments.data, if height == width { height } else { 0 })?;
+    let (train, test) = Source::open_split(&arguments.data, side(&folder.unet))?;
     note(format_args!("data: {}; {} more to test", train.summary(), test.len()));
     note_left_out(&train.left_out);
     check_data(&folder, &train)?;
@@ -350,11 +349,7 @@ fn check(arguments: &Arguments, folder: &ModelFolder, guidance: &Guidance) -> Re
 
 /// Checks that a model is one of the data.
 fn check_data(folder: &ModelFolder, data: &Dataset) -> Result<()> {
-    let [height, width] = folder.unet.sample_size;
-    let (expected, found) = ([folder.unet.in_channels, height, width], data.shape);
-    if expected != found {
-        return Err(Error::Input(format!("--data: expected images [C,H,W] {expected:?}, found {found:?}")));
-    }
+    check_shape(&folder.unet, data.shape)?;
     match folder.unet.num_class_embeds {
         Some(n) if n != data.classes.len() => {
             Err(Error::Input(format!("--data: expected {n} classes, found {}", data.classes.len())))

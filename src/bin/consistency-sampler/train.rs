@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueEnum};
 use consistency_sampler::checkpoint::folder::{ModelFolder, holds_model};
 use consistency_sampler::consistency::rng::Generator;
-use consistency_sampler::consistency::schedule::karras_sigma;
 use consistency_sampler::cpu::CpuUNet;
 use consistency_sampler::file::{read, read_text};
 use consistency_sampler::image::png::write_grid;
@@ -17,15 +16,15 @@ use consistency_sampler::model::config::{SchedulerConfig, UNetConfig};
 use consistency_sampler::model::unet::{Parameter, UNet};
 use consistency_sampler::train::checkpoint::Saved;
 use consistency_sampler::train::data::Source;
-use consistency_sampler::train::data_folder::{check_class_names, has_class_folders, natural_size};
+use consistency_sampler::train::data_folder::{check_class_names, check_shape, has_class_folders, natural_size, side};
 use consistency_sampler::train::dataset::Batch;
 use consistency_sampler::train::denoiser::{Denoiser, Engine};
-use consistency_sampler::train::objective::{CtSchedule, Recipe, Weighting};
+use consistency_sampler::train::objective::{CtSchedule, Recipe, Weighting, timesteps};
 use consistency_sampler::train::record::Record;
 use consistency_sampler::train::run_folder::{read_record, read_state, write_model, write_state};
 use consistency_sampler::train::teacher::{Guidance, Teacher};
 use consistency_sampler::train::trainer::{Settings, State, Trainer};
-use consistency_sampler::train::weights::{count, initial_weights};
+use consistency_sampler::train::weights::initial_weights;
 use consistency_sampler::{Error, Gpu, Pipeline, Precision, Request, Result};
 use indicatif::ProgressBar;
 
@@ -335,6 +334,16 @@ impl Arguments {
         self.training("state.safetensors")
     }
 
+    /// Parses a configuration, whose errors name the file of `--config` if it is from there.
+    fn parse(&self, unet_json: &str) -> Result<UNetConfig> {
+        UNetConfig::parse(unet_json).map_err(|error| match (&self.config, error) {
+            (Some(file), Error::Config(m)) => {
+                Error::Config(m.replacen("unet/config.json", &file.display().to_string(), 1))
+            }
+            (_, error) => error,
+        })
+    }
+
     /// Checks the options of a run without a recipe.
     fn check_plan(&self) -> Result<()> {
         let bad = |message: String| Err(Error::Input(message));
@@ -455,7 +464,7 @@ fn run_plan(arguments: &Arguments) -> Result<Option<u8>> {
     };
     let size = match (&config, arguments.size) {
         (Some(config), size) => {
-            let of_run = UNetConfig::parse(config)?.sample_size[0];
+            let of_run = arguments.parse(config)?.sample_size[0];
             if let Some(size) = size.filter(|size| *size != of_run) {
                 return Err(Error::Input(format!("--size: the run has {of_run}, found {size}")));
             }
@@ -471,7 +480,7 @@ fn run_plan(arguments: &Arguments) -> Result<Option<u8>> {
     note_data(&data);
     let minutes = arguments.minutes.unwrap_or(60.0);
     let unet_json = config.unwrap_or_else(|| plan::network(data.shape(), data.classes().len(), minutes));
-    let weights = number(count(&UNet::new(&UNetConfig::parse(&unet_json)?).parameters()) as f64);
+    let weights = number(UNet::new(&UNetConfig::parse(&unet_json)?).parameter_count() as f64);
     let share = |share: f64| Arguments {
         minutes: arguments.minutes.map(|minutes| share * minutes),
         iterations: arguments.iterations.map(|iterations| ((share * iterations as f64) as u64).max(1)),
@@ -521,16 +530,19 @@ fn run_plan(arguments: &Arguments) -> Result<Option<u8>> {
         length(&student),
         student.output.display()
     ));
+    // One for both, so that a request is heard once, between them too.
+    let stop = Stop::listen()?;
     if !student.resume
-        && let Some(status) = run_recipe(&denoiser, Some(&data))?
+        && let Some(status) = run_recipe(&denoiser, Some((&data, &stop)))?
     {
         return Ok(Some(status));
     }
-    run_recipe(&student, Some(&data))
+    run_recipe(&student, Some((&data, &stop)))
 }
 
-/// Runs one recipe, on `data` if it was read already. Returns the status of a run that was asked to stop.
-fn run_recipe(arguments: &Arguments, data: Option<&Source>) -> Result<Option<u8>> {
+/// Runs one recipe: on the data and with the requests to stop of a plan, or on its own. Returns the status of a run that was asked
+/// to stop.
+fn run_recipe(arguments: &Arguments, planned: Option<(&Source, &Stop)>) -> Result<Option<u8>> {
     let recipe = arguments.recipe()?;
     let length = match (arguments.minutes, arguments.iterations) {
         (Some(m), _) => Length::Minutes(m),
@@ -557,19 +569,14 @@ fn run_recipe(arguments: &Arguments, data: Option<&Source>) -> Result<Option<u8>
         (None, None, Some(file)) => (read_text(file)?, SCHEDULER.to_owned()),
         (None, None, None) => return Err(Error::Input("expected --init or --config, found neither".into())),
     };
-    let config = UNetConfig::parse(&unet_json).map_err(|error| match (&arguments.config, error) {
-        // The file has another name than in a model.
-        (Some(file), Error::Config(m)) => Error::Config(m.replacen("unet/config.json", &file.display().to_string(), 1)),
-        (_, error) => error,
-    })?;
+    let config = arguments.parse(&unet_json)?;
     let engine = arguments.device.open()?;
     let denoiser = Denoiser::new(&config, &SchedulerConfig::parse(&scheduler_json)?, &engine);
     let opened;
-    let data = match data {
-        Some(data) => data,
+    let data = match planned {
+        Some((data, _)) => data,
         None => {
-            let [height, width] = config.sample_size;
-            opened = Source::open(&arguments.data, if height == width { height } else { 0 })?;
+            opened = Source::open(&arguments.data, side(&config))?;
             note_data(&opened);
             &opened
         }
@@ -625,7 +632,10 @@ fn run_recipe(arguments: &Arguments, data: Option<&Source>) -> Result<Option<u8>
         parameters,
         critic,
     };
-    run.train(data)
+    match planned {
+        Some((_, stop)) => run.train(data, stop),
+        None => run.train(data, &Stop::listen()?),
+    }
 }
 
 /// A run with its files.
@@ -644,12 +654,11 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn train(&mut self, data: &Source) -> Result<Option<u8>> {
+    fn train(&mut self, data: &Source, stop: &Stop) -> Result<Option<u8>> {
         let bar = ProgressBar::new(1000).with_style(style("{msg} {wide_bar} {percent}% of the run, {elapsed}"));
         let (begin, first) = (Instant::now(), self.trainer.state.optimizer.step);
         self.show_data(data)?;
         let begun_at = self.length.progress(&self.trainer.state);
-        let stop = Stop::listen()?;
         let mut saved = Instant::now();
         let mut smooth = None;
         loop {
@@ -747,21 +756,16 @@ impl Run<'_> {
         let classes = denoiser.config.num_class_embeds;
         let columns = classes.map_or(8, |c| c.min(10));
         let batch = 4 * columns;
-        // ECT's middle level for two steps, σ = 0.821 at σ_data = 0.5.
-        let middle = 1.642 * denoiser.scheduler.sigma_data;
-        let distance = |i: &usize| (karras_sigma(&denoiser.scheduler, *i).ln() - middle.ln()).abs();
-        let nearest = (1..denoiser.scheduler.num_train_timesteps).min_by(|a, b| distance(a).total_cmp(&distance(b)));
-        let two = vec![nearest.unwrap_or(1), 0];
-        for (steps, timesteps) in [(1, vec![0]), (2, two)] {
+        for calls in [1, 2] {
             let request = Request {
                 batch,
                 class_labels: classes.map(|_| (0..batch).map(|i| (i % columns) as u32).collect()),
-                timesteps: Some(timesteps),
+                timesteps: Some(timesteps(&denoiser.scheduler, calls)),
                 ..Default::default()
             };
             let samples = pollster::block_on(pipeline.sample(&request))?;
             let [height, width] = denoiser.config.sample_size;
-            let path = self.arguments.training(&format!("{name}-{steps}.png"));
+            let path = self.arguments.training(&format!("{name}-{calls}.png"));
             write_grid(&path, [batch, denoiser.config.in_channels, height, width], columns, &samples)?;
         }
         Ok(())
@@ -783,7 +787,7 @@ impl Run<'_> {
             ["images".into(), number(images)],
             ["time of training".into(), indicatif::HumanDuration(Duration::from_secs_f64(seconds)).to_string()],
             ["images per second".into(), format!("{:.1}", images / seconds.max(1e-9))],
-            ["weights of the network".into(), number(count(&self.parameters) as f64)],
+            ["weights of the network".into(), number(trainer.denoiser.unet().parameter_count() as f64)],
         ];
         figures.extend(self.losses.last().map(|loss| ["loss, smoothed".into(), format!("{loss:.4}")]));
         report.table(&[], &figures);
@@ -864,12 +868,7 @@ fn note_data(data: &Source) {
 }
 
 fn check_data(data: &Source, config: &UNetConfig) -> Result<()> {
-    let [height, width] = config.sample_size;
-    let expected = [config.in_channels, height, width];
-    if data.shape() != expected {
-        let found = data.shape();
-        return Err(Error::Input(format!("--data: expected images [C,H,W] {expected:?}, found {found:?}")));
-    }
+    check_shape(config, data.shape())?;
     match config.num_class_embeds {
         Some(n) if n < data.classes().len() => {
             let found = data.classes().len();

@@ -34,7 +34,7 @@ impl Flat {
             let placement = program.placement(&parameter.name).ok_or_else(unknown)?;
             let first = ranges[placement.buffer][0] + placement.offset;
             // Where the order brings each number, counted from 1; 0 is padding.
-            let count = parameter.shape.iter().product::<usize>();
+            let count = parameter.count();
             let numbers: Vec<u32> = (1..=count as u32).collect();
             let mut of_parameter = vec![0; count];
             for (position, number) in placement.order.pack(&numbers).into_iter().enumerate().filter(|(_, n)| *n > 0) {

@@ -34,7 +34,7 @@ impl Call {
         let weights = parameters.iter().flat_map(|p| {
             let fan_in: usize = p.shape[1..].iter().product();
             let is_scale = p.name.contains("norm") && p.name.ends_with(".weight");
-            let mut values = randn(&mut generator, p.shape.iter().product(), (fan_in as f32).powf(-0.5));
+            let mut values = randn(&mut generator, p.count(), (fan_in as f32).powf(-0.5));
             values.iter_mut().for_each(|v| *v = 0.3 * *v + if is_scale { 1.0 } else { 0.7 * *v });
             values
         });
