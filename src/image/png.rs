@@ -22,6 +22,13 @@ pub(crate) struct Rgba {
     pub pixels: Vec<[u8; 4]>,
 }
 
+/// Width and height of a PNG, from its header.
+#[cfg(feature = "train")]
+pub(crate) fn dimensions(file: impl BufRead + Seek) -> std::result::Result<(usize, usize), String> {
+    let reader = Decoder::new(file).read_info().map_err(|e| format!("not a PNG: {e}"))?;
+    Ok((reader.info().width as usize, reader.info().height as usize))
+}
+
 /// Decodes a PNG. A picture of another size than `expected`, (height, width), is refused before its pixels are decoded.
 ///
 /// A palette that is not made of whole colours, or has fewer of them than its transparency, is refused too: png 0.18.1

@@ -37,6 +37,8 @@ mod network;
 pub mod objective;
 mod ode;
 pub mod optimizer;
+#[cfg(all(feature = "train", not(target_arch = "wasm32")))]
+mod picture;
 pub mod record;
 #[cfg(all(feature = "train", not(target_arch = "wasm32")))]
 pub mod run_folder;
